@@ -1,0 +1,3 @@
+"""Fust: the printing press for AI models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,275 @@
+"""All settings in one frozen object, a section per package.
+
+Order: flag, then environment (``FUST_SERVER__PORT``), then ``$FUST_HOME/fust.toml``, then the default. Read in
+``cli`` and ``app`` only, and passed from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fust.core.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Where the server listens and how it is seen from outside."""
+
+    host: str = "127.0.0.1"
+    """Address to bind. Anything but loopback demands that an administrator has a password."""
+    port: int = 8787
+    """TCP port; the next free one is taken when another program has it."""
+    public_url: str = ""
+    """How clients reach Fust, a sub-path included, e.g. `https://ai.school.org/fust`. Empty: http://host:port."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses whose X-Forwarded-For is believed. Empty: none."""
+    blocking_threads: int = 16
+    """Threads for work that blocks (database, git, disk)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where rows and bytes are kept."""
+
+    database_url: str = ""
+    """SQLAlchemy URL. Empty: SQLite in the home."""
+    blobs_url: str = ""
+    """Where large files live: file:///path or s3://bucket/prefix. Empty: `blobs` in the home."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """The hub of repos."""
+
+    whole_file_cache_bytes: int = 20 * 10**9
+    """Room for whole files rebuilt from xorbs; the least recently used goes first."""
+    max_regular_file_bytes: int = 10 * 10**6
+    """Largest file kept in git itself; larger ones are large files."""
+    max_commit_body_bytes: int = 256 * 10**6
+    """Largest body of one commit request."""
+    max_file_bytes: int = 2 * 10**12
+    """Largest single file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Engines."""
+
+    threads: int = 0
+    """Threads of an engine. 0: the physical cores."""
+    context: int = 4096
+    """Longest context (tokens) of a slot; never more than the model's own."""
+    slots: int = 4
+    """Requests that one engine answers at a time."""
+    idle_unload_s: float = 1800.0
+    """A deployment that is not pinned and was not used for so long is unloaded. 0: never."""
+    memory_bytes: int = 0
+    """Memory that engines may take together. 0: what the machine has free, less a reserve."""
+    load_timeout_s: float = 600.0
+    """How long a model may take to load."""
+    starter: bool = True
+    """Put the starter model into an empty home and serve it."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobsSettings:
+    """Long work."""
+
+    cores: int = 0
+    """Cores that runs may use together. 0: all of the machine's, at a lower priority."""
+    memory_bytes: int = 0
+    """Memory that runs may take together. 0: half of the machine's."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullSettings:
+    """Where models come from."""
+
+    source: str = "https://huggingface.co"
+    """Base URL of the hub to pull from."""
+    token: str = ""
+    """Token for that hub. Empty: none is sent."""
+    allow_private_addresses: bool = False
+    """Whether a source may live on a private or loopback address when someone else than an administrator asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Logs."""
+
+    level: str = "info"
+    """debug, info, warning or error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of one Fust home."""
+
+    home: Path
+    """Folder that holds everything (`FUST_HOME`, default ~/.fust)."""
+    server: ServerSettings = field(default_factory=ServerSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    hub: HubSettings = field(default_factory=HubSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
+    jobs: JobsSettings = field(default_factory=JobsSettings)
+    pull: PullSettings = field(default_factory=PullSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    sources: Mapping[str, str] = field(default_factory=lambda: {})
+    """Where each value that is not a default came from: key -> `flag`, `FUST_…` or the file's path."""
+
+    @property
+    def database_url(self) -> str:
+        """The effective SQLAlchemy URL."""
+        return self.store.database_url or f"sqlite:///{self.home / 'fust.db'}"
+
+    @property
+    def blobs_url(self) -> str:
+        """The effective URL of the blob store."""
+        return self.store.blobs_url or (self.home / "blobs").as_uri()
+
+    @property
+    def public_url(self) -> str:
+        """How clients reach Fust, without a trailing slash."""
+        if self.server.public_url:
+            return self.server.public_url.rstrip("/")
+        host = self.server.host
+        if host in ("0.0.0.0", "::"):
+            host = "127.0.0.1"
+        return f"http://[{host}]:{self.server.port}" if ":" in host else f"http://{host}:{self.server.port}"
+
+    @property
+    def base_path(self) -> str:
+        """The sub-path of ``public_url`` without a trailing slash; empty at the root."""
+        return urlsplit(self.public_url).path.rstrip("/")
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "server": ServerSettings,
+    "store": StoreSettings,
+    "hub": HubSettings,
+    "serve": ServeSettings,
+    "jobs": JobsSettings,
+    "pull": PullSettings,
+    "log": LogSettings,
+}
+SECRET_KEYS = frozenset({"pull.token", "store.database_url"})
+
+
+def default_home(environ: Mapping[str, str]) -> Path:
+    """Returns the home that the environment names, else ~/.fust."""
+    return Path(environ.get("FUST_HOME") or "~/.fust").expanduser().absolute()
+
+
+def load_settings(
+    home: Path | None = None,
+    *,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Returns the settings of a home.
+
+    Args:
+        home: the folder; none means `FUST_HOME`, else ~/.fust.
+        flags: dotted key -> value, strongest.
+        environ: the environment; none means the process's own.
+
+    Raises:
+        InvalidInput: a key that does not exist, or a value of the wrong type; names key, value and wanted type.
+    """
+    env = os.environ if environ is None else environ
+    folder = (home or default_home(env)).expanduser().absolute()
+    values: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    for key, value, source in (*_from_file(folder / "fust.toml"), *_from_environ(env), *_from_flags(flags or {})):
+        values[key] = value
+        sources[key] = source
+    sections: dict[str, Any] = {}
+    for name, kind in SECTIONS.items():
+        given = {k.partition(".")[2]: v for k, v in values.items() if k.startswith(name + ".")}
+        sections[name] = _convert(name, kind, given, sources)
+    return Settings(home=folder, sources=sources, **sections)
+
+
+def _convert(section: str, kind: type[Any], given: dict[str, object], sources: Mapping[str, str]) -> object:
+    hints = {f.name: f.type for f in dataclasses.fields(kind)}
+    for name, value in given.items():
+        key = f"{section}.{name}"
+        if name not in hints:
+            raise InvalidInput(
+                "There is no setting {key!r} (from {source}).",
+                hint="`fust config show` lists all of them.",
+                key=key,
+                source=sources[key],
+            )
+        try:
+            if isinstance(value, str) and "tuple" in str(hints[name]):
+                value = [part.strip() for part in value.split(",") if part.strip()]
+                given[name] = value
+            msgspec.convert({name: value}, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(
+                "Setting {key!r} is {value!r} (from {source}); wanted: {wanted}.",
+                hint="Mend the value and start again.",
+                key=key,
+                value="…" if key in SECRET_KEYS else value,
+                source=sources[key],
+                wanted=f"{hints[name]} ({error})",
+            ) from None
+    return msgspec.convert(given, kind, strict=False)
+
+
+def _from_file(path: Path) -> list[tuple[str, object, str]]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput("{path} is not valid TOML: {error}.", path=path, error=error) from None
+    found: list[tuple[str, object, str]] = []
+    for section, table in document.items():
+        if not isinstance(table, dict):
+            raise InvalidInput(
+                "{key!r} in {path} stands outside a section.",
+                hint="Put it under one, such as [server].",
+                key=section,
+                path=path,
+            )
+        entries: dict[str, object] = table
+        found += [(f"{section}.{name}", value, str(path)) for name, value in entries.items()]
+    return found
+
+
+def _from_environ(environ: Mapping[str, str]) -> list[tuple[str, object, str]]:
+    found: list[tuple[str, object, str]] = []
+    for variable, value in environ.items():
+        if variable.startswith("FUST_") and "__" in variable:
+            section, _, name = variable.removeprefix("FUST_").partition("__")
+            found.append((f"{section.lower()}.{name.lower()}", value, variable))
+    return found
+
+
+def _from_flags(flags: Mapping[str, object]) -> list[tuple[str, object, str]]:
+    return [(key, value, "flag") for key, value in flags.items() if value is not None]
+
+
+def describe_settings(settings: Settings) -> list[tuple[str, object, str]]:
+    """Returns (key, value, where from) of every setting; secrets only as set or not set."""
+    rows: list[tuple[str, object, str]] = [("home", str(settings.home), "FUST_HOME or default")]
+    for name, kind in SECTIONS.items():
+        section = getattr(settings, name)
+        for item in dataclasses.fields(kind):
+            key = f"{name}.{item.name}"
+            value = getattr(section, item.name)
+            if key in SECRET_KEYS and value:
+                value = "(set)"
+            rows.append((key, value, settings.sources.get(key, "default")))
+    return rows

@@ -1,0 +1,42 @@
+"""Sizes and spans as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+from fust.core.errors import InvalidInput
+
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*$", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Returns bytes for `512`, `20GB`, `1.5 GiB`.
+
+    Raises:
+        InvalidInput: not of that form.
+    """
+    match = _SIZE.match(text)
+    if not match:
+        raise InvalidInput("{value!r} is not a size.", hint="Write it like 512MB or 20GiB.", value=text[:50])
+    return int(float(match[1]) * _FACTORS[(match[2] or "").lower()])
+
+
+def show_size(size_bytes: float) -> str:
+    """Returns `1.5 GB`, decimal units, three significant figures."""
+    value = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def show_span(seconds: float) -> str:
+    """Returns `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -36,6 +36,7 @@ def atomic_file(path: Path, *, mode: int = 0o644) -> Generator[BinaryIO]:
 
     Raises:
         StorageFull: no space left; the temporary file is removed.
+
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name[:80]}.{secrets.token_hex(6)}.tmp"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from typing import Literal, NewType, cast
+from typing import Literal, NewType
 
 from fust.core.errors import InvalidInput
 
@@ -29,6 +29,7 @@ def check_name(value: str, what: str = "name") -> str:
 
     Raises:
         InvalidInput: it holds other characters, is too long, or ends in `.git`.
+
     """
     if not _NAME.match(value) or ".." in value or "--" in value or value.lower().endswith((".git", ".ipynb")):
         raise InvalidInput(
@@ -45,12 +46,11 @@ def split_repo_id(repo_id: str) -> tuple[str, str]:
 
     Raises:
         InvalidInput: it has not that form.
+
     """
     owner, slash, name = repo_id.partition("/")
     if not slash:
-        raise InvalidInput(
-            "{value!r} is not a repo id.", hint="Write it as owner/name.", value=repo_id[:200]
-        )
+        raise InvalidInput("{value!r} is not a repo id.", hint="Write it as owner/name.", value=repo_id[:200])
     return check_name(owner, "owner"), check_name(name, "repo name")
 
 
@@ -61,7 +61,7 @@ def check_repo_type(value: str) -> RepoType:
         raise InvalidInput(
             "{value!r} is not a repo type.", hint="Use model, dataset or space.", value=value[:50]
         )
-    return cast("RepoType", singular)
+    return singular
 
 
 def new_id(prefix: str = "") -> str:

@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_SECRET = re.compile(r"(fust_[A-Za-z0-9]{8})[A-Za-z0-9]+|(hf_[A-Za-z0-9]{4})[A-Za-z0-9]+|([?&]code=)[^&\s\"]+")
+_SECRET = re.compile(
+    r"(fust_[A-Za-z0-9]{8})[A-Za-z0-9]+|(hf_[A-Za-z0-9]{4})[A-Za-z0-9]+|([?&]code=)[^&\s\"]+"
+)
 
 
 def redact(text: str) -> str:
@@ -57,7 +59,9 @@ def configure_logs(level: str, file: Path | None = None, *, terminal: bool = Tru
         root.removeHandler(handler)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lines = logging.handlers.RotatingFileHandler(file, maxBytes=10_000_000, backupCount=3, encoding="utf-8")
+        lines = logging.handlers.RotatingFileHandler(
+            file, maxBytes=10_000_000, backupCount=3, encoding="utf-8"
+        )
         lines.setFormatter(JSONLines())
         root.addHandler(lines)
     if terminal:

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -184,12 +184,17 @@ def load_settings(
 
     Raises:
         InvalidInput: a key that does not exist, or a value of the wrong type; names key, value and wanted type.
+
     """
     env = os.environ if environ is None else environ
     folder = (home or default_home(env)).expanduser().absolute()
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
-    for key, value, source in (*_from_file(folder / "fust.toml"), *_from_environ(env), *_from_flags(flags or {})):
+    for key, value, source in (
+        *_from_file(folder / "fust.toml"),
+        *_from_environ(env),
+        *_from_flags(flags or {}),
+    ):
         values[key] = value
         sources[key] = source
     sections: dict[str, Any] = {}
@@ -243,7 +248,7 @@ def _from_file(path: Path) -> list[tuple[str, object, str]]:
                 key=section,
                 path=path,
             )
-        entries: dict[str, object] = table
+        entries = cast("dict[str, object]", table)
         found += [(f"{section}.{name}", value, str(path)) for name, value in entries.items()]
     return found
 

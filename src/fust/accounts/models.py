@@ -1,0 +1,89 @@
+"""Tables of people, names, keys and what was done."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from fust.core.clock import utc_naive
+from fust.store.database import Base
+
+
+class User(Base):
+    """A person or a program that acts."""
+
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    full_name: Mapped[str] = mapped_column(default="")
+    is_admin: Mapped[bool] = mapped_column(default=False)
+    password_hash: Mapped[str | None] = mapped_column(default=None)
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class Namespace(Base):
+    """The first half of a repo id: a user's own, or an organisation's."""
+
+    __tablename__ = "namespaces"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """The name in lower case: names that differ by case only are one."""
+    name: Mapped[str]
+    kind: Mapped[str]
+    """`user` or `org`."""
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class Token(Base):
+    """A key. The secret is shown once; its SHA-256 is kept (it has 190 bits, so a slow hash would add nothing)."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str]
+    scope: Mapped[str]
+    """`read`, `write` or `admin`; each holds those before it."""
+    prefix: Mapped[str]
+    secret_hash: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+    last_used_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class BrowserSession(Base):
+    """A signed-in browser; the cookie holds the secret, the row its hash."""
+
+    __tablename__ = "browser_sessions"
+
+    secret_hash: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+    expires_at: Mapped[datetime]
+
+
+class SignInCode(Base):
+    """A link's code: one use, ten minutes."""
+
+    __tablename__ = "sign_in_codes"
+
+    code_hash: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    expires_at: Mapped[datetime]
+
+
+class AuditRow(Base):
+    """Who did what to what."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_subject", "subject"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = mapped_column(default=utc_naive)
+    actor: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    detail: Mapped[str] = mapped_column(default="")

@@ -37,7 +37,37 @@ SESSION_LIFE = timedelta(days=30)
 CODE_LIFE = timedelta(minutes=10)
 _CACHE_S = 1.0  # a revoked key is refused by every process within this time
 _RESERVED = frozenset(
-    ["api", "v1", "fust", "xet", "datasets", "models", "spaces", "assets", "static", "chat", "jobs", "keys", "settings", "runs", "healthz", "metrics", "docs", "collections", "new", "login", "join", "about", "people", "audit", "operate", "tune", "evaluate", "data", "none"]
+    [
+        "api",
+        "v1",
+        "fust",
+        "xet",
+        "datasets",
+        "models",
+        "spaces",
+        "assets",
+        "static",
+        "chat",
+        "jobs",
+        "keys",
+        "settings",
+        "runs",
+        "healthz",
+        "metrics",
+        "docs",
+        "collections",
+        "new",
+        "login",
+        "join",
+        "about",
+        "people",
+        "audit",
+        "operate",
+        "tune",
+        "evaluate",
+        "data",
+        "none",
+    ]
 )
 
 

@@ -1,0 +1,45 @@
+# Fust. `make up` installs and starts it; `make test` is what every change passes.
+PY := .venv/bin/python
+FUST := .venv/bin/fust
+
+.PHONY: up install test test-faults test-slow bench ui fmt gates clean
+
+up: install
+	@$(FUST) up
+
+install:
+	@PYTHON="$(PYTHON)" sh scripts/bootstrap.sh
+
+.PHONY: test-install
+test-install:
+	@PYTHON="$(PYTHON)" sh scripts/bootstrap.sh test
+	@sh scripts/test-system.sh
+
+gates: test-install
+	$(PY) -m ruff check src tests benchmarks examples
+	$(PY) -m ruff format --check src tests benchmarks examples
+	$(PY) -m pyright
+	.venv/bin/lint-imports
+	sh ui/check-drift.sh
+
+test: gates
+	$(PY) -m pytest -m "not slow and not faults"
+
+test-faults: test-install
+	$(PY) -m pytest -m "faults and not slow"
+
+test-slow: test-install
+	$(PY) -m pytest -m "slow"
+
+bench: test-install
+	@for script in benchmarks/[a-z]*.py; do $(PY) $$script $(BENCH) || exit 1; done
+
+ui:
+	cd ui && npm ci --no-audit --no-fund && npm run build
+
+fmt:
+	$(PY) -m ruff check --fix src tests benchmarks examples
+	$(PY) -m ruff format src tests benchmarks examples
+
+clean:
+	rm -rf .venv ui/node_modules build dist

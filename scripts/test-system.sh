@@ -1,0 +1,27 @@
+#!/bin/sh
+# Installs the system packages that tests use, where this may be done; what stays missing is skipped with a reason.
+set -u
+cd "$(dirname "$0")/.."
+missing=""
+command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || missing="$missing chromium fonts-noto-cjk"
+command -v git-lfs >/dev/null 2>&1 || missing="$missing git-lfs"
+[ -x /usr/sbin/nginx ] || command -v nginx >/dev/null 2>&1 || missing="$missing nginx-light"
+command -v ab >/dev/null 2>&1 || missing="$missing apache2-utils"
+if [ -n "$missing" ]; then
+  if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    echo "Installing$missing…"
+    (apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing) >/tmp/fust-apt.$$ 2>&1 || tail -n 5 /tmp/fust-apt.$$
+    rm -f /tmp/fust-apt.$$
+  else
+    echo "Not installed:$missing; the tests that need them are skipped (sudo apt-get install$missing)."
+  fi
+fi
+# The accessibility checker and the page's build tools come from npm.
+if command -v npm >/dev/null 2>&1; then
+  if [ ! -d ui/node_modules ] || [ ui/package-lock.json -nt ui/node_modules/.package-lock.json ]; then
+    (cd ui && npm ci --no-audit --no-fund --loglevel=error) || echo "npm ci failed; the checks of the page's build are skipped."
+  fi
+else
+  echo "No npm: the checks of the page's build and accessibility are skipped."
+fi
+exit 0

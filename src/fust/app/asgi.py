@@ -1,0 +1,167 @@
+"""One ASGI application out of all surfaces: sends each path to the room that owns it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from fust.core.ids import new_id
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_HUB = re.compile(
+    rb"^/(?:api/|xet/|oauth/|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:resolve|raw)/|(?:datasets/|spaces/)?[^/]+/[^/]+\.git(?:/|$)"
+    rb"|lfs/|[^/]+/resolve/)"
+)
+
+
+class Dispatcher:
+    """Chooses the surface by the raw path, below the sub-path of the public URL when there is one.
+
+    A proxy may strip the sub-path or leave it; both work.
+    """
+
+    def __init__(
+        self,
+        *,
+        fust: ASGIApp,
+        model: ASGIApp,
+        hub: ASGIApp,
+        page: ASGIApp,
+        base_path: str,
+        registry: CollectorRegistry,
+        healthy: Callable[[], bool],
+    ) -> None:
+        self._fust, self._model, self._hub, self._page = fust, model, hub, page
+        self._base = base_path.encode()
+        self._registry = registry
+        self._healthy = healthy
+        self._requests = Counter(
+            "fust_http_requests",
+            "Requests by surface and status class.",
+            ["surface", "status"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "fust_http_request_seconds", "Time until the answer ended.", ["surface"], registry=registry
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection's request (ASGI 3)."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        raw: bytes = (scope.get("raw_path") or scope["path"].encode()).split(b"?")[0]
+        if (
+            self._base
+            and raw.startswith(self._base)
+            and raw[len(self._base) : len(self._base) + 1] in (b"/", b"")
+        ):
+            raw = raw[len(self._base) :] or b"/"
+            scope["path"] = scope["path"][len(self._base) :] or "/"
+        scope["raw_path"] = raw
+        scope["root_path"] = ""
+        surface, app = self._surface(raw)
+        scope["fust.request_id"] = request_id_of(scope)
+        await self._measured(surface, app, scope, receive, send)
+
+    def _surface(self, raw: bytes) -> tuple[str, ASGIApp]:
+        if raw.startswith(b"/v1/"):
+            return "model", self._model
+        if raw.startswith(b"/fust/v1") or raw == b"/fust":
+            return "fust", self._fust
+        if _HUB.match(raw):
+            return "hub", self._hub
+        if raw == b"/healthz":
+            return "system", self._health
+        if raw == b"/metrics":
+            return "system", self._metrics
+        return "page", self._page
+
+    async def _measured(self, surface: str, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        status = 0
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await app(scope, receive, watched)
+        except Exception:
+            log.exception(
+                "a request failed", extra={"request_id": scope["fust.request_id"], "surface": surface}
+            )
+            if not status:
+                status = 500
+                body = (
+                    b'{"code":"internal","detail":"Something went wrong inside Fust; the log has the trace."}'
+                )
+                await answer(send, 500, body, b"application/json", request_id=scope["fust.request_id"])
+        finally:
+            self._requests.labels(surface, f"{status // 100}xx" if status else "cut").inc()
+            self._seconds.labels(surface).observe(time.perf_counter() - started)
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        healthy = self._healthy()
+        await answer(send, 200 if healthy else 503, b"ok\n" if healthy else b"stopping\n", b"text/plain")
+
+    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, 200, generate_latest(self._registry), b"text/plain; version=0.0.4; charset=utf-8")
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Returns the request's headers, names in lower case; of a repeated one the last."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+_SAFE_ID = re.compile(rb"^[A-Za-z0-9._-]{8,64}$")
+
+
+def request_id_of(scope: Scope) -> str:
+    """Returns the caller's `x-request-id` when it is a harmless one, else a new id."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SAFE_ID.match(value):
+            return value.decode()
+    return new_id("req_")
+
+
+async def answer(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: bytes,
+    *,
+    headers: list[tuple[bytes, bytes]] | None = None,
+    request_id: str = "",
+) -> None:
+    """Sends a whole answer."""
+    fields = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *(headers or [])]
+    if request_id:
+        fields.append((b"x-request-id", request_id.encode()))
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

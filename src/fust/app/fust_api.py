@@ -1,0 +1,124 @@
+"""The Fust surface `/fust/v1`: every room's handlers under one Litestar application, with its OpenAPI."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request, Response
+from litestar.config.compression import CompressionConfig
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.types import ControllerRouterHandler
+
+from fust import __version__
+from fust.accounts.routes import handlers as accounts_handlers
+from fust.accounts.service import Identity
+from fust.app.services import Services
+from fust.app.system_routes import handlers as system_handlers
+from fust.core.errors import FustError, InvalidInput, NotFound
+from fust.core.i18n import accepted_language
+from fust.hub.fust_routes import handlers as hub_handlers
+from fust.jobs.routes import handlers as jobs_handlers
+from fust.serve.routes import handlers as serve_handlers
+from fust.wire.problems import draw_problem
+
+log = logging.getLogger(__name__)
+
+Connection = Request[Any, Any, State]
+
+
+def fust_app(services: Services) -> Litestar:
+    """Returns the ASGI application of the Fust surface."""
+
+    def identity(request: Connection) -> Identity:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        return services.accounts.identify(headers, method=request.method)
+
+    held: dict[str, object] = {
+        "accounts": services.accounts,
+        "hub": services.hub,
+        "jobs": services.jobs,
+        "serve": services.serve,
+        "settings": services.settings,
+        "services": services,
+    }
+    dependencies = {name: Provide(_giver(value), sync_to_thread=False) for name, value in held.items()}
+    dependencies["identity"] = Provide(identity, sync_to_thread=True)
+    routes: list[ControllerRouterHandler] = [
+        *accounts_handlers,
+        *system_handlers,
+        *hub_handlers,
+        *jobs_handlers,
+        *serve_handlers,
+    ]
+    return Litestar(
+        route_handlers=routes,
+        dependencies=dependencies,
+        exception_handlers={FustError: _draw, HTTPException: _draw_litestar, Exception: _draw_unknown},
+        openapi_config=OpenAPIConfig(
+            title="Fust",
+            version=__version__,
+            path="/fust/v1/schema",
+            render_plugins=[JsonRenderPlugin()],
+            use_handler_docstrings=True,
+        ),
+        compression_config=CompressionConfig(backend="gzip", exclude=[r"/events$"]),
+        request_max_body_size=10_000_000,
+        debug=False,
+        logging_config=None,
+    )
+
+
+def _giver(value: object) -> Any:
+    def give() -> Any:
+        return value
+
+    return give
+
+
+def _draw(request: Connection, error: FustError) -> Response[bytes]:
+    language = accepted_language(request.headers.get("accept-language"))
+    request_id = str(request.scope.get("fust.request_id", ""))
+    status, body = draw_problem(error, language, request_id)
+    headers = {"x-request-id": request_id}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    return Response(body, status_code=status, media_type="application/problem+json", headers=headers)
+
+
+def _draw_litestar(request: Connection, error: HTTPException) -> Response[bytes]:
+    if isinstance(error, ValidationException):
+        return _draw(request, InvalidInput("The request is not valid: {reason}.", reason=_reason(error)))
+    if error.status_code == 404:
+        return _draw(request, NotFound("There is nothing at {path}.", path=request.url.path[:200]))
+    drawn = FustError("{reason}.", code="http_error", reason=error.detail.rstrip(".") or "refused")
+    drawn.status = error.status_code
+    return _draw(request, drawn)
+
+
+def _reason(error: ValidationException) -> str:
+    extra: object = error.extra
+    if isinstance(extra, list) and extra:
+        first = msgspec.convert(extra[0], dict[str, Any], strict=False)
+        return f"{first.get('key', '$')}: {first.get('message', error.detail)}"
+    return error.detail
+
+
+def _draw_unknown(request: Connection, error: Exception) -> Response[bytes]:
+    log.error(
+        "a request failed",
+        exc_info=error,
+        extra={"request_id": request.scope.get("fust.request_id"), "path": request.url.path},
+    )
+    return _draw(
+        request,
+        FustError(
+            "Something went wrong inside Fust.",
+            hint="The log has the trace (`fust logs`); quote the request id.",
+        ),
+    )

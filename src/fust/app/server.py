@@ -1,0 +1,237 @@
+"""One server process: opens the home, starts every room, listens, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import msgspec
+
+from fust import __version__
+from fust.app.asgi import Dispatcher
+from fust.app.doctor import port_is_free
+from fust.app.fust_api import fust_app
+from fust.app.home import open_home, prepare_schema
+from fust.app.page import Page
+from fust.app.services import Chosen, Services, build_services
+from fust.app.start import first_start, install_starter, listen_to_events
+from fust.core.clock import iso, now
+from fust.core.errors import Conflict, Denied, FustError
+from fust.core.files import full_disk_is_clear, write_atomic
+from fust.core.i18n import t
+from fust.core.logs import configure_logs
+from fust.core.settings import Settings
+from fust.gateway.routes import gateway_app
+from fust.hub.routes import hub_app
+from fust.store.database import Database
+
+log = logging.getLogger(__name__)
+
+_PORTS_TRIED = 50
+
+
+class ServerFile(msgspec.Struct):
+    """`server.json`: where the server of a home is. Believed only while `server.lock` is held."""
+
+    url: str
+    pid: int
+    started_at: str
+    version: str
+
+
+def run_server(settings: Settings, *, ready: Callable[[Services, str], None]) -> None:
+    """Runs until SIGTERM or SIGINT.
+
+    Args:
+        settings: of the home to open.
+        ready: called once it answers, with the services and a sign-in link.
+
+    Raises:
+        FustError: the home, the port or the schema does not allow a start; nothing was changed.
+    """
+    lock = open_home(settings.home)
+    try:
+        with full_disk_is_clear(settings.home):
+            configure_logs(settings.log.level, settings.home / "log" / "server.log")
+            settings, port_note = choose_port(settings)
+            database = Database(settings.database_url)
+            prepare_schema(database)
+            services = build_services(settings, database)
+            services.chosen += port_note
+            first_start(services)
+            check_binding(services)
+            asyncio.run(_serve(services, ready))
+    finally:
+        (settings.home / "server.json").unlink(missing_ok=True)
+        lock.release()
+
+
+def choose_port(settings: Settings) -> tuple[Settings, list[Chosen]]:
+    """Returns the settings with a port that is free, and what to say of it.
+
+    Raises:
+        Conflict: the port was named and is taken, or fifty in a row are.
+    """
+    host, port = settings.server.host, settings.server.port
+    if port_is_free(host, port):
+        return settings, []
+    if settings.sources.get("server.port") == "flag":
+        raise Conflict(
+            "Port {port} of {host} is taken by another program.",
+            hint="Name another, or leave --port away to take the next free one.",
+            port=port,
+            host=host,
+        )
+    for other in range(port + 1, port + 1 + _PORTS_TRIED):
+        if port_is_free(host, other):
+            server = dataclasses.replace(settings.server, port=other)
+            why = t("port {port} is taken by another program", port=port)
+            return dataclasses.replace(settings, server=server), [Chosen("port", str(other), why)]
+    raise Conflict(
+        "Ports {first} to {last} of {host} are all taken.",
+        hint="Name a free one: `fust up --port N`.",
+        first=port,
+        last=port + _PORTS_TRIED,
+        host=host,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether an address can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_binding(services: Services) -> None:
+    """Raises Denied when others could reach the server and no administrator has a password."""
+    host = services.settings.server.host
+    if not is_loopback(host) and not services.accounts.has_admin_password():
+        raise Denied(
+            "Fust will not listen on {host}, where others reach it, before an administrator has a password.",
+            hint="Set one with `fust passwd`, then start again.",
+            host=host,
+        )
+
+
+async def _serve(services: Services, ready: Callable[[Services, str], None]) -> None:
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
+    from granian.log import LogLevels
+    from granian.server.embed import Server
+
+    settings = services.settings
+    app = compose(services)
+    server = Server(
+        app,
+        address=settings.server.host,
+        port=settings.server.port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=2048,
+        http1_settings=HTTP1Settings(header_read_timeout=30_000),
+        log_enabled=False,
+        log_level=LogLevels.error,
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    start_rooms(services)
+    serving = asyncio.create_task(server.serve())
+    try:
+        await _listening(settings, serving)
+        write_atomic(
+            settings.home / "server.json",
+            msgspec.json.encode(ServerFile(settings.public_url, os.getpid(), iso(now()) or "", __version__)),
+            mode=0o600,
+        )
+        code, _ = services.accounts.create_code(first_admin(services))
+        log.info("ready", extra={"url": settings.public_url, "pid": os.getpid(), "version": __version__})
+        ready(services, f"{settings.public_url}/?code={code}")
+        install_starter(services)
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        services.stopping = True
+        log.info("stopping")
+        server.stop()
+        with contextlib.suppress(asyncio.TimeoutError, asyncio.CancelledError):
+            await asyncio.wait_for(serving, timeout=5)
+        await loop.run_in_executor(None, stop_rooms, services)
+
+
+def compose(services: Services) -> Dispatcher:
+    """Returns the ASGI application of all surfaces."""
+    settings, pool = services.settings, services.pool
+    return Dispatcher(
+        fust=fust_app(services),
+        model=gateway_app(
+            services.serve, services.accounts, settings, pool, services.usage, services.registry
+        ),
+        hub=hub_app(services.hub, services.accounts, settings, pool),
+        page=Page(services.accounts, settings, pool),
+        base_path=settings.base_path,
+        registry=services.registry,
+        healthy=lambda: not services.stopping,
+    )
+
+
+def first_admin(services: Services) -> str:
+    """Returns the name of the oldest administrator."""
+    admins = [user for user in services.accounts.list_users() if user.is_admin]
+    if not admins:
+        raise FustError("There is no administrator in this home.", hint="Restore it from a backup.")
+    return min(admins, key=lambda user: user.created_at).name
+
+
+def start_rooms(services: Services) -> None:
+    """Mends what a killed server left, then starts what works in the background."""
+    services.hub.recover()
+    listen_to_events(services)
+    services.outbox.start()
+    services.jobs.start()
+    services.serve.start()
+    services.usage.start()
+
+
+def stop_rooms(services: Services) -> None:
+    """Ends engines and background work; runs go on in their own processes."""
+    for stop in (
+        services.serve.stop,
+        services.jobs.stop,
+        services.usage.stop,
+        services.outbox.stop,
+        lambda: services.pool.shutdown(wait=False, cancel_futures=True),
+        services.database.close,
+    ):
+        try:
+            stop()
+        except Exception:
+            log.exception("a room did not stop well")
+
+
+async def _listening(settings: Settings, serving: asyncio.Task[None]) -> None:
+    host = settings.server.host
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    for _ in range(200):
+        if serving.done():
+            serving.result()
+            raise FustError("The server ended while it started.", hint="`fust logs` has the reason.")
+        try:
+            with socket.create_connection((target, settings.server.port), timeout=0.2):
+                return
+        except OSError:
+            await asyncio.sleep(0.02)
+    raise FustError("The server does not answer on its own port.", hint="`fust logs` has the reason.")

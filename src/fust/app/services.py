@@ -1,0 +1,67 @@
+"""Settings in, every room's service out: the composition root."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry
+
+from fust.accounts.service import Accounts
+from fust.core.clock import now
+from fust.core.settings import Settings
+from fust.hub.service import Hub
+from fust.jobs.service import Jobs
+from fust.records.usage import UsageWriter
+from fust.serve.service import Serve
+from fust.store.database import Database
+from fust.store.outbox import Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Something that Fust chose at start, and why."""
+
+    what: str
+    value: str
+    why: str
+
+
+@dataclass(slots=True)
+class Services:
+    """Everything that runs in one server process."""
+
+    settings: Settings
+    database: Database
+    accounts: Accounts
+    outbox: Outbox
+    hub: Hub
+    jobs: Jobs
+    serve: Serve
+    usage: UsageWriter
+    pool: ThreadPoolExecutor
+    registry: CollectorRegistry
+    started_at: datetime = field(default_factory=now)
+    chosen: list[Chosen] = field(default_factory=lambda: [])
+    stopping: bool = False
+
+
+def build_services(settings: Settings, database: Database) -> Services:
+    """Returns the services of a home whose schema is ready; nothing runs yet."""
+    accounts = Accounts(database, settings)
+    outbox = Outbox(database)
+    hub = Hub(database, accounts, settings)
+    serve = Serve(database, hub, settings)
+    return Services(
+        settings=settings,
+        database=database,
+        accounts=accounts,
+        outbox=outbox,
+        hub=hub,
+        jobs=Jobs(database, settings),
+        serve=serve,
+        usage=UsageWriter(database),
+        pool=ThreadPoolExecutor(settings.server.blocking_threads, thread_name_prefix="fust-blocking"),
+        registry=CollectorRegistry(),
+    )

@@ -1,0 +1,26 @@
+"""`python -m fust.app.worker RUN_ID`: the process of one run. Maps its kind to the function that does it."""
+
+from __future__ import annotations
+
+import sys
+
+from fust.core.settings import load_settings
+from fust.jobs.worker import JobContext, JobFunction, run_job
+
+
+def _pull(context: JobContext) -> object:
+    from fust.app.pull import pull_into_hub
+
+    return pull_into_hub(context)
+
+
+KINDS: dict[str, JobFunction] = {"pull": _pull}
+
+
+def main() -> int:
+    """Runs the run whose id is the first argument; the home comes from `FUST_HOME`."""
+    return run_job(load_settings(), sys.argv[1], KINDS)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

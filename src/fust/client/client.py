@@ -1,0 +1,251 @@
+"""A Fust server as an object with typed methods."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from fust.client.http import ClientError, Event, Transport
+from fust.client.types import (
+    ChatDelta,
+    Deployment,
+    DeploymentList,
+    OpenLink,
+    Repo,
+    RepoList,
+    Session,
+    Status,
+    Token,
+    TokenList,
+    User,
+    UserList,
+)
+from fust.core.errors import Unavailable
+from fust.wire.runs import FINAL_STATES, LogLine, Progress, Run, RunList
+
+_T = TypeVar("_T")
+RunNews = Run | Progress | LogLine
+
+
+class Client:
+    """Talks with the server at ``base_url`` with the key ``token``; every method raises ClientError or Unavailable."""
+
+    def __init__(self, base_url: str, token: str = "", *, timeout_s: float = 60.0) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._token = token
+        self._http = Transport(base_url, token, timeout_s=timeout_s)
+
+    def _get(self, path: str, kind: type[_T]) -> _T:
+        return msgspec.json.decode(self._http.request("GET", path), type=kind)
+
+    def _post(self, path: str, kind: type[_T], body: object = None) -> _T:
+        return msgspec.json.decode(self._http.request("POST", path, {} if body is None else body), type=kind)
+
+    # System and session
+
+    def session(self) -> Session:
+        """Returns who the server takes us for."""
+        return self._get("/fust/v1/session", Session)
+
+    def status(self) -> Status:
+        """Returns what runs and what needs somebody."""
+        return self._get("/fust/v1/status", Status)
+
+    def open_link(self) -> OpenLink:
+        """Returns a new link that signs one browser in."""
+        return self._post("/fust/v1/open", OpenLink)
+
+    # Keys and people
+
+    def list_tokens(self) -> list[Token]:
+        """Returns our keys, without their secrets."""
+        return self._get("/fust/v1/tokens", TokenList).items
+
+    def create_token(self, name: str, scope: str) -> Token:
+        """Makes a key; the answer holds its secret, once."""
+        return self._post("/fust/v1/tokens", Token, {"name": name, "scope": scope})
+
+    def revoke_token(self, token_id: str) -> None:
+        """Ends a key."""
+        self._http.request("DELETE", f"/fust/v1/tokens/{quote(token_id, safe='')}")
+
+    def list_users(self) -> list[User]:
+        """Returns all people (administrators only)."""
+        return self._get("/fust/v1/users", UserList).items
+
+    def create_user(self, name: str, *, password: str | None = None, is_admin: bool = False) -> User:
+        """Adds a person (administrators only)."""
+        body = {"name": name, "password": password, "is_admin": is_admin}
+        return self._post("/fust/v1/users", User, {k: v for k, v in body.items() if v is not None})
+
+    def set_password(self, name: str, password: str) -> None:
+        """Sets a person's password."""
+        self._http.request("PUT", f"/fust/v1/users/{quote(name, safe='')}/password", {"password": password})
+
+    # Repos
+
+    def list_repos(self, **query: str | int) -> RepoList:
+        """Returns a page of repos; ``query`` as the contract has it (type, search, author, sort, limit, cursor)."""
+        return self._get("/fust/v1/repos?" + urlencode(query), RepoList)
+
+    def get_repo(self, repo_id: str, repo_type: str = "model", revision: str = "main") -> Repo:
+        """Returns a repo with its files."""
+        path = f"/fust/v1/repos/{repo_type}/{quote(repo_id)}?revision={quote(revision, safe='')}"
+        return self._get(path, Repo)
+
+    def delete_repo(self, repo_id: str, repo_type: str = "model") -> None:
+        """Deletes a repo."""
+        owner, _, name = repo_id.partition("/")
+        body = {"name": name, "organization": owner, "type": repo_type}
+        self._http.request("DELETE", "/api/repos/delete", body)
+
+    def upload(
+        self, path: Path, repo_id: str, *, repo_type: str, message: str, private: bool, path_in_repo: str
+    ) -> str:
+        """Puts a file or the content of a folder into a repo, which is made when it is not there; returns its page.
+
+        Large files go through Xet, as with any client of the Hugging Face Hub.
+        """
+        from fust.client.upload import upload
+
+        return upload(
+            self.base_url,
+            self._token,
+            path,
+            repo_id,
+            repo_type=repo_type,
+            message=message,
+            private=private,
+            path_in_repo=path_in_repo,
+        )
+
+    # Models at the API
+
+    def list_deployments(self) -> list[Deployment]:
+        """Returns all models at the API."""
+        return self._get("/fust/v1/deployments", DeploymentList).items
+
+    def create_deployment(
+        self, repo_id: str, file: str = "", alias: str = "", *, pin: bool = False
+    ) -> Deployment:
+        """Makes a model answer at the API; returns at once, mostly while it loads."""
+        body: dict[str, Any] = {"repo_id": repo_id, "pin": pin}
+        if file:
+            body["file"] = file
+        if alias:
+            body["alias"] = alias
+        return self._post("/fust/v1/deployments", Deployment, body)
+
+    def get_deployment(self, deployment_id: str) -> Deployment:
+        """Returns a model at the API."""
+        return self._get(f"/fust/v1/deployments/{quote(deployment_id, safe='')}", Deployment)
+
+    def delete_deployment(self, deployment_id: str) -> None:
+        """Takes a model off the API."""
+        self._http.request("DELETE", f"/fust/v1/deployments/{quote(deployment_id, safe='')}")
+
+    def list_models(self) -> list[str]:
+        """Returns the names that `/v1` knows."""
+        document = self._get("/v1/models", dict[str, Any])
+        return [str(entry["id"]) for entry in document["data"]]
+
+    def chat(self, model: str, messages: Sequence[dict[str, str]], **options: object) -> Generator[ChatDelta]:
+        """Yields the answer as it is made; closing the generator stops it."""
+        body = {
+            "model": model,
+            "messages": list(messages),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **{key: value for key, value in options.items() if value is not None},
+        }
+        for event in self._http.stream("POST", "/v1/chat/completions", body):
+            if event.data == b"[DONE]":
+                return
+            yield _chat_delta(event)
+
+    # Runs
+
+    def create_run(self, kind: str, params: dict[str, Any]) -> Run:
+        """Queues a run."""
+        return self._post("/fust/v1/runs", Run, {"kind": kind, "params": params})
+
+    def list_runs(self, *, state: str = "", limit: int = 50) -> list[Run]:
+        """Returns our runs, newest first; ``state`` may be `active`."""
+        query = {"limit": str(limit), **({"state": state} if state else {})}
+        return self._get("/fust/v1/runs?" + urlencode(query), RunList).items
+
+    def get_run(self, run_id: str) -> Run:
+        """Returns a run."""
+        return self._get(f"/fust/v1/runs/{quote(run_id, safe='')}", Run)
+
+    def cancel_run(self, run_id: str) -> Run:
+        """Asks for the end of a run."""
+        return self._post(f"/fust/v1/runs/{quote(run_id, safe='')}/cancel", Run)
+
+    def run_log(self, run_id: str) -> str:
+        """Returns the end of what the run's process printed."""
+        return self._http.request("GET", f"/fust/v1/runs/{quote(run_id, safe='')}/log").decode(
+            "utf-8", "replace"
+        )
+
+    def follow_run(self, run_id: str, *, patience_s: float = 60.0) -> Generator[RunNews]:
+        """Yields what a run says until its end; the last thing is the Run in its final state.
+
+        A server that goes away is waited for: runs outlive it, and the stream continues where it broke off.
+
+        Raises:
+            Unavailable: no server came back within ``patience_s``.
+
+        """
+        path = f"/fust/v1/runs/{quote(run_id, safe='')}/events"
+        last_id = ""
+        lost_at: float | None = None
+        while True:
+            try:
+                for event in self._http.stream("GET", path, last_event_id=last_id):
+                    lost_at = None
+                    last_id = event.id or last_id
+                    news = _run_news(event)
+                    if news is not None:
+                        yield news
+                        if isinstance(news, Run) and news.state in FINAL_STATES:
+                            return
+            except Unavailable:
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > patience_s:
+                    raise
+            except ClientError as error:
+                if error.status < 500:
+                    raise
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > patience_s:
+                    raise
+            time.sleep(0.5)
+
+
+def _run_news(event: Event) -> RunNews | None:
+    kinds: dict[str, type[RunNews]] = {"state": Run, "progress": Progress, "log": LogLine}
+    kind = kinds.get(event.name)
+    return msgspec.json.decode(event.data, type=kind) if kind else None
+
+
+def _chat_delta(event: Event) -> ChatDelta:
+    document: dict[str, Any] = json.loads(event.data)
+    if "error" in document:
+        error: dict[str, Any] = document["error"]
+        raise ClientError(502, str(error.get("code")), str(error.get("message")), "")
+    delta = ChatDelta()
+    with suppress(KeyError, IndexError, TypeError):
+        choice: dict[str, Any] = document["choices"][0]
+        delta.finish_reason = choice.get("finish_reason")
+        delta.text = choice["delta"].get("content") or ""
+    with suppress(KeyError, TypeError):
+        delta.completion_tokens = int(document["usage"]["completion_tokens"])
+    return delta

@@ -1,0 +1,165 @@
+"""Requests and server-sent events over the standard library: nothing to import, nothing to configure."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from fust import __version__
+from fust.core.errors import FustError, Unavailable, UpstreamFailed
+from fust.core.i18n import terminal_language
+
+
+class ClientError(FustError):
+    """What the server refused, in the server's words (it was asked for our language)."""
+
+    code = "refused"
+
+    def __init__(self, status: int, code: str, message: str, hint: str, request_id: str = "") -> None:
+        super().__init__(
+            "{message}", hint="{hint}" if hint else "", code=code, message=message, hint_text=hint
+        )
+        self.params = {"message": message, "hint": hint}
+        self.status = status
+        self.request_id = request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A server-sent event."""
+
+    name: str
+    data: bytes
+    id: str
+
+
+class Transport:
+    """One server and one key; a connection per request."""
+
+    def __init__(self, base_url: str, token: str, *, timeout_s: float = 60.0) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._token = token
+        self._timeout_s = timeout_s
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UpstreamFailed(
+                "{url!r} is not the address of a server.",
+                hint="Write it like http://host:8787.",
+                url=base_url[:200],
+            )
+        self._parts = parts
+
+    def request(self, method: str, path: str, body: object = None) -> bytes:
+        """Returns the body of a good answer.
+
+        Raises:
+            ClientError: the server refused, in its own words.
+            Unavailable: nobody answers there.
+
+        """
+        connection, response = self._send(method, path, body, {})
+        try:
+            return response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._gone(error) from error
+        finally:
+            connection.close()
+
+    def stream(
+        self, method: str, path: str, body: object = None, *, last_event_id: str = ""
+    ) -> Generator[Event]:
+        """Yields the events of an answer as they come; closing the generator hangs up."""
+        headers = {"accept": "text/event-stream"}
+        if last_event_id:
+            headers["last-event-id"] = last_event_id
+        connection, response = self._send(method, path, body, headers)
+        try:
+            yield from _parse_events(response)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._gone(error) from error
+        finally:
+            connection.close()
+
+    def _send(
+        self, method: str, path: str, body: object, headers: Mapping[str, str]
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        secure = self._parts.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(self._parts.hostname or "", self._parts.port, timeout=self._timeout_s)
+        content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        sent = {"user-agent": f"fust/{__version__}", "accept-language": terminal_language(), **headers}
+        if self._token:
+            sent["authorization"] = f"Bearer {self._token}"
+        if content is not None:
+            sent["content-type"] = "application/json"
+        try:
+            connection.request(method, self._parts.path + path, content, sent)
+            response = connection.getresponse()
+            if response.status >= 300:
+                raise _refusal(response.status, response.read(1 << 20), response.headers)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._gone(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection, response
+
+    def _gone(self, error: Exception) -> Unavailable:
+        return Unavailable(
+            "The server at {url} does not answer ({reason}).",
+            hint="See `fust status`; start one with `fust up -d`.",
+            url=self.base_url,
+            reason=str(error) or type(error).__name__,
+        )
+
+
+def _refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ClientError:
+    """Returns the error of an answer in any of the three forms that a Fust server draws."""
+    try:
+        document: Any = json.loads(body)
+    except ValueError:
+        document = {}
+    if not isinstance(document, dict):
+        document = {}
+    fields: dict[str, Any] = document
+    request_id = str(fields.get("request_id") or headers.get("x-request-id") or "")
+    envelope: Any = fields.get("error")
+    if isinstance(envelope, dict):
+        inner: dict[str, Any] = envelope
+        return ClientError(
+            status, str(inner.get("code") or status), str(inner.get("message")), "", request_id
+        )
+    if "detail" in fields:
+        code, hint = str(fields.get("code") or status), str(fields.get("hint") or "")
+        return ClientError(status, code, str(fields["detail"]), hint, request_id)
+    words = envelope or headers.get("x-error-message") or body[:200].decode("utf-8", "replace").strip()
+    code = headers.get("x-error-code") or str(status)
+    return ClientError(status, code, str(words) or f"HTTP {status}", "", request_id)
+
+
+def _parse_events(response: http.client.HTTPResponse) -> Generator[Event]:
+    """Yields events (WHATWG HTML, 9.2.6); comments are skipped."""
+    name, event_id, data = "message", "", list[bytes]()
+    while True:
+        line = response.readline(1 << 24)
+        if not line:
+            return
+        line = line.rstrip(b"\r\n")
+        if not line:
+            if data:
+                yield Event(name, b"\n".join(data), event_id)
+            name, data = "message", []
+            continue
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            data.append(value)
+        elif field == b"event":
+            name = value.decode()
+        elif field == b"id":
+            event_id = value.decode()

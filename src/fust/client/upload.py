@@ -1,0 +1,73 @@
+"""Uploads through huggingface_hub, imported on use: it speaks Xet, as every client of the Hub does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fust.client.http import ClientError
+from fust.core.errors import InvalidInput, Unavailable
+
+
+def upload(
+    base_url: str,
+    token: str,
+    path: Path,
+    repo_id: str,
+    *,
+    repo_type: str,
+    message: str,
+    private: bool,
+    path_in_repo: str,
+) -> str:
+    """Returns the URL of the repo after ``path`` (a file, or the content of a folder) was committed to it.
+
+    Raises:
+        InvalidInput: there is nothing at ``path``.
+        ClientError: the server refused.
+        Unavailable: nobody answers.
+
+    """
+    if not path.exists():
+        raise InvalidInput("There is no file or folder {path}.", hint="Check the path.", path=path)
+    # Read by huggingface_hub when it is imported; the address goes with each call, nothing else is sent anywhere.
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_ENDPOINT"] = base_url
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi(endpoint=base_url, token=token or False)
+    try:
+        api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
+        if path.is_dir():
+            api.upload_folder(
+                folder_path=path,
+                repo_id=repo_id,
+                repo_type=repo_type,
+                commit_message=message,
+                path_in_repo=path_in_repo or None,
+                ignore_patterns=[".git/**", ".cache/**", "**/.DS_Store"],
+            )
+        else:
+            api.upload_file(
+                path_or_fileobj=path,
+                path_in_repo=path_in_repo or path.name,
+                repo_id=repo_id,
+                repo_type=repo_type,
+                commit_message=message,
+            )
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        words = error.server_message or str(error).splitlines()[0]
+        raise ClientError(
+            status, str(error.response.headers.get("x-error-code") or status), words, ""
+        ) from error
+    except OSError as error:
+        raise Unavailable(
+            "The server at {url} does not answer ({reason}).",
+            hint="See `fust status`; start one with `fust up -d`.",
+            url=base_url,
+            reason=str(error)[:200],
+        ) from error
+    prefix = {"dataset": "datasets/", "space": "spaces/"}.get(repo_type, "")
+    return f"{base_url}/{prefix}{repo_id}"

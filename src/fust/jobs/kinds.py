@@ -1,0 +1,29 @@
+"""What a kind of run needs, and who may ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fust.accounts.service import Identity
+
+Prepare = Callable[[Identity, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of run, registered with ``Jobs.register``; its function is named in ``fust.app.worker``."""
+
+    name: str
+    title: str
+    """Template of the title, filled from the params."""
+    prepare: Prepare
+    """Returns the params, checked and completed; raises InvalidInput, or Denied when the caller may not."""
+    memory_bytes: int
+    """Memory that a run takes at most."""
+    cores: int = 1
+    resumable: bool = False
+    """Whether a run that was killed is started again and continues."""
+    max_attempts: int = 3
+    """Processes that a resumable run gets before it counts as failed."""

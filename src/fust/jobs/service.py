@@ -1,0 +1,184 @@
+"""Durable runs: rows that are asked for, admitted in order, watched, cancelled and kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select, update
+
+from fust.accounts.service import Identity
+from fust.core.clock import iso, utc_naive
+from fust.core.errors import Conflict, InvalidInput, NotFound, Unauthenticated
+from fust.core.i18n import Language, fill
+from fust.core.ids import new_id
+from fust.core.settings import Settings
+from fust.core.units import show_size
+from fust.jobs.folder import Event, Fault, RunFolder
+from fust.jobs.kinds import Kind
+from fust.jobs.models import RunRow
+from fust.jobs.supervisor import Supervisor, budget_of
+from fust.store.database import Database
+from fust.wire.runs import FINAL_STATES, Progress, Run
+
+import msgspec  # isort: skip
+
+
+class Jobs:
+    """Runs of one home. ``start`` adopts what still runs from before; ``stop`` leaves processes running."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._kinds: dict[str, Kind] = {}
+        self._supervisor = Supervisor(database, settings, self._kinds)
+
+    def register(self, kind: Kind) -> None:
+        """Makes a kind of run known; before ``start``."""
+        self._kinds[kind.name] = kind
+
+    def start(self) -> None:
+        """Begins to admit and to watch; adopts living runs and settles dead ones first."""
+        self._supervisor.start()
+
+    def stop(self) -> None:
+        """Ends watching. The processes of runs go on, and the next ``start`` finds them."""
+        self._supervisor.stop()
+
+    def create(self, identity: Identity, kind_name: str, params: dict[str, Any]) -> RunRow:
+        """Queues a run and returns its row.
+
+        Raises:
+            Unauthenticated: nobody calls.
+            InvalidInput: no such kind, or params that it refuses, or more memory than runs may have.
+
+        """
+        if identity.user is None:
+            raise Unauthenticated("Starting a run needs a key.", hint="`fust tokens new` makes one.")
+        kind = self._kinds.get(kind_name)
+        if kind is None:
+            raise InvalidInput(
+                "There is no kind of run {kind!r}.",
+                hint="There are: {kinds}.",
+                kind=kind_name[:50],
+                kinds=", ".join(sorted(self._kinds)),
+            )
+        checked = kind.prepare(identity, params)
+        budget = budget_of(self._settings)
+        if kind.memory_bytes > budget.memory_bytes:
+            raise InvalidInput(
+                "A run of kind {kind} takes {needed}, and runs may take {allowed} together.",
+                hint="Raise the setting jobs.memory_bytes, or use a machine with more memory.",
+                kind=kind_name,
+                needed=show_size(kind.memory_bytes),
+                allowed=show_size(budget.memory_bytes),
+            )
+        row = RunRow(
+            id=new_id("r"),
+            kind=kind.name,
+            owner=identity.user,
+            state="queued",
+            params={**checked, "asked_by_admin": identity.is_admin},
+            memory_bytes=kind.memory_bytes,
+            cores=min(kind.cores, budget.cores),
+        )
+        with self._database.write() as session:
+            session.add(row)
+        self._supervisor.wake()
+        return row
+
+    def get(self, identity: Identity, run_id: str) -> RunRow:
+        """Returns a run that the caller may see: its own, or anybody's for an administrator.
+
+        Raises:
+            NotFound: there is none.
+
+        """
+        with self._database.read() as session:
+            row = session.get(RunRow, run_id)
+        if row is None or not (identity.is_admin or (identity.user and row.owner == identity.user)):
+            raise NotFound("There is no run {id!r}.", hint="`fust jobs` lists yours.", id=run_id[:50])
+        return row
+
+    def list_runs(self, identity: Identity, *, state: str | None = None, limit: int = 50) -> list[RunRow]:
+        """Returns the runs that the caller may see, newest first.
+
+        ``state`` is one of the states, `active` for queued and running, or none for all.
+        """
+        if identity.user is None:
+            raise Unauthenticated("Seeing runs needs a key.", hint="`fust tokens new` makes one.")
+        query = select(RunRow).order_by(RunRow.id.desc()).limit(max(1, min(limit, 500)))
+        if state == "active":
+            query = query.where(RunRow.state.in_(("queued", "running")))
+        elif state:
+            query = query.where(RunRow.state == state)
+        if not identity.is_admin:
+            query = query.where(RunRow.owner == identity.user)
+        with self._database.read() as session:
+            return list(session.scalars(query))
+
+    def count_active(self) -> int:
+        """Returns how many runs are queued or running."""
+        with self._database.read() as session:
+            return len(
+                session.scalars(select(RunRow.id).where(RunRow.state.in_(("queued", "running")))).all()
+            )
+
+    def cancel(self, identity: Identity, run_id: str) -> RunRow:
+        """Asks for the end of a run; a queued one ends at once and never starts.
+
+        Raises:
+            NotFound: there is none that the caller may see.
+            Conflict: it has ended already.
+
+        """
+        row = self.get(identity, run_id)
+        if row.state in FINAL_STATES:
+            raise Conflict("The run {id} has ended already ({state}).", id=run_id, state=row.state)
+        with self._database.write() as session:
+            session.execute(
+                update(RunRow)
+                .where(
+                    RunRow.id == run_id, RunRow.state.in_(("queued", "running")), RunRow.cancel_at.is_(None)
+                )
+                .values(cancel_at=utc_naive())
+            )
+        self._supervisor.wake()
+        return self.get(identity, run_id)
+
+    def folder(self, run_id: str) -> RunFolder:
+        """Returns the folder of a run that was found by ``get``."""
+        return RunFolder(self._settings.home, run_id)
+
+    def draw(self, row: RunRow, language: Language = "en") -> Run:
+        """Returns a run as the wire shows it, in a language."""
+        kind = self._kinds.get(row.kind)
+        waits = msgspec.convert(row.waits_for, Fault) if row.waits_for and row.state == "queued" else None
+        return Run(
+            id=row.id,
+            kind=row.kind,
+            title=fill(kind.title, row.params, language) if kind else row.kind,
+            owner=row.owner,
+            state=row.state,  # type: ignore[arg-type] # rows hold nothing else
+            progress=self._progress(row, language),
+            params={key: value for key, value in row.params.items() if key != "asked_by_admin"},
+            result=row.result,
+            error=msgspec.convert(row.error, Fault).draw(language) if row.error else None,
+            memory_bytes=row.memory_bytes,
+            cores=row.cores,
+            created_at=iso(row.created_at) or "",
+            started_at=iso(row.started_at),
+            ended_at=iso(row.ended_at),
+            waits_for=waits.draw(language).message if waits else "",
+        )
+
+    def _progress(self, row: RunRow, language: Language) -> Progress | None:
+        # A running run's truth is its folder; nothing is written to the database while it works.
+        event = (
+            self.folder(row.id).find_progress()
+            if row.state == "running"
+            else msgspec.convert(row.progress, Event)
+            if row.progress
+            else None
+        )
+        drawn = event.draw(language) if event else None
+        return drawn if isinstance(drawn, Progress) else None

@@ -1,0 +1,229 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { call, type Progress, type Run, type RunState } from "../api";
+import { Bar, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
+import { bytes, decimal, fullTime, integer, span } from "../format";
+import { t } from "../i18n";
+import { useAct, useLoad } from "../load";
+import { absoluteURL, Link, repoPath, url } from "../router";
+import { kindName, took } from "./jobs";
+
+const ENDED = new Set<RunState>(["succeeded", "failed", "cancelled"]);
+const MOST_LINES = 2000;
+
+/** What the events say beyond the run first loaded. The server replays them from the start after a reload. */
+interface Live {
+  progress: Progress | null;
+  state: RunState | null;
+  log: string[];
+  lost: boolean;
+}
+
+function useEvents(id: string, ended: boolean, onState: () => void): Live {
+  const [live, setLive] = useState<Live>({ progress: null, state: null, log: [], lost: false });
+  const pending = useRef<string[]>([]);
+  useEffect(() => {
+    pending.current = [];
+    const source = new EventSource(absoluteURL(`fust/v1/runs/${encodeURIComponent(id)}/events`));
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    let next: Partial<Live> = {};
+    const flush = (): void => {
+      timer = undefined;
+      const [lines, change] = [pending.current, next];
+      pending.current = [];
+      next = {};
+      setLive((was) => ({ ...was, ...change, log: lines.length > 0 ? [...was.log, ...lines].slice(-MOST_LINES) : was.log }));
+    };
+    const soon = (change: Partial<Live>): void => {
+      Object.assign(next, change);
+      timer ??= setTimeout(flush, 150);
+    };
+    const read = (event: Event): Record<string, unknown> => {
+      const data = (event as MessageEvent<string>).data;
+      try {
+        const value: unknown = JSON.parse(data);
+        return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : { line: String(value) };
+      } catch {
+        return { line: data };
+      }
+    };
+    source.onopen = () => soon({ lost: false });
+    source.onerror = () => {
+      if (ended) source.close();
+      else soon({ lost: true });
+    };
+    source.addEventListener("progress", (event) => {
+      const value = read(event);
+      soon({ progress: (value["progress"] ?? value) as Progress });
+    });
+    source.addEventListener("log", (event) => {
+      const value = read(event);
+      const line = value["line"] ?? value["text"] ?? value["message"];
+      if (line !== undefined && line !== null) pending.current.push(String(line).replace(/\n$/, ""));
+      soon({});
+    });
+    source.addEventListener("state", (event) => {
+      const state = read(event)["state"];
+      if (typeof state !== "string") return;
+      soon({ state: state as RunState });
+      onState();
+      if (ENDED.has(state as RunState)) source.close();
+    });
+    return () => {
+      clearTimeout(timer);
+      source.close();
+    };
+  }, [id]);
+  return live;
+}
+
+export function JobPage({ id }: { id: string }) {
+  const path = `fust/v1/runs/${encodeURIComponent(id)}`;
+  const loaded = useLoad<Run>(path, 5000);
+  const run = loaded.data;
+  const kick = <><Link to="jobs">{t("place.jobs")}</Link> / {id}</>;
+  if (run === undefined) {
+    const gone = loaded.problem?.status === 404;
+    return (
+      <div class="page wrap">
+        <Head kick={kick} title={gone ? t("job.gone") : t("job.title")} sum={gone ? t("job.gone.next") : undefined} />
+        {loaded.problem && <Trouble problem={loaded.problem} retry={gone ? undefined : () => void loaded.reload()} />}
+        {loaded.waiting && <Waiting what={t("waiting.job")} />}
+      </div>
+    );
+  }
+  return <Loaded run={run} kick={kick} reload={loaded.reload} />;
+}
+
+function Loaded({ run, kick, reload }: { run: Run; kick: preact.ComponentChildren; reload: () => Promise<void> }) {
+  const live = useEvents(run.id, ENDED.has(run.state), () => void reload());
+  const act = useAct();
+  const state = ENDED.has(run.state) ? run.state : (live.state ?? run.state);
+  const over = ENDED.has(state);
+  const progress = over ? (run.progress ?? live.progress) : (live.progress ?? run.progress);
+  const cancel = (): Promise<void> =>
+    act.run(async () => {
+      await call(`fust/v1/runs/${encodeURIComponent(run.id)}/cancel`, { method: "POST" });
+      await reload();
+    });
+  const repo = resultRepo(run);
+  return (
+    <div class="page wrap">
+      <Head kick={kick} title={run.title || kindName(run.kind)} sum={<><State of={state} /> {sentenceOf(run, state, progress)}</>}>
+        {!over && <Sure label={t("job.cancel")} ask={t("job.cancel.sure")} busy={act.busy} onSure={() => void cancel()} />}
+        {state === "succeeded" && repo && <Link class="b go" to={repo}>{t("job.open")}</Link>}
+      </Head>
+      {act.problem && <Trouble problem={act.problem} />}
+      {run.error && (
+        <div class="note told" role="alert">
+          <p>{run.error.message}</p>
+          {run.error.hint && <p>{run.error.hint}</p>}
+          <p class="small quiet"><code>{run.error.code}</code></p>
+        </div>
+      )}
+      <Figures run={run} progress={progress} over={over} />
+      {live.lost && !over && <p class="note calm" role="status">{t("job.lost")}</p>}
+      <div class="split">
+        <Section id="h-log" title={t("job.log")} side={<a class="small" href={url(`fust/v1/runs/${encodeURIComponent(run.id)}/log`)}>{t("job.log.whole")}</a>}>
+          <Log lines={live.log} over={over} />
+        </Section>
+        <aside class="aside" aria-label={t("facts.title")}>
+          <Section id="h-jobfacts" title={t("facts.title")}>
+            <Facts rows={factsOf(run)} />
+          </Section>
+        </aside>
+      </div>
+    </div>
+  );
+}
+
+function sentenceOf(run: Run, state: RunState, progress: Progress | null): string {
+  if (state === "queued") return run.waits_for ? t("run.waits", { what: run.waits_for }) : t("job.queued");
+  if (state === "running") return [progress?.message, t("job.closable")].filter(Boolean).join(t("job.join"));
+  return "";
+}
+
+function resultRepo(run: Run): string | null {
+  const named = run.result?.["repo_id"] ?? run.params["to"] ?? run.params["repo_id"];
+  if (typeof named !== "string" || !named.includes("/")) return null;
+  const type = run.result?.["type"] ?? run.params["type"];
+  return `${type === "dataset" ? "datasets" : "models"}/${repoPath(named)}`;
+}
+
+const isBytes = (unit: string | null | undefined): boolean => unit === "bytes" || unit === "B" || unit === "byte";
+
+function amount(value: number, unit: string | null): [string, string] {
+  if (!isBytes(unit)) return [decimal(value), unit ?? ""];
+  const { figure, unit: scale } = bytes(value);
+  return [figure, scale];
+}
+
+function Figures({ run, progress, over }: { run: Run; progress: Progress | null; over: boolean }) {
+  const [, tick] = useState(0);
+  useEffect(() => {
+    if (over) return undefined;
+    const timer = setInterval(() => tick((n) => n + 1), 1000);
+    return () => clearInterval(timer);
+  }, [over]);
+  const done = progress?.done ?? null;
+  const total = progress?.total ?? null;
+  const figures: [string, string, string][] = [];
+  if (done !== null) {
+    const [figure, unit] = amount(done, progress?.unit ?? null);
+    const of = total === null ? unit : `${unit} / ${amount(total, progress?.unit ?? null).join(" ")}`;
+    figures.push([t("job.done"), figure, of]);
+  }
+  if (!over && progress?.rate) {
+    const [figure, unit] = amount(progress.rate, progress.unit);
+    figures.push([t("col.speed"), figure, `${unit}/s`]);
+  }
+  if (!over && progress?.eta_s !== null && progress?.eta_s !== undefined) figures.push([t("job.left"), span(progress.eta_s), ""]);
+  figures.push([over ? t("col.took") : t("job.since"), took(run) ?? "–", ""]);
+  return (
+    <div class="progress">
+      <dl class="figs">
+        {figures.map(([name, figure, unit]) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>{figure} <small>{unit}</small></dd>
+          </div>
+        ))}
+      </dl>
+      {!over && done !== null && total !== null && total > 0 && (
+        <div role="progressbar" aria-label={run.title} aria-valuemin={0} aria-valuemax={100} aria-valuenow={Math.floor((100 * done) / total)} aria-valuetext={t("percent", { n: integer(Math.floor((100 * done) / total)) })}>
+          <Bar share={done / total} />
+        </div>
+      )}
+    </div>
+  );
+}
+
+function Log({ lines, over }: { lines: string[]; over: boolean }) {
+  const box = useRef<HTMLPreElement>(null);
+  const near = useRef(true);
+  useEffect(() => {
+    if (near.current && box.current) box.current.scrollTop = box.current.scrollHeight;
+  }, [lines]);
+  if (lines.length === 0) return <p class="small quiet logempty">{over ? t("job.log.none") : t("job.log.wait")}</p>;
+  return (
+    <pre class="code log" ref={box} tabIndex={0} aria-label={t("job.log")} onScroll={(event) => { const it = event.currentTarget; near.current = it.scrollTop + it.clientHeight > it.scrollHeight - 40; }}>
+      {lines.join("\n")}
+    </pre>
+  );
+}
+
+function factsOf(run: Run): [string, preact.ComponentChildren][] {
+  const rows: [string, preact.ComponentChildren][] = [
+    [t("job.kind"), kindName(run.kind)],
+    [t("col.owner"), run.owner],
+    [t("job.created"), fullTime(run.created_at)],
+  ];
+  if (run.started_at) rows.push([t("col.started"), <Time at={run.started_at} />]);
+  if (run.ended_at) rows.push([t("job.ended"), <Time at={run.ended_at} />]);
+  if (run.memory_bytes) rows.push([t("col.memory"), <Size of={run.memory_bytes} />]);
+  if (run.cores) rows.push([t("machine.cores"), decimal(run.cores)]);
+  for (const [key, value] of Object.entries(run.params)) {
+    if (value === null || value === "" || (Array.isArray(value) && value.length === 0)) continue;
+    rows.push([key, <code>{typeof value === "string" ? value : JSON.stringify(value)}</code>]);
+  }
+  return rows;
+}

@@ -1,0 +1,253 @@
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { call, Problem, type Page, type RepoSummary } from "../api";
+import { Empty, Head, Size, State, Trouble, Waiting } from "../parts";
+import { ago, endonym, integer } from "../format";
+import { maybe, t, useLang } from "../i18n";
+import { go, Link, repoPath, usePlace } from "../router";
+import { sessionEnded } from "../session";
+
+const MOST = 500; // rows asked for; beyond that the search narrows
+const SORTS = ["updated", "name", "size", "downloads"] as const;
+type Sort = (typeof SORTS)[number];
+
+interface Facet {
+  id: string;
+  title: string;
+  of: (repo: RepoSummary) => string[];
+  say: (value: string) => string;
+}
+
+function facets(): Facet[] {
+  return [
+    {
+      id: "here",
+      title: t("facet.here"),
+      of: (repo) => [...(repo.fits === "yes" ? ["fits"] : []), ...(repo.deployment ? ["served"] : [])],
+      say: (value) => (value === "fits" ? t("facet.fits") : t("facet.served")),
+    },
+    { id: "task", title: t("facet.task"), of: (repo) => (repo.task ? [repo.task] : []), say: (value) => maybe(`task.${value}`) ?? value },
+    { id: "licence", title: t("facet.licence"), of: (repo) => [repo.licence ?? ""], say: (value) => value || t("facet.unstated") },
+    { id: "language", title: t("facet.language"), of: (repo) => repo.languages, say: endonym },
+    { id: "format", title: t("facet.format"), of: (repo) => repo.formats, say: (value) => value },
+    { id: "access", title: t("facet.access"), of: (repo) => [repo.private ? "private" : "open"], say: (value) => (value === "private" ? t("facet.private") : t("facet.open")) },
+  ];
+}
+
+/** Every row that matches the search, page by page. */
+async function everything(search: string, sort: Sort, signal: AbortSignal): Promise<{ items: RepoSummary[]; total: number }> {
+  const items: RepoSummary[] = [];
+  let cursor: string | null = null;
+  let total = 0;
+  do {
+    const query = new URLSearchParams({ type: "model", sort, limit: "100" });
+    if (search !== "") query.set("search", search);
+    if (cursor !== null) query.set("cursor", cursor);
+    const page: Page<RepoSummary> = await call(`fust/v1/repos?${query}`, { signal });
+    items.push(...page.items);
+    total = page.total ?? items.length;
+    cursor = page.next ?? null;
+  } while (cursor !== null && items.length < MOST);
+  return { items, total };
+}
+
+export function ModelsPage() {
+  const { query } = usePlace();
+  const chosen = useLang();
+  const search = query.get("search") ?? "";
+  const sort = SORTS.find((it) => it === query.get("sort")) ?? "updated";
+  const picked = query.getAll("f");
+  const [found, setFound] = useState<{ items: RepoSummary[]; total: number } | null>(null);
+  const [problem, setProblem] = useState<Problem | null>(null);
+  const [turn, setTurn] = useState(0);
+
+  useEffect(() => {
+    const stop = new AbortController();
+    everything(search, sort, stop.signal)
+      .then((answer) => {
+        setFound(answer);
+        setProblem(null);
+      })
+      .catch((error: unknown) => {
+        if (!(error instanceof Problem)) return;
+        if (error.status === 401) sessionEnded();
+        setProblem(error);
+      });
+    return () => stop.abort();
+  }, [search, sort, turn, chosen]);
+
+  const list = useMemo(facets, [chosen]);
+  const matches = (repo: RepoSummary, except?: string): boolean =>
+    list.every((facet) => {
+      if (facet.id === except) return true;
+      const wanted = picked.filter((it) => it.startsWith(`${facet.id}:`)).map((it) => it.slice(facet.id.length + 1));
+      const has = facet.of(repo);
+      // "On this machine" narrows with every tick; the others widen within their group.
+      return wanted.length === 0 || (facet.id === "here" ? wanted.every((it) => has.includes(it)) : wanted.some((it) => has.includes(it)));
+    });
+  const shown = found?.items.filter((repo) => matches(repo)) ?? [];
+  const fits = found?.items.filter((repo) => repo.fits === "yes").length ?? 0;
+
+  const change = (next: { search?: string; sort?: Sort; f?: string[] }): void => {
+    const fresh = new URLSearchParams();
+    const text = next.search ?? search;
+    const order = next.sort ?? sort;
+    if (text !== "") fresh.set("search", text);
+    if (order !== "updated") fresh.set("sort", order);
+    for (const it of next.f ?? picked) fresh.append("f", it);
+    go(`models${fresh.size > 0 ? `?${fresh}` : ""}`, "replace");
+  };
+  const toggle = (tick: string): void => change({ f: picked.includes(tick) ? picked.filter((it) => it !== tick) : [...picked, tick] });
+
+  return (
+    <div class="page wrap">
+      <Head title={t("place.models")} sum={found && (search === "" ? t("models.sum", { n: found.total, fits }) : t("models.found", { n: found.total, search }))}>
+        <Link class="b go" to="jobs?pull">{t("models.pull")}</Link>
+      </Head>
+      {problem && <Trouble problem={problem} retry={() => setTurn(turn + 1)} />}
+      {found === null && problem === null && <Waiting what={t("waiting.models")} />}
+      {found !== null && (
+        <div class="list">
+          <Filters list={list} items={found.items} picked={picked} matches={matches} toggle={toggle} />
+          <div>
+            <Controls search={search} sort={sort} change={change} />
+            <Chips count={shown.length} list={list} picked={picked} toggle={toggle} />
+            {shown.length > 0 && (
+              <ul class="repos">
+                {shown.map((repo) => <Row key={repo.repo_id} repo={repo} />)}
+              </ul>
+            )}
+            {shown.length === 0 && found.items.length === 0 && search === "" && (
+              <Empty what={t("models.none")} next={t("models.none.next")}>
+                <Link class="b go" to="jobs?pull">{t("models.pull")}</Link>
+              </Empty>
+            )}
+            {shown.length === 0 && (found.items.length > 0 || search !== "") && (
+              <Empty what={t("models.nomatch")} next={t("models.nomatch.next")}>
+                <button class="b" type="button" onClick={() => change({ search: "", f: [] })}>{t("models.clear")}</button>
+              </Empty>
+            )}
+            {found.items.length < found.total && <p class="small quiet more">{t("models.more", { shown: integer(found.items.length), total: integer(found.total) })}</p>}
+          </div>
+        </div>
+      )}
+    </div>
+  );
+}
+
+function Filters({ list, items, picked, matches, toggle }: {
+  list: Facet[];
+  items: RepoSummary[];
+  picked: string[];
+  matches: (repo: RepoSummary, except?: string) => boolean;
+  toggle: (tick: string) => void;
+}) {
+  const wide = useMemo(() => matchMedia("(min-width: 60rem)").matches, []);
+  return (
+    <details class="facets" open={wide}>
+      <summary>{t("facet.title", { n: picked.length })}</summary>
+      <form aria-label={t("facet.label")} onSubmit={(event) => event.preventDefault()}>
+        <div class="cols">
+          {list.map((facet) => {
+            const counts = new Map<string, number>();
+            for (const repo of items) {
+              const in_ = matches(repo, facet.id) ? 1 : 0;
+              for (const value of facet.of(repo)) counts.set(value, (counts.get(value) ?? 0) + in_);
+            }
+            if (counts.size === 0) return null;
+            return (
+              <fieldset key={facet.id}>
+                <legend>{facet.title}</legend>
+                {[...counts].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0])).slice(0, 12).map(([value, n]) => {
+                  const tick = `${facet.id}:${value}`;
+                  return (
+                    <label key={value}>
+                      <input type="checkbox" checked={picked.includes(tick)} onChange={() => toggle(tick)} />
+                      <span>{facet.say(value)}</span>
+                      <span class="num">{integer(n)}</span>
+                    </label>
+                  );
+                })}
+              </fieldset>
+            );
+          })}
+        </div>
+      </form>
+    </details>
+  );
+}
+
+function Controls({ search, sort, change }: { search: string; sort: Sort; change: (next: { search?: string; sort?: Sort }) => void }) {
+  const [text, setText] = useState(search);
+  useEffect(() => setText(search), [search]);
+  useEffect(() => {
+    if (text.trim() === search) return undefined;
+    const timer = setTimeout(() => change({ search: text.trim() }), 300);
+    return () => clearTimeout(timer);
+  }, [text]);
+  return (
+    <form class="filters" role="search" aria-label={t("models.search")} onSubmit={(event) => { event.preventDefault(); change({ search: text.trim() }); }}>
+      <label class="grow">
+        <span>{t("models.search")}</span>
+        <input type="search" id="search" value={text} onInput={(event) => setText(event.currentTarget.value)} />
+      </label>
+      <label>
+        <span>{t("models.sort")}</span>
+        <select value={sort} onChange={(event) => change({ sort: event.currentTarget.value as Sort })}>
+          {SORTS.map((it) => <option key={it} value={it}>{t(`sort.${it}`)}</option>)}
+        </select>
+      </label>
+    </form>
+  );
+}
+
+function Chips({ count, list, picked, toggle }: { count: number; list: Facet[]; picked: string[]; toggle: (tick: string) => void }) {
+  return (
+    <div class="chips small">
+      <span role="status">{t("models.count", { n: count })}</span>
+      {picked.map((tick) => {
+        const at = tick.indexOf(":");
+        const facet = list.find((it) => it.id === tick.slice(0, at));
+        if (facet === undefined) return null;
+        return (
+          <button key={tick} class="b bare" type="button" onClick={() => toggle(tick)}>
+            <span>{facet.say(tick.slice(at + 1))}</span> <span aria-hidden="true">×</span>
+            <span class="sr">{t("facet.remove")}</span>
+          </button>
+        );
+      })}
+    </div>
+  );
+}
+
+function Row({ repo }: { repo: RepoSummary }) {
+  const [owner, name] = repo.repo_id.split("/");
+  return (
+    <li class="repo">
+      <div>
+        <h2>
+          <Link to={`models/${repoPath(repo.repo_id)}`}><span class="own">{owner}/</span>{name}</Link>
+        </h2>
+        {repo.description && <p>{repo.description}</p>}
+        <div class="bits">
+          {repo.task && <span>{maybe(`task.${repo.task}`) ?? repo.task}</span>}
+          {repo.languages.length > 0 && <span>{repo.languages.length > 4 ? t("models.languages", { n: repo.languages.length }) : repo.languages.map(endonym).join(", ")}</span>}
+          <span>{repo.licence ?? t("licence.unstated")}</span>
+          {repo.formats.length > 0 && <span>{repo.formats.join(", ")}</span>}
+          {repo.private && <span class="tag">{t("facet.private")}</span>}
+        </div>
+      </div>
+      <div class="cell">
+        {repo.deployment ? <State of={repo.deployment.state} /> : <span class="st done">{t("state.ondisk")}</span>}
+        <small>{t("models.downloads", { n: repo.downloads })}</small>
+      </div>
+      <div class="cell">
+        {ago(repo.updated_at)}
+        <small>{t("models.updated")}</small>
+      </div>
+      <div class="cell num">
+        <Size of={repo.size_bytes} />
+        <small>{t(`fits.${repo.fits}`)}</small>
+      </div>
+    </li>
+  );
+}

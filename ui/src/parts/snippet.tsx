@@ -1,0 +1,78 @@
+import { useState } from "preact/hooks";
+import { call, type NewKey, type Repo } from "../api";
+import { Code, CopyButton, Tabs, Trouble } from "./index";
+import { t } from "../i18n";
+import { useAct } from "../load";
+import { absoluteURL, Link } from "../router";
+import { status } from "../session";
+import { useStore } from "../store";
+
+type Client = "curl" | "python" | "langchain";
+export type Talk = "chat" | "text" | "embedding";
+
+const EMBEDDING_TASKS = new Set(["feature-extraction", "sentence-similarity", "embedding"]);
+
+/** What the model is asked for: chat, plain text when it has no template, or vectors. */
+export function talkOf(repo: Pick<Repo, "task">, has_chat_template: boolean | null, pooling: string | null): Talk {
+  if (pooling !== null && pooling !== "none" && pooling !== "") return "embedding";
+  if (repo.task !== null && EMBEDDING_TASKS.has(repo.task)) return "embedding";
+  return has_chat_template === false ? "text" : "chat";
+}
+
+function snippet(client: Client, talk: Talk, base: string, model: string, key: string, question: string): string {
+  const said = JSON.stringify(question);
+  if (client === "curl") {
+    const [path, body] = {
+      chat: ["chat/completions", `"messages": [{"role": "user", "content": ${said}}]`],
+      text: ["completions", `"prompt": ${said}, "max_tokens": 64`],
+      embedding: ["embeddings", `"input": [${said}]`],
+    }[talk] as [string, string];
+    return `curl ${base}/${path} \\\n  -H "Authorization: Bearer ${key}" \\\n  -H "Content-Type: application/json" \\\n  -d '{"model": "${model}",\n       ${body.replaceAll("'", "'\\''")}}'`;
+  }
+  if (client === "python") {
+    const made = `from openai import OpenAI\n\nclient = OpenAI(base_url="${base}", api_key="${key}")\n`;
+    if (talk === "embedding") return `${made}answer = client.embeddings.create(\n    model="${model}",\n    input=[${said}],\n)\nprint(answer.data[0].embedding)`;
+    if (talk === "text") return `${made}answer = client.completions.create(\n    model="${model}",\n    prompt=${said},\n    max_tokens=64,\n)\nprint(answer.choices[0].text)`;
+    return `${made}answer = client.chat.completions.create(\n    model="${model}",\n    messages=[{"role": "user", "content": ${said}}],\n    stream=True,\n)\nfor chunk in answer:\n    if chunk.choices:\n        print(chunk.choices[0].delta.content or "", end="")`;
+  }
+  if (talk === "embedding")
+    return `from langchain_openai import OpenAIEmbeddings\n\nmodel = OpenAIEmbeddings(\n    base_url="${base}",\n    api_key="${key}",\n    model="${model}",\n    check_embedding_ctx_length=False,\n)\nprint(model.embed_query(${said}))`;
+  const kind = talk === "text" ? "OpenAI" : "ChatOpenAI";
+  return `from langchain_openai import ${kind}\n\nmodel = ${kind}(\n    base_url="${base}",\n    api_key="${key}",\n    model="${model}",\n)\nprint(model.invoke(${said})${talk === "text" ? "" : ".content"})`;
+}
+
+/** How a program calls the model, with a key made on demand and shown once. */
+export function Snippet({ model, talk, keyName }: { model: string; talk: Talk; keyName: string }) {
+  const base = useStore(status)?.openai_base_url ?? absoluteURL("v1").replace(/\/$/, "");
+  const [client, setClient] = useState<Client>("curl");
+  const [made, setMade] = useState<NewKey | null>(null);
+  const act = useAct();
+  const labels: Record<Client, string> = { curl: "curl", python: "Python", langchain: "LangChain" };
+  return (
+    <div class="stack">
+      <p>{talk === "chat" ? t("use.chat") : talk === "text" ? t("use.text") : t("use.embedding")}</p>
+      {made === null ? (
+        <div class="row">
+          <button class="b go" type="button" disabled={act.busy} onClick={() => void act.run(async () => setMade(await call<NewKey>("fust/v1/tokens", { method: "POST", body: { name: keyName, scope: "read" } })))}>
+            {t("use.make")}
+          </button>
+          <span class="small quiet">{t("use.make.note")}</span>
+        </div>
+      ) : (
+        <div class="note calm" role="status">
+          <p>{t("keys.once")}</p>
+          <p class="row"><code class="token">{made.token}</code><CopyButton text={made.token} label={t("keys.copy")} /></p>
+          <p><Link to="keys">{t("use.manage")}</Link></p>
+        </div>
+      )}
+      {act.problem && <Trouble problem={act.problem} />}
+      <Tabs<Client> tabs={(Object.keys(labels) as Client[]).map((id) => ({ id, label: labels[id] }))} now={client} label={t("use.clients")} onPick={setClient} />
+      {(Object.keys(labels) as Client[]).map((id) => (
+        <div key={id} role="tabpanel" id={`p-${id}`} aria-labelledby={`t-${id}`} hidden={id !== client}>
+          <Code label={labels[id]} text={snippet(id, talk, base, model, made?.token ?? "FUST_KEY", t("use.question"))} />
+        </div>
+      ))}
+      {made === null && <p class="small quiet">{t("use.placeholder")}</p>}
+    </div>
+  );
+}

@@ -174,7 +174,7 @@ class Accounts:
             found = session.execute(query).first()
         if found is None:
             return None
-        token, user = found.tuple()
+        token, user = found
         self._note_use(token)
         scopes = SCOPES[token.scope]
         return Identity(user.name, user.is_admin and "admin" in scopes, scopes, token.id, "token")

@@ -20,7 +20,7 @@ RepoType = Literal["model", "dataset", "space"]
 REPO_TYPES: tuple[RepoType, ...] = ("model", "dataset", "space")
 
 # As the Hugging Face Hub: letters, digits, '.', '_' and '-'; no leading or trailing '.' or '-', no '..' or '--'.
-_NAME = re.compile(r"^[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?$")
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -31,7 +31,7 @@ def check_name(value: str, what: str = "name") -> str:
         InvalidInput: it holds other characters, is too long, or ends in `.git`.
 
     """
-    if not _NAME.match(value) or ".." in value or "--" in value or value.lower().endswith((".git", ".ipynb")):
+    if not _NAME.fullmatch(value) or ".." in value or "--" in value or value.lower().endswith((".git", ".ipynb")):
         raise InvalidInput(
             "{value!r} cannot be a {what}.",
             hint="Use 1 to 96 letters, digits, '.', '_' or '-'; no '..' or '--', no '-' or '.' at either end, no '.git'.",

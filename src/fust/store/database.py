@@ -48,6 +48,7 @@ class Database:
         Raises:
             StorageFull: the disk of the database is full; nothing of the block was kept.
             Unavailable: the database stayed locked or is read-only.
+
         """
         session = self._sessions()
         session.info["write"] = True
@@ -71,8 +72,7 @@ class Database:
             with errors_are_clear():
                 yield session
         finally:
-            session.rollback()
-            session.close()
+            session.close()  # lets go of the rows before it rolls back, so that they stay readable
 
     def close(self) -> None:
         """Closes all connections."""

@@ -1,0 +1,190 @@
+"""Accounts: tokens, sessions, links, rights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from fust.accounts.models import SignInCode, Token, User
+from fust.accounts.passwords import Limiter
+from fust.accounts.service import ANONYMOUS, Accounts, token_in
+from fust.core.clock import utc_naive
+from fust.core.errors import Conflict, Denied, InvalidInput, NotFound, RateLimited, Unauthenticated
+from fust.core.settings import load_settings
+from fust.store.database import Base, Database
+
+
+@pytest.fixture
+def accounts(tmp_path: Path) -> Iterator[Accounts]:
+    settings = load_settings(tmp_path, environ={})
+    database = Database(settings.database_url)
+    Base.metadata.create_all(database.engine)
+    accounts = Accounts(database, settings)
+    accounts.create_user("admin", is_admin=True)
+    accounts.create_user("eva")
+    yield accounts
+    database.close()
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret}"}
+
+
+def test_a_token_is_its_user_and_only_its_hash_is_kept(accounts: Accounts) -> None:
+    made = accounts.create_token("eva", "laptop", "write")
+    identity = accounts.identify(bearer(made.secret))
+    assert (identity.user, identity.is_admin, identity.via) == ("eva", False, "token")
+    with accounts._database.read() as session:
+        row = session.scalars(select(Token).where(Token.id == made.id)).one()
+        assert made.secret not in str(vars(row))
+        assert row.last_used_at is not None
+
+
+def test_a_wrong_token_is_refused_and_none_is_nobody(accounts: Accounts) -> None:
+    assert accounts.identify({}) == ANONYMOUS
+    for headers in (bearer("fust_wrong"), {"x-api-key": "rubbish"}, bearer("x" * 100_000)):
+        with pytest.raises(Unauthenticated):
+            accounts.identify(headers)
+
+
+def test_a_revoked_token_ends_at_once(accounts: Accounts) -> None:
+    made = accounts.create_token("eva", "laptop", "read")
+    accounts.identify(bearer(made.secret))
+    accounts.revoke_token(accounts.identify(bearer(made.secret)), made.id)
+    with pytest.raises(Unauthenticated):
+        accounts.identify(bearer(made.secret))
+
+
+def test_nobody_revokes_anothers_token(accounts: Accounts) -> None:
+    made = accounts.create_token("admin", "server", "admin")
+    eva = accounts.identify(bearer(accounts.create_token("eva", "x", "write").secret))
+    with pytest.raises(NotFound):
+        accounts.revoke_token(eva, made.id)
+
+
+def test_scopes_bound_an_administrators_rights(accounts: Accounts) -> None:
+    read = accounts.identify(bearer(accounts.create_token("admin", "r", "read").secret))
+    assert not read.is_admin
+    with pytest.raises(Denied):
+        accounts.check_write(read, "admin")
+    with pytest.raises(Denied):
+        accounts.check_admin(read)
+    with pytest.raises(Denied):
+        accounts.create_token("eva", "too much", "admin")
+    with pytest.raises(InvalidInput):
+        accounts.create_token("eva", "x", "everything")
+
+
+def test_write_needs_ownership(accounts: Accounts) -> None:
+    eva = accounts.identify(bearer(accounts.create_token("eva", "w", "write").secret))
+    accounts.check_write(eva, "EVA")
+    with pytest.raises(Denied):
+        accounts.check_write(eva, "admin")
+    with pytest.raises(Unauthenticated):
+        accounts.check_write(ANONYMOUS, "eva")
+    assert accounts.may_read(ANONYMOUS, "eva", private=False)
+    assert not accounts.may_read(ANONYMOUS, "eva", private=True)
+    assert accounts.may_read(eva, "eva", private=True)
+
+
+def test_only_administrators_make_organisations(accounts: Accounts) -> None:
+    admin = accounts.identify(bearer(accounts.create_token("admin", "a", "admin").secret))
+    eva = accounts.identify(bearer(accounts.create_token("eva", "w", "write").secret))
+    with pytest.raises(NotFound):
+        accounts.ensure_namespace("school", eva)
+    assert accounts.ensure_namespace("School", admin) == "School"
+    assert accounts.ensure_namespace("school", eva) == "School"
+    with pytest.raises(Conflict):
+        accounts.create_user("SCHOOL")
+
+
+@pytest.mark.parametrize("name", ["api", "V1", "datasets", "new", "a/b", "", "x" * 97])
+def test_reserved_and_bad_user_names(accounts: Accounts, name: str) -> None:
+    with pytest.raises(InvalidInput):
+        accounts.create_user(name)
+
+
+def test_a_link_works_once(accounts: Accounts) -> None:
+    code, life_s = accounts.create_code("eva")
+    assert life_s == 600
+    secret = accounts.redeem_code(code)
+    identity = accounts.identify({"cookie": f"a=b; fust_session={secret}"})
+    assert (identity.user, identity.via) == ("eva", "session")
+    with pytest.raises(Unauthenticated):
+        accounts.redeem_code(code)
+
+
+def test_an_old_link_is_refused(accounts: Accounts) -> None:
+    code, _ = accounts.create_code("eva")
+    with accounts._database.write() as session:
+        session.execute(update(SignInCode).values(expires_at=utc_naive() - timedelta(seconds=1)))
+    with pytest.raises(Unauthenticated):
+        accounts.redeem_code(code)
+
+
+def test_a_session_used_from_another_site_changes_nothing(accounts: Accounts) -> None:
+    secret = accounts.redeem_code(accounts.create_code("eva")[0])
+    cookie = {"cookie": f"fust_session={secret}"}
+    accounts.identify(cookie, method="GET")
+    for extra in (
+        {},
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "https://evil.example"},
+        {"sec-fetch-site": "same-site"},
+    ):
+        with pytest.raises(Denied):
+            accounts.identify({**cookie, **extra}, method="POST")
+    assert accounts.identify({**cookie, "sec-fetch-site": "same-origin"}, method="POST").user == "eva"
+    assert accounts.identify({**cookie, "origin": "http://127.0.0.1:8787"}, method="POST").user == "eva"
+
+
+def test_passwords(accounts: Accounts) -> None:
+    with pytest.raises(InvalidInput):
+        accounts.set_password("eva", "short")
+    accounts.set_password("eva", "a sentence is good")
+    with accounts._database.read() as session:
+        hashed = session.scalars(select(User.password_hash).where(User.name == "eva")).one()
+    assert hashed is not None and hashed.startswith("$argon2id$")
+    old = accounts.sign_in_by_password("eva", "a sentence is good")
+    for name, password in (("eva", "wrong"), ("nobody", "a sentence is good"), ("admin", "")):
+        with pytest.raises(Unauthenticated):
+            accounts.sign_in_by_password(name, password)
+    accounts.set_password("eva", "another sentence")
+    assert accounts.identify({"cookie": f"fust_session={old}"}) == ANONYMOUS
+
+
+def test_guessing_is_slowed() -> None:
+    limiter = Limiter()
+    for _ in range(10):
+        limiter.check("eva")
+        limiter.failed("eva")
+    with pytest.raises(RateLimited) as caught:
+        limiter.check("EVA")
+    assert caught.value.retry_after_s and caught.value.retry_after_s <= 60
+    limiter.check("other")
+
+
+def test_weak_tokens_do_not_become_strong_sessions(accounts: Accounts) -> None:
+    for user, scope in (("eva", "read"), ("admin", "read"), ("admin", "write")):
+        with pytest.raises(Denied):
+            accounts.sign_in_by_token(accounts.create_token(user, "t", scope).secret)
+    assert accounts.sign_in_by_token(accounts.create_token("eva", "t", "write").secret)
+
+
+def test_tokens_in_headers() -> None:
+    assert token_in({"authorization": "bearer x "}) == "x"
+    assert token_in({"authorization": "Basic YTpi"}) == "b"
+    assert token_in({"authorization": "Basic ***"}) is None
+    assert token_in({"x-api-key": "k"}) == "k"
+    assert token_in({"authorization": "Digest x"}) is None
+
+
+def test_the_signing_key_is_private_and_stays(accounts: Accounts) -> None:
+    key = accounts.signing_key()
+    path = accounts._settings.home / "signing-key"
+    assert len(key) == 32 and path.stat().st_mode & 0o777 == 0o600
+    assert Accounts(accounts._database, accounts._settings).signing_key() == key

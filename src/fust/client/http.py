@@ -6,8 +6,11 @@ import http.client
 import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from fust import __version__
 from fust.core.errors import FustError, Unavailable, UpstreamFailed
@@ -21,9 +24,8 @@ class ClientError(FustError):
 
     def __init__(self, status: int, code: str, message: str, hint: str, request_id: str = "") -> None:
         super().__init__(
-            "{message}", hint="{hint}" if hint else "", code=code, message=message, hint_text=hint
+            "{message}", hint="{advice}" if hint else "", code=code, message=message, advice=hint
         )
-        self.params = {"message": message, "hint": hint}
         self.status = status
         self.request_id = request_id
 
@@ -118,28 +120,29 @@ class Transport:
         )
 
 
-def _refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ClientError:
-    """Returns the error of an answer in any of the three forms that a Fust server draws."""
+class _Refusal(msgspec.Struct):
+    """The three forms in which a Fust server draws an error, in one."""
+
+    error: dict[str, Any] | str | None = None
+    detail: str = ""
+    hint: str = ""
+    code: str = ""
+    request_id: str = ""
+
+
+def _refusal(status: int, body: bytes, headers: Message) -> ClientError:
     try:
-        document: Any = json.loads(body)
-    except ValueError:
-        document = {}
-    if not isinstance(document, dict):
-        document = {}
-    fields: dict[str, Any] = document
-    request_id = str(fields.get("request_id") or headers.get("x-request-id") or "")
-    envelope: Any = fields.get("error")
-    if isinstance(envelope, dict):
-        inner: dict[str, Any] = envelope
-        return ClientError(
-            status, str(inner.get("code") or status), str(inner.get("message")), "", request_id
-        )
-    if "detail" in fields:
-        code, hint = str(fields.get("code") or status), str(fields.get("hint") or "")
-        return ClientError(status, code, str(fields["detail"]), hint, request_id)
-    words = envelope or headers.get("x-error-message") or body[:200].decode("utf-8", "replace").strip()
-    code = headers.get("x-error-code") or str(status)
-    return ClientError(status, code, str(words) or f"HTTP {status}", "", request_id)
+        drawn = msgspec.json.decode(body, type=_Refusal)
+    except msgspec.MsgspecError:
+        drawn = _Refusal(error=body[:200].decode("utf-8", "replace").strip())
+    request_id = drawn.request_id or headers.get("x-request-id", "")
+    if drawn.detail:
+        return ClientError(status, drawn.code or str(status), drawn.detail, drawn.hint, request_id)
+    if isinstance(drawn.error, dict):
+        code, words = str(drawn.error.get("code") or status), str(drawn.error.get("message"))
+        return ClientError(status, code, words, "", request_id)
+    words = headers.get("x-error-message") or drawn.error or f"HTTP {status}"
+    return ClientError(status, headers.get("x-error-code", str(status)), words, "", request_id)
 
 
 def _parse_events(response: http.client.HTTPResponse) -> Generator[Event]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from sqlalchemy import select, update
 
 from fust.accounts.service import Identity
@@ -20,17 +21,15 @@ from fust.jobs.supervisor import Supervisor, budget_of
 from fust.store.database import Database
 from fust.wire.runs import FINAL_STATES, Progress, Run
 
-import msgspec  # isort: skip
-
 
 class Jobs:
     """Runs of one home. ``start`` adopts what still runs from before; ``stop`` leaves processes running."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, *, worker: str = "fust.app.worker") -> None:
         self._database = database
         self._settings = settings
         self._kinds: dict[str, Kind] = {}
-        self._supervisor = Supervisor(database, settings, self._kinds)
+        self._supervisor = Supervisor(database, settings, self._kinds, worker)
 
     def register(self, kind: Kind) -> None:
         """Makes a kind of run known; before ``start``."""

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 CANCEL_GRACE_S = 10.0
 """Between SIGTERM and SIGKILL."""
-_BUSY_S, _IDLE_S = 0.25, 5.0
+_BUSY_S, _IDLE_S = 0.25, 2.0
 LOCK_VARIABLE = "FUST_RUN_LOCK"
 """Number of the inherited descriptor that holds the run's lock."""
 _THREAD_VARIABLES = (
@@ -63,10 +63,13 @@ def budget_of(settings: Settings) -> Budget:
 class Supervisor:
     """One thread that moves runs from queued to their end. Of several servers on a home, one supervises."""
 
-    def __init__(self, database: Database, settings: Settings, kinds: Mapping[str, Kind]) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, kinds: Mapping[str, Kind], worker: str
+    ) -> None:
         self._database = database
         self._settings = settings
         self._kinds = kinds
+        self._worker = worker
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._ending: dict[str, float] = {}
         """Run id -> monotonic time of its SIGTERM."""
@@ -87,6 +90,9 @@ class Supervisor:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
+        for child in self._children.values():
+            child.returncode = child.poll() or 0  # let go of: it runs on, and its destructor need not complain
+        self._children.clear()
         self._only_one.release()
 
     def wake(self) -> None:
@@ -247,7 +253,7 @@ class Supervisor:
                 return False
             with folder.log.open("ab") as output:
                 self._children[row.id] = subprocess.Popen(
-                    [sys.executable, "-m", "fust.app.worker", row.id],
+                    [sys.executable, "-m", self._worker, row.id],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

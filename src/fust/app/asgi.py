@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import Executor
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from fust.accounts.service import Accounts
+from fust.core.errors import FustError
 from fust.core.ids import new_id
+from fust.wire.problems import draw_problem
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +46,14 @@ class Dispatcher:
         base_path: str,
         registry: CollectorRegistry,
         healthy: Callable[[], bool],
+        accounts: Accounts,
+        pool: Executor,
     ) -> None:
         self._fust, self._model, self._hub, self._page = fust, model, hub, page
         self._base = base_path.encode()
         self._registry = registry
         self._healthy = healthy
+        self._accounts, self._pool = accounts, pool
         self._requests = Counter(
             "fust_http_requests",
             "Requests by surface and status class.",
@@ -121,7 +129,18 @@ class Dispatcher:
         await answer(send, 200 if healthy else 503, b"ok\n" if healthy else b"stopping\n", b"text/plain")
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            # Labels name models, private ones too: only an administrator's key reads them.
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._check_admin, headers_of(scope))
+        except FustError as error:
+            request_id = scope["fust.request_id"]
+            status, body = draw_problem(error, "en", request_id)
+            await answer(send, status, body, b"application/problem+json", request_id=request_id)
+            return
         await answer(send, 200, generate_latest(self._registry), b"text/plain; version=0.0.4; charset=utf-8")
+
+    def _check_admin(self, headers: dict[str, str]) -> None:
+        self._accounts.check_admin(self._accounts.identify(headers))
 
 
 def headers_of(scope: Scope) -> dict[str, str]:

@@ -185,6 +185,8 @@ def compose(services: Services) -> Dispatcher:
         base_path=settings.base_path,
         registry=services.registry,
         healthy=lambda: not services.stopping,
+        accounts=services.accounts,
+        pool=pool,
     )
 
 

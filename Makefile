@@ -16,8 +16,8 @@ test-install:
 	@sh scripts/test-system.sh
 
 gates: test-install
-	$(PY) -m ruff check src tests benchmarks examples
-	$(PY) -m ruff format --check src tests benchmarks examples
+	$(PY) -m ruff check src tests benchmarks examples scripts
+	$(PY) -m ruff format --check src tests benchmarks examples scripts
 	$(PY) -m pyright
 	.venv/bin/lint-imports
 	sh ui/check-drift.sh
@@ -38,8 +38,8 @@ ui:
 	cd ui && npm ci --no-audit --no-fund && npm run build
 
 fmt:
-	$(PY) -m ruff check --fix src tests benchmarks examples
-	$(PY) -m ruff format src tests benchmarks examples
+	$(PY) -m ruff check --fix src tests benchmarks examples scripts
+	$(PY) -m ruff format src tests benchmarks examples scripts
 
 clean:
 	rm -rf .venv ui/node_modules build dist

@@ -1,0 +1,159 @@
+"""Writes docs/reference/*.md from the code; `--check` fails when a page is not what the code says."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import sys
+from pathlib import Path
+
+import click
+
+from fust.cli.main import COMMANDS, LazyGroup, main
+from fust.core import settings as settings_module
+from fust.core.errors import FustError
+from fust.core.settings import SECTIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def field_texts(kind: type) -> dict[str, str]:
+    """Returns field name -> the docstring below it."""
+    tree = ast.parse(inspect.getsource(settings_module))
+    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind.__name__)
+    texts: dict[str, str] = {}
+    for field, after in zip(node.body, node.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(after, ast.Expr)
+        ):
+            texts[field.target.id] = ast.literal_eval(after.value)
+    return texts
+
+
+def settings_page() -> str:
+    """Returns the page of all settings."""
+    lines = [
+        "# Settings",
+        "",
+        "Order: flag, environment, `$FUST_HOME/fust.toml`, default. `fust config show` prints every value and where it "
+        "came from. In the environment `server.port` is `FUST_SERVER__PORT`; in the file it is `port` under `[server]`.",
+    ]
+    for name, kind in SECTIONS.items():
+        lines += ["", f"## {name}", "", "| setting | default | meaning |", "|---|---|---|"]
+        texts = field_texts(kind)
+        for field in dataclasses.fields(kind):
+            default = field.default if field.default is not dataclasses.MISSING else ""
+            shown = f"`{default}`" if default not in ("", ()) else "empty"
+            lines.append(f"| `{name}.{field.name}` | {shown} | {texts[field.name]} |")
+    return "\n".join(lines) + "\n"
+
+
+def cli_page() -> str:
+    """Returns the page of all commands."""
+    lines = ["# Commands", "", "Every command takes `--json`, `--home`, `--url` and `--token`."]
+    group = LazyGroup(name="fust")
+    context = click.Context(group, info_name="fust")
+    for verb in COMMANDS:
+        command = group.get_command(context, verb)
+        assert command is not None, verb
+        lines += command_lines(command, f"fust {verb}", context)
+    return "\n".join(lines) + "\n"
+
+
+def command_lines(command: click.Command, path: str, parent: click.Context) -> list[str]:
+    """Returns the lines of one command and of those below it."""
+    context = click.Context(command, info_name=path.split()[-1], parent=parent)
+    usage = " ".join(command.collect_usage_pieces(context))
+    lines = [
+        "",
+        f"## `{path}`",
+        "",
+        inspect.cleandoc(command.help or "").split("\f")[0],
+        "",
+        f"Usage: `{path} {usage}`",
+    ]
+    if command.epilog:
+        lines += [
+            "",
+            command.epilog
+            if "`" in command.epilog
+            else command.epilog.replace("Example: ", "Example: `") + "`",
+        ]
+    options = [
+        p for p in command.params if isinstance(p, click.Option) and not p.hidden and p.name != "common_json"
+    ]
+    if options:
+        lines += ["", "| option | meaning |", "|---|---|"]
+        lines += [f"| `{', '.join(o.opts)}` | {o.help or ''} |" for o in options]
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            lines += command_lines(child, f"{path} {name}", context)
+    return lines
+
+
+def errors_page() -> str:
+    """Returns the page of error codes."""
+
+    def rows(kind: type[FustError]) -> list[str]:
+        doc = (inspect.getdoc(kind) or "").split("\n")[0]
+        below = sorted(kind.__subclasses__(), key=lambda k: (k.status, k.code))
+        own = [f"| `{kind.code}` | {kind.status} | {doc} |"]
+        return own + [row for child in below for row in rows(child)]
+
+    lines = [
+        "# Error codes",
+        "",
+        "The Fust surface answers RFC 9457 problem details with `code`, `hint` and `request_id`; `/v1` answers OpenAI's "
+        "envelope; the hub surface sets `X-Error-Code` where the Hub's clients read it.",
+        "",
+        "| code | status | meaning |",
+        "|---|---|---|",
+    ]
+    seen: dict[str, str] = {}
+    for row in rows(FustError):
+        seen.setdefault(row, row)
+    return "\n".join([*lines, *seen]) + "\n"
+
+
+PAGES = {"settings.md": settings_page, "cli.md": cli_page, "errors.md": errors_page}
+
+
+def import_all() -> None:
+    """Imports every module, so that every error class is known."""
+    import importlib
+
+    for path in sorted((ROOT / "src" / "fust").rglob("*.py")):
+        parts = path.relative_to(ROOT / "src").with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if "migrations" not in name and not name.endswith(("_child", "__main__")):
+            importlib.import_module(name)
+
+
+def run(check: bool) -> int:
+    """Writes or checks all pages; returns an exit status."""
+    import_all()
+    stale = [
+        name
+        for name, page in PAGES.items()
+        if not (REFERENCE / name).exists() or (REFERENCE / name).read_text() != page()
+    ]
+    if check and stale:
+        print(
+            f"docs/reference is not what the code says: {', '.join(stale)}. Run: .venv/bin/python scripts/reference.py"
+        )
+        return 1
+    for name in stale:
+        REFERENCE.mkdir(parents=True, exist_ok=True)
+        (REFERENCE / name).write_text(PAGES[name]())
+    return 0
+
+
+if __name__ == "__main__":
+    assert main
+    raise SystemExit(run("--check" in sys.argv[1:]))

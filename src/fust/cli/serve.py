@@ -1,0 +1,163 @@
+"""`fust serve`, `ps` and `stop`: models at the API."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import click
+
+from fust.cli.context import CLI, pass_cli
+from fust.cli.show import ago, example, table
+from fust.client import Client, ClientError
+from fust.client.types import Deployment
+from fust.core.errors import InvalidInput, NotFound
+from fust.core.i18n import t
+from fust.core.units import show_size
+
+_POLL_S = 0.2
+
+
+@click.command(
+    help=t(
+        "Make a model answer at the API. A model of the hub is named OWNER/NAME, with :FILE behind it to pick "
+        "one GGUF of several; a GGUF file on this disk is first put into the hub as local/NAME."
+    ),
+    epilog=example(
+        "fust serve Qwen/Qwen3-0.6B-GGUF --alias small",
+        "fust serve Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf --pin",
+        "fust serve ./my-model.gguf",
+    ),
+)
+@click.argument("model", metavar="OWNER/NAME[:FILE]|PATH")
+@click.option("--alias", default="", help=t("Another name under which the API knows it."))
+@click.option("--pin", is_flag=True, help=t("Never unload it to make room."))
+@click.option("-d", "--detach", is_flag=True, help=t("Do not wait until it is loaded."))
+@pass_cli
+def serve(cli: CLI, model: str, alias: str, pin: bool, detach: bool) -> None:
+    """Creates a deployment and waits until it is ready."""
+    client = cli.client()
+    path = Path(model)
+    if path.is_file() or model.startswith((".", "/", "~")):
+        repo_id, file = _upload(cli, client, path.expanduser())
+    else:
+        repo_id, _, file = model.partition(":")
+    deployment = client.create_deployment(repo_id, file, alias, pin=pin)
+    if not detach:
+        deployment = _wait(client, deployment)
+    cli.result(deployment, _how_to_use(deployment))
+
+
+def _upload(cli: CLI, client: Client, path: Path) -> tuple[str, str]:
+    """Puts a GGUF file, all parts of it, into `local/<stem>` and returns (repo id, file)."""
+    if not path.is_file() or path.suffix != ".gguf":
+        raise InvalidInput(
+            "{path} is not a GGUF file.",
+            hint="Give a .gguf file, or OWNER/NAME of a model in the hub.",
+            path=path,
+        )
+    part = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", path.stem)
+    stem = part[1] if part else path.stem
+    paths = sorted(path.parent.glob(f"{_glob_escape(stem)}-?????-of-{part[2]}.gguf")) if part else [path]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)
+    name = re.sub(r"([.-])\1+", r"\1", name).strip(".-")[:96].rstrip(".-")
+    repo_id = f"local/{name or 'model'}"
+    for one in paths:
+        if not cli.json:
+            click.echo(
+                t(
+                    "Putting {path} into {repo_id} ({size})",
+                    path=one,
+                    repo_id=repo_id,
+                    size=show_size(one.stat().st_size),
+                ),
+                err=True,
+            )
+        client.upload(
+            one, repo_id, repo_type="model", message=f"Upload {one.name}", private=False, path_in_repo=""
+        )
+    return repo_id, paths[0].name
+
+
+def _glob_escape(text: str) -> str:
+    import glob
+
+    return glob.escape(text)
+
+
+def _wait(client: Client, deployment: Deployment) -> Deployment:
+    """Returns the deployment when it has loaded.
+
+    Raises:
+        ClientError: it could not be loaded; says why.
+
+    """
+    while deployment.state == "loading":
+        time.sleep(_POLL_S)
+        deployment = client.get_deployment(deployment.id)
+    if deployment.state == "failed":
+        raise ClientError(500, "failed", deployment.error or t("The model could not be loaded."), "")
+    return deployment
+
+
+def _how_to_use(deployment: Deployment) -> str:
+    name = deployment.alias or deployment.name
+    lines = [t("{name}: {state}", name=name, state=t(deployment.state))]
+    lines += [f"  {reason}" for reason in deployment.why]
+    lines += [f"  {deployment.note}"] if deployment.note else []
+    verb = "chat" if deployment.has_chat_template else ""
+    if verb:
+        lines.append(t("Talk with it: `fust chat {name}`", name=name))
+    return "\n".join(lines)
+
+
+@click.command(help=t("List the models that are served."), epilog=example("fust ps", "fust ps --json"))
+@pass_cli
+def ps(cli: CLI) -> None:
+    """Lists deployments."""
+    found = cli.client().list_deployments()
+    rows = [
+        [
+            d.name,
+            d.alias or "-",
+            t(d.state) + (" " + t("(pinned)") if d.pinned else ""),
+            show_size(d.memory_bytes) if d.memory_bytes else "-",
+            str(d.context or "-"),
+            f"{d.tokens_per_s:.0f}" if d.tokens_per_s else "-",
+            ago(d.last_used_at),
+            d.error or d.note or "",
+        ]
+        for d in found
+    ]
+    headings = [
+        t("name"),
+        t("alias"),
+        t("state"),
+        t("memory"),
+        t("context"),
+        t("tokens/s"),
+        t("used"),
+        t("note"),
+    ]
+    empty = t("No model is served. Make one answer with `fust serve OWNER/NAME`.")
+    cli.result({"items": found}, table(headings, rows) if rows else empty)
+
+
+@click.command(
+    help=t("Take a model off the API, by its name, alias or id. Its files stay in the hub."),
+    epilog=example("fust stop Qwen/Qwen3-0.6B-GGUF", "fust stop small"),
+)
+@click.argument("name")
+@pass_cli
+def stop(cli: CLI, name: str) -> None:
+    """Deletes a deployment."""
+    client = cli.client()
+    found = [d for d in client.list_deployments() if name in (d.id, d.name, d.alias)]
+    found = found or [d for d in client.list_deployments() if name == d.repo_id]
+    if not found:
+        raise NotFound("No model {name!r} is served.", hint="`fust ps` lists those that are.", name=name)
+    for deployment in found:
+        client.delete_deployment(deployment.id)
+    names = ", ".join(d.name for d in found)
+    cli.result({"stopped": [d.name for d in found]}, t("{names} is off the API.", names=names))

@@ -5,8 +5,8 @@ export function integer(n: number): string {
 }
 
 /** At most `digits` after the point. */
-export function decimal(n: number, digits = 1): string {
-  return new Intl.NumberFormat(lang.get(), { maximumFractionDigits: digits }).format(n);
+export function decimal(n: number, digits = 1, least = 0): string {
+  return new Intl.NumberFormat(lang.get(), { maximumFractionDigits: digits, minimumFractionDigits: least }).format(n);
 }
 
 const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"] as const;
@@ -17,7 +17,7 @@ export function bytes(n: number, unit?: (typeof UNITS)[number]): { figure: strin
   if (unit === undefined) while (step < UNITS.length - 1 && n >= 999.5 * 1000 ** step) step += 1;
   const value = n / 1000 ** step;
   const digits = step === 0 ? 0 : value < 10 ? 1 : value < 100 && step >= 3 ? 1 : 0;
-  return { figure: decimal(value, digits), unit: UNITS[step] ?? "B" };
+  return { figure: decimal(value, digits, digits), unit: UNITS[step] ?? "B" };
 }
 
 export function size(n: number): string {
@@ -36,6 +36,11 @@ export function when(iso: string): string {
     ? { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }
     : { day: "numeric", month: "short", ...(at.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" }) };
   return new Intl.DateTimeFormat(lang.get() === "en" ? "en-GB" : "zh-CN", how).format(at);
+}
+
+/** Hours, minutes and seconds of the reader's clock, for logs. */
+export function clock(iso: string): string {
+  return new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" }).format(new Date(iso));
 }
 
 export function fullTime(iso: string): string {

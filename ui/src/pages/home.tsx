@@ -101,11 +101,11 @@ function Running({ deployments, runs, active }: { deployments: Loaded<Page<Deplo
               <td>
                 <State of={it.state} />
               </td>
-              <td class="r num" data-l={t("col.speed")}>
+              <td class={it.tokens_per_s ? "r num" : "r num none"} data-l={t("col.speed")}>
                 {it.tokens_per_s ? <>{decimal(it.tokens_per_s)} <span class="unit">{t("unit.tps")}</span></> : "–"}
               </td>
-              <td class="r" data-l={t("col.memory")}>{it.memory_bytes ? <Size of={it.memory_bytes} /> : "–"}</td>
-              <td class="r" data-l={t("col.since")}>{it.started_at ? <Time at={it.started_at} /> : "–"}</td>
+              <td class={it.memory_bytes ? "r" : "r none"} data-l={t("col.memory")}>{it.memory_bytes ? <Size of={it.memory_bytes} /> : "–"}</td>
+              <td class={it.started_at ? "r" : "r none"} data-l={t("col.since")}>{it.started_at ? <Time at={it.started_at} /> : "–"}</td>
             </tr>
           ))}
           {active.map((run) => (
@@ -116,8 +116,8 @@ function Running({ deployments, runs, active }: { deployments: Loaded<Page<Deplo
               <td>
                 <State of={run.state} text={runWords(run)} />
               </td>
-              <td class="r num" data-l={t("col.speed")}>{rate(run)}</td>
-              <td class="r" data-l={t("col.memory")}>{run.memory_bytes ? <Size of={run.memory_bytes} /> : "–"}</td>
+              <td class={rate(run) === null ? "r num none" : "r num"} data-l={t("col.speed")}>{rate(run) ?? "–"}</td>
+              <td class={run.memory_bytes ? "r" : "r none"} data-l={t("col.memory")}>{run.memory_bytes ? <Size of={run.memory_bytes} /> : "–"}</td>
               <td class="r" data-l={t("col.since")}>
                 <Time at={run.started_at ?? run.created_at} />
               </td>
@@ -142,10 +142,10 @@ export function runWords(run: Run): string | undefined {
   return run.progress.eta_s === null ? share : t("run.left", { share, left: span(run.progress.eta_s) });
 }
 
-/** The pace of a run with its unit. */
+/** The pace of a run with its unit; null when it has none. */
 export function rate(run: Run): ComponentChildren {
   const pace = run.progress?.rate;
-  if (!pace || run.state !== "running") return "–";
+  if (!pace || run.state !== "running") return null;
   const unit = run.progress?.unit ?? "";
   if (unit === "bytes" || unit === "B" || unit === "byte") {
     const { figure, unit: scale } = bytes(pace);

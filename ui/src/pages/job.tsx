@@ -1,7 +1,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { call, type Progress, type Run, type RunState } from "../api";
 import { Bar, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
-import { bytes, decimal, fullTime, integer, span } from "../format";
+import { bytes, clock, decimal, fullTime, integer, span } from "../format";
 import { t } from "../i18n";
 import { useAct, useLoad } from "../load";
 import { absoluteURL, Link, repoPath, url } from "../router";
@@ -38,13 +38,7 @@ function useEvents(id: string, ended: boolean, onState: () => void): Live {
       timer ??= setTimeout(flush, 150);
     };
     const read = (event: Event): Record<string, unknown> => {
-      const data = (event as MessageEvent<string>).data;
-      try {
-        const value: unknown = JSON.parse(data);
-        return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : { line: String(value) };
-      } catch {
-        return { line: data };
-      }
+      return JSON.parse((event as MessageEvent<string>).data) as Record<string, unknown>;
     };
     source.onopen = () => soon({ lost: false });
     source.onerror = () => {
@@ -52,13 +46,12 @@ function useEvents(id: string, ended: boolean, onState: () => void): Live {
       else soon({ lost: true });
     };
     source.addEventListener("progress", (event) => {
-      const value = read(event);
-      soon({ progress: (value["progress"] ?? value) as Progress });
+      soon({ progress: read(event) as unknown as Progress });
     });
     source.addEventListener("log", (event) => {
       const value = read(event);
-      const line = value["line"] ?? value["text"] ?? value["message"];
-      if (line !== undefined && line !== null) pending.current.push(String(line).replace(/\n$/, ""));
+      const at = typeof value["at"] === "string" && value["at"] !== "" ? `${clock(value["at"])}  ` : "";
+      pending.current.push(at + String(value["message"] ?? "").trimEnd());
       soon({});
     });
     source.addEventListener("state", (event) => {
@@ -165,7 +158,7 @@ function Figures({ run, progress, over }: { run: Run; progress: Progress | null;
     return () => clearInterval(timer);
   }, [over]);
   const done = progress?.done ?? null;
-  const total = progress?.total ?? null;
+  const total = progress?.total || null; // 0 while it is not known
   const figures: [string, string, string][] = [];
   if (done !== null) {
     const [figure, unit] = amount(done, progress?.unit ?? null);
@@ -205,7 +198,7 @@ function Log({ lines, over }: { lines: string[]; over: boolean }) {
   }, [lines]);
   if (lines.length === 0) return <p class="small quiet logempty">{over ? t("job.log.none") : t("job.log.wait")}</p>;
   return (
-    <pre class="code log" ref={box} tabIndex={0} aria-label={t("job.log")} onScroll={(event) => { const it = event.currentTarget; near.current = it.scrollTop + it.clientHeight > it.scrollHeight - 40; }}>
+    <pre class="code log" role="group" ref={box} tabIndex={0} aria-label={t("job.log")} onScroll={(event) => { const it = event.currentTarget; near.current = it.scrollTop + it.clientHeight > it.scrollHeight - 40; }}>
       {lines.join("\n")}
     </pre>
   );

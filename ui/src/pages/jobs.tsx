@@ -50,13 +50,13 @@ function Table({ items }: { items: Run[] }) {
         {items.map((run) => (
           <tr key={run.id}>
             <th scope="row">
-              <Link to={`jobs/${encodeURIComponent(run.id)}`}>{run.title || run.id}</Link> <span class="quiet">{kindName(run.kind)}</span>
+              <Link to={`jobs/${encodeURIComponent(run.id)}`}>{run.title || `${kindName(run.kind)} ${run.id}`}</Link>
               {run.error && <p class="under">{run.error.message}</p>}
             </th>
             <td><State of={run.state} text={runWords(run)} /></td>
-            <td class="r num" data-l={t("col.speed")}>{rate(run)}</td>
+            <td class={rate(run) === null ? "r num none" : "r num"} data-l={t("col.speed")}>{rate(run) ?? "–"}</td>
             <td class="soft" data-l={t("col.owner")}>{run.owner}</td>
-            <td class="r num" data-l={t("col.took")}>{took(run) ?? "–"}</td>
+            <td class={took(run) === null ? "r num none" : "r num"} data-l={t("col.took")}>{took(run) ?? "–"}</td>
             <td class="r" data-l={t("col.started")}><Time at={run.started_at ?? run.created_at} /></td>
           </tr>
         ))}

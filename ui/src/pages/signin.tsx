@@ -25,7 +25,7 @@ export function SignInPage() {
         <section class="sec" aria-labelledby="by-link">
           <h2 id="by-link">{t("signin.link")}</h2>
           <p>{t("signin.link.how")}</p>
-          <pre class="code" tabIndex={0} aria-label={t("signin.command")}>
+          <pre class="code" role="group" tabIndex={0} aria-label={t("signin.command")}>
             fust open
           </pre>
           <p class="small quiet">{t("signin.link.note")}</p>

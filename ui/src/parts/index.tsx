@@ -180,7 +180,7 @@ export function Code({ text, label }: { text: string; label: string }) {
         <span class="small quiet">{label}</span>
         <CopyButton text={text} bare />
       </div>
-      <pre class="code" tabIndex={0} aria-label={label}>
+      <pre class="code" role="group" tabIndex={0} aria-label={label}>
         {text}
       </pre>
     </div>

@@ -24,7 +24,7 @@ let roots: Roots = { files: null };
 
 /** The address inside the repository, or null when the text points elsewhere. */
 function insideRepo(address: string): string | null {
-  if (roots.files === null || /^(?:[a-z][a-z0-9+.-]*:|\/|\\|#)/i.test(address)) return null;
+  if (roots.files === null || address === "" || /^(?:[a-z][a-z0-9+.-]*:|\/|\\|#)/i.test(address)) return null;
   const folder = new URL(roots.files, location.origin);
   let full: URL;
   try {
@@ -67,7 +67,7 @@ function mendLink(link: Element): void {
   else if (/^mailto:/i.test(address)) return;
   else {
     const inside = insideRepo(address);
-    if (inside === null) link.removeAttribute("href");
+    if (inside === null) link.replaceWith(...link.childNodes);
     else link.setAttribute("href", inside);
   }
 }
@@ -113,7 +113,7 @@ export function safeHTML(html: string, where: Roots, floor: number): string {
     RETURN_DOM_FRAGMENT: true,
   });
   body.querySelectorAll("img").forEach(replaceImage);
-  body.querySelectorAll("a[href]").forEach(mendLink);
+  body.querySelectorAll("a").forEach(mendLink);
   levelHeadings(body, floor);
   body.querySelectorAll("table,pre").forEach(boxWide);
   const holder = document.createElement("div");

@@ -121,7 +121,30 @@ def errors_page() -> str:
     return "\n".join([*lines, *seen]) + "\n"
 
 
-PAGES = {"settings.md": settings_page, "cli.md": cli_page, "errors.md": errors_page}
+MARK = "<!-- modules: written by scripts/reference.py from the first line of each module's docstring -->"
+
+
+def architecture_page() -> str:
+    """Returns docs/architecture.md with its list of modules made anew; what stands above the mark is written by hand."""
+    above = (ROOT / "docs" / "architecture.md").read_text().split(MARK)[0]
+    source = ROOT / "src" / "fust"
+    lines = [MARK]
+    for package in sorted(p for p in source.iterdir() if (p / "__init__.py").exists()):
+        lines += ["", f"**{package.name}**", ""]
+        for path in sorted(package.rglob("*.py")):
+            doc = ast.get_docstring(ast.parse(path.read_text()))
+            if path.name != "__init__.py" and "migrations" not in path.parts and doc:
+                first = " ".join(doc.split("\n\n")[0].split())
+                lines.append(f"* `{path.relative_to(source).as_posix()}`: {first}")
+    return above + "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "../architecture.md": architecture_page,
+    "settings.md": settings_page,
+    "cli.md": cli_page,
+    "errors.md": errors_page,
+}
 
 
 def import_all() -> None:

@@ -14,6 +14,7 @@ from fust.core.settings import Settings
 from fust.hub.service import Hub
 from fust.jobs.service import Jobs
 from fust.records.usage import UsageWriter
+from fust.serve.hub_files import HubFiles
 from fust.serve.service import Serve
 from fust.store.database import Database
 from fust.store.outbox import Outbox
@@ -52,7 +53,7 @@ def build_services(settings: Settings, database: Database) -> Services:
     accounts = Accounts(database, settings)
     outbox = Outbox(database)
     hub = Hub(database, accounts, settings)
-    serve = Serve(database, hub, settings)
+    serve = Serve(database, HubFiles(hub), settings, accounts)
     return Services(
         settings=settings,
         database=database,

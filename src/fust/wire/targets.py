@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
+
+Mode = Literal["generate", "embed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +21,16 @@ class Target:
     api_key: str = ""
     """Sent as bearer token to the engine; empty for none."""
     engine: str = "llamacpp"
+    engine_id: str = ""
+    """Tells one process from the next behind the same deployment."""
+    alias: str = ""
+    """What the engine calls the model in its answers."""
+    mode: Mode = "generate"
     context: int = 0
+    slots: int = 1
     has_chat_template: bool = True
     capabilities: frozenset[str] = frozenset()
-    """Such as chat, completions, embeddings, logprobs, json_schema."""
+    """Such as chat, completions, embeddings, logprobs, json_schema, tools."""
     adapters: tuple[int, ...] = ()
     """Ids of all adapters that the engine holds: every request names all of them."""
     adapter_scales: dict[int, float] = field(default_factory=lambda: {})
@@ -38,29 +46,52 @@ class ModelEntry:
     name: str
     created_s: int
     owned_by: str
+    """Owner of the repo: with `private`, who may know of it."""
     repo_id: str
+    private: bool
     state: str
     aliases: tuple[str, ...] = ()
     context: int = 0
     capabilities: frozenset[str] = frozenset()
+    has_chat_template: bool = True
 
 
 class Targets(Protocol):
-    """Finds engines for model names; blocking calls, made from a thread pool."""
+    """Finds engines for model names. Those that say so may block and are called from a thread pool."""
 
-    def acquire(self, model: str) -> Target:
-        """Returns a ready engine for the model and counts one request on it; loads it when it was unloaded.
+    def peek(self, model: str) -> ModelEntry | None:
+        """Returns the model's entry when it is known and fresh, else None; never blocks."""
+        ...
+
+    def find(self, model: str) -> ModelEntry | None:
+        """Returns the model's entry, or None when there is no such model; may block."""
+        ...
+
+    def acquire_now(self, model: str, mode: Mode = "generate") -> Target | None:
+        """Returns an engine that is ready at this moment and counts one request on it, else None; never blocks."""
+        ...
+
+    def acquire(self, model: str, mode: Mode = "generate") -> Target:
+        """Returns a ready engine for the model and counts one request on it; loads it when it was unloaded; may block.
 
         Raises:
             NotFound: no deployment of that name.
+            Unsupported: the model cannot do what `mode` asks.
             Unavailable: it cannot be loaded now (memory, start failure); says why.
         """
         ...
 
-    def release(self, target: Target, *, failed: bool = False) -> None:
-        """Ends one request; ``failed`` asks for a look at the engine's health."""
+    def release(self, target: Target, *, failed: bool = False, tokens: int = 0, seconds: float = 0.0) -> None:
+        """Ends one request; never blocks.
+
+        Args:
+            target: as `acquire` gave it.
+            failed: asks for a look at the engine's health.
+            tokens: how many were generated, 0 when not known.
+            seconds: how long generating them took.
+        """
         ...
 
     def list_models(self) -> Sequence[ModelEntry]:
-        """Returns every model that can be asked for."""
+        """Returns every model that can be asked for; may block."""
         ...

@@ -1,0 +1,71 @@
+"""Several engine requests as one answer (`n`, lists of prompts), and the old form of completions' log-probabilities.
+
+llama.cpp takes `n` and lists itself, but then counts the tokens of one choice only; so each choice is a request of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fust.gateway.translate import Plan
+from fust.wire.openai import Usage
+
+
+def number_choice(chunk: dict[str, Any], index: int) -> dict[str, Any]:
+    """Gives a one-choice answer or chunk its place among the choices."""
+    for choice in chunk.get("choices", ()):
+        choice["index"] = index
+    return chunk
+
+
+def add_usage(plan: Plan, parts: list[Usage]) -> Usage:
+    """Returns what all choices took; a prompt counts once however many choices it has."""
+    prompts = parts[:: plan.choices]
+    total = Usage(
+        prompt_tokens=sum(part.prompt_tokens for part in prompts),
+        completion_tokens=sum(part.completion_tokens for part in parts),
+    )
+    total.total_tokens = total.prompt_tokens + total.completion_tokens
+    total.prompt_tokens_details = {"cached_tokens": sum(part.cached_tokens for part in prompts)}
+    return total
+
+
+def merge_answers(answers: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
+    """Returns one answer with all choices in order."""
+    whole = dict(answers[0])
+    whole["choices"] = [
+        choice for index, answer in enumerate(answers) for choice in number_choice(answer, index)["choices"]
+    ]
+    whole["usage"] = usage
+    whole.pop("timings", None)
+    return whole
+
+
+def old_logprobs(answer: dict[str, Any], offset: int = 0) -> int:
+    """Rewrites the log-probabilities of a completion (or chunk) to the form that `/v1/completions` has.
+
+    Args:
+        answer: as the engine gave it; changed in place.
+        offset: characters of text that came before.
+
+    Returns:
+        The offset after it.
+    """
+    for choice in answer.get("choices", ()):
+        held: dict[str, Any] = choice.get("logprobs") or {}
+        content: list[dict[str, Any]] | None = held.get("content")
+        if content is None:
+            continue
+        offsets: list[int] = []
+        for token in content:
+            offsets.append(offset)
+            offset += len(token["token"])
+        choice["logprobs"] = {
+            "tokens": [token["token"] for token in content],
+            "token_logprobs": [token["logprob"] for token in content],
+            "top_logprobs": [
+                {top["token"]: top["logprob"] for top in token.get("top_logprobs", ())} for token in content
+            ],
+            "text_offset": offsets,
+        }
+    return offset

@@ -1,0 +1,379 @@
+"""One request to a model: finds its engine, sends, relays, stops when the client leaves, and counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import msgspec
+
+from fust.accounts.service import Accounts, Identity
+from fust.core.clock import utc_naive
+from fust.core.errors import FustError, NotFound, Unsupported
+from fust.core.i18n import Language
+from fust.core.ids import new_id
+from fust.gateway.choices import add_usage, merge_answers, number_choice, old_logprobs
+from fust.gateway.meter import Meter
+from fust.gateway.relay import DONE, EventStream, Names, usage_of
+from fust.gateway.translate import Plan
+from fust.gateway.upstream import Upstream
+from fust.records.usage import Usage as UsageRecord
+from fust.records.usage import UsageWriter
+from fust.wire.openai import Usage
+from fust.wire.problems import draw_openai
+from fust.wire.targets import ModelEntry, Target, Targets
+
+log = logging.getLogger(__name__)
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_CLIENT_LEFT = 499
+_AT_ONCE = 16  # choices of one request that are asked for at the same time
+
+
+class Exchange:
+    """One HTTP request and what was answered so far."""
+
+    def __init__(
+        self, send: Send, request_id: str, headers: dict[str, str], method: str, language: Language
+    ) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.headers = headers
+        self.method = method
+        self.language: Language = language
+        self.streaming = False
+
+    async def answer(
+        self, body: bytes, status: int = 200, more: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        """Sends a whole JSON answer."""
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", self.request_id.encode()),
+            *(more or ()),
+        ]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+
+    async def begin_stream(self) -> None:
+        """Sends the head of an event stream."""
+        self.streaming = True
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            (b"x-request-id", self.request_id.encode()),
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def send_piece(self, piece: bytes) -> None:
+        """Sends a part of the stream."""
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def end_stream(self) -> None:
+        """Ends the stream."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def fail(self, error: FustError) -> None:
+        """Sends an error: as an answer, or as the last event when a stream has begun."""
+        status, body = draw_openai(error, self.language, self.request_id)
+        if self.streaming:
+            await self.send_piece(b"data: " + body + b"\n\n")
+            await self.end_stream()
+            return
+        more: list[tuple[bytes, bytes]] = []
+        if error.retry_after_s is not None:
+            more.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+        await self.answer(body, status, more)
+
+
+class _Count:
+    """What a request has taken so far."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.first_token: float | None = None
+        self.usage = Usage()
+
+
+class Serving:
+    """Runs planned requests."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        accounts: Accounts,
+        pool: ThreadPoolExecutor,
+        upstream: Upstream,
+        usage: UsageWriter,
+        meter: Meter,
+    ) -> None:
+        self._targets = targets
+        self._accounts = accounts
+        self._pool = pool
+        self._upstream = upstream
+        self._usage = usage
+        self._meter = meter
+
+    async def run(self, plan: Plan, identity: Identity, receive: Receive, exchange: Exchange) -> None:
+        """Answers one request; returns early, with the engine's work ended, when the client leaves."""
+        count = _Count()
+        target: Target | None = None
+        status, code = 200, ""
+        me = asyncio.current_task()
+        assert me is not None
+        watch = asyncio.create_task(_cancel_when_gone(receive, me))
+        self._meter.running.inc()
+        try:
+            target = await self._acquire(plan, identity)
+            _check_fit(plan, target)
+            await self._send(plan, target, exchange, count)
+        except asyncio.CancelledError:
+            if not watch.done():
+                raise  # the server itself is stopping
+            me.uncancel()
+            status, code = _CLIENT_LEFT, "client_left"
+        except FustError as error:
+            status, code = error.status, error.code
+            raise
+        except BaseException:
+            status, code = 500, "internal"
+            raise
+        finally:
+            watch.cancel()
+            self._meter.running.dec()
+            self._finish(plan, identity, exchange, target, count, status, code)
+
+    # Finding the engine
+
+    async def _acquire(self, plan: Plan, identity: Identity) -> Target:
+        entry = self._targets.peek(plan.model)
+        # The quick way asks nothing that could wait for a disk: a known model, plainly readable, already loaded.
+        if entry is not None and (not entry.private or identity.is_admin or identity.user == entry.owned_by):
+            _check_entry(plan, entry)
+            target = self._targets.acquire_now(plan.model, plan.mode)
+            if target is not None:
+                return target
+        waiting = asyncio.get_running_loop().run_in_executor(self._pool, self._acquire_slowly, plan, identity)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            waiting.add_done_callback(self._release_unused)
+            raise
+
+    def _release_unused(self, waiting: asyncio.Future[Target]) -> None:
+        if not waiting.cancelled() and waiting.exception() is None:
+            self._targets.release(waiting.result())
+
+    def _acquire_slowly(self, plan: Plan, identity: Identity) -> Target:
+        entry = self._targets.find(plan.model)
+        if entry is None or not self._accounts.may_read(identity, entry.owned_by, private=entry.private):
+            raise no_model(plan.model)
+        _check_entry(plan, entry)
+        return self._targets.acquire(plan.model, plan.mode)
+
+    # Sending
+
+    async def _send(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
+        if plan.stream and plan.is_single and not plan.logprobs:
+            await self._relay(plan, target, exchange, count)
+        elif plan.stream:
+            await self._relay_choices(plan, target, exchange, count)
+        elif plan.is_single and not plan.logprobs:
+            body = await self._ask(plan, target, 0)
+            count.usage = usage_of(body) or Usage()
+            await exchange.answer(Names(target).put(body))
+        else:
+            await self._answer_choices(plan, target, exchange, count)
+
+    async def _ask(self, plan: Plan, target: Target, number: int) -> bytes:
+        async with self._upstream.post(target, plan.path, plan.encode(target, number)) as response:
+            return await response.read()
+
+    async def _relay(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
+        async with self._upstream.post(target, plan.path, plan.encode(target)) as response:
+            stream = EventStream(response, target, include_usage=plan.include_usage)
+            await exchange.begin_stream()
+            try:
+                async for piece in stream.pieces():
+                    await exchange.send_piece(piece)
+            finally:
+                count.first_token, count.usage = stream.first_token_s, stream.usage or Usage()
+            await exchange.end_stream()
+
+    async def _answer_choices(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
+        number = plan.choices * max(1, len(plan.prompts))
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(index: int) -> dict[str, Any]:
+            async with gate:
+                body = await self._ask(plan, target, index)
+            answer: dict[str, Any] = msgspec.json.decode(Names(target).put(body))
+            if plan.logprobs:
+                old_logprobs(answer)
+            return answer
+
+        async with _all_or_none() as group:
+            tasks = [group.create_task(one(index)) for index in range(number)]
+        answers: list[dict[str, Any]] = [task.result() for task in tasks]
+        count.usage = add_usage(
+            plan, [msgspec.convert(answer.get("usage") or {}, Usage) for answer in answers]
+        )
+        await exchange.answer(msgspec.json.encode(merge_answers(answers, count.usage)))
+
+    async def _relay_choices(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
+        number = plan.choices * max(1, len(plan.prompts))
+        gate = asyncio.Semaphore(_AT_ONCE)
+        usages = [Usage() for _ in range(number)]
+        last: dict[str, Any] = {}
+        identifier = new_id("chatcmpl-" if plan.endpoint == "chat" else "cmpl-")
+
+        async def one(index: int) -> None:
+            offset = 0
+            async with gate, self._upstream.post(target, plan.path, plan.encode(target, index)) as response:
+                if not exchange.streaming:
+                    await exchange.begin_stream()
+                stream = EventStream(response, target, include_usage=False)
+                async for chunk in stream.chunks():
+                    count.first_token = count.first_token or stream.first_token_s
+                    chunk.pop("usage", None)
+                    chunk.pop("timings", None)
+                    chunk["id"] = identifier
+                    if plan.logprobs:
+                        offset = old_logprobs(chunk, offset)
+                    last.update(chunk)
+                    await exchange.send_piece(
+                        b"data: " + msgspec.json.encode(number_choice(chunk, index)) + b"\n\n"
+                    )
+                usages[index] = stream.usage or Usage()
+
+        try:
+            async with _all_or_none() as group:
+                for index in range(number):
+                    group.create_task(one(index))
+        finally:
+            count.usage = add_usage(plan, usages)
+        if plan.include_usage:
+            final: dict[str, Any] = {**last, "choices": [], "usage": count.usage}
+            await exchange.send_piece(b"data: " + msgspec.json.encode(final) + b"\n\n")
+        await exchange.send_piece(DONE)
+        await exchange.end_stream()
+
+    # Counting
+
+    def _finish(
+        self,
+        plan: Plan,
+        identity: Identity,
+        exchange: Exchange,
+        target: Target | None,
+        count: _Count,
+        status: int,
+        code: str,
+    ) -> None:
+        ended = time.perf_counter()
+        usage = count.usage
+        spent_s = ended - (count.first_token or count.started)
+        if target is not None:
+            self._targets.release(
+                target, failed=status >= 500, tokens=usage.completion_tokens, seconds=spent_s
+            )
+        ttft_s = count.first_token - count.started if count.first_token else None
+        meter = self._meter
+        meter.requests.labels(plan.endpoint, str(status)).inc()
+        if usage.prompt_tokens:
+            meter.tokens.labels("prompt").inc(usage.prompt_tokens)
+            meter.tokens.labels("cached").inc(usage.cached_tokens)
+            meter.tokens.labels("completion").inc(usage.completion_tokens)
+        if ttft_s is not None:
+            meter.first_token_s.observe(ttft_s)
+        if usage.completion_tokens > 1 and spent_s > 0:
+            meter.tokens_per_s.observe(usage.completion_tokens / spent_s)
+        self._usage.add(
+            UsageRecord(
+                id=new_id("u"),
+                created_at=utc_naive(),
+                endpoint=plan.endpoint,
+                model=plan.model[:500],
+                request_id=exchange.request_id,
+                user_name=identity.user or "",
+                token_id=identity.token_id,
+                deployment_id=target.deployment_id if target else "",
+                repo_id=target.repo_id if target else "",
+                revision=target.revision if target else "",
+                stream=plan.stream,
+                status=status,
+                error_code=code,
+                prompt_tokens=usage.prompt_tokens,
+                cached_tokens=usage.cached_tokens,
+                completion_tokens=usage.completion_tokens,
+                ttft_ms=None if ttft_s is None else round(ttft_s * 1000, 2),
+                duration_ms=round((ended - count.started) * 1000, 2),
+            )
+        )
+
+
+def no_model(name: str) -> NotFound:
+    """Returns the error for a model that is not served, or that the caller may not know of."""
+    return NotFound(
+        "There is no model {model!r} here.",
+        hint="GET /v1/models lists those that are served; `fust serve OWNER/NAME` serves another.",
+        model=name[:200],
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _check_entry(plan: Plan, entry: ModelEntry) -> None:
+    if plan.endpoint == "chat" and not entry.has_chat_template:
+        raise _no_template(plan)
+
+
+def _check_fit(plan: Plan, target: Target) -> None:
+    if plan.endpoint == "chat" and not target.has_chat_template:
+        raise _no_template(plan)
+
+
+def _no_template(plan: Plan) -> Unsupported:
+    return Unsupported(
+        "{model} has no chat template, so it does not know how a conversation is written.",
+        hint="Use /v1/completions, or a model whose file holds a chat template.",
+        model=plan.model,
+        param="model",
+        code="no_chat_template",
+    )
+
+
+async def _cancel_when_gone(receive: Receive, task: asyncio.Task[Any]) -> None:
+    """Cancels the task when the client has gone. (A body that goes on after its end is not read.)"""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            task.cancel()
+            return
+
+
+@contextlib.asynccontextmanager
+async def _all_or_none() -> AsyncGenerator[asyncio.TaskGroup]:
+    """A task group whose first error comes out alone, as it was."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise _first_of(errors) from None
+
+
+def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = errors.exceptions[0]
+    return (
+        _first_of(cast("BaseExceptionGroup[BaseException]", first))
+        if isinstance(first, BaseExceptionGroup)
+        else first
+    )

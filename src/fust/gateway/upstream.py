@@ -1,0 +1,148 @@
+"""Talks to engines: one pooled HTTP client, its errors in our words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+import aiohttp
+import msgspec
+
+from fust.core.errors import FustError, InvalidInput, NotOffered, Unavailable, UpstreamFailed
+from fust.wire.openai import EngineFault, EngineFaultBody
+from fust.wire.targets import Target
+
+_KEEPALIVE_S = 4.0  # cpp-httplib closes an idle connection after 5 s
+_CONNECT_S = 10.0
+_PER_ENGINE = 96  # below the engine's own HTTP threads, so that its health check is always heard
+_FAULT_BYTES = 64 * 1024
+
+
+class ContextExceeded(InvalidInput):
+    """Prompt and answer do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class EngineLost(UpstreamFailed):
+    """The engine ended, or does not answer."""
+
+    code = "engine_unavailable"
+
+
+class Upstream:
+    """The client of all engines; belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._gates: dict[str, asyncio.Semaphore] = {}
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, use_dns_cache=False),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+                auto_decompress=False,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    @contextlib.asynccontextmanager
+    async def post(self, target: Target, path: str, body: bytes) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """Sends a request; the answer's head is there when the block begins, and its connection is closed when left early.
+
+        Raises:
+            FustError: the engine refused, in our words.
+            EngineLost: it is gone or does not answer.
+        """
+        if len(self._gates) > 256:
+            self._gates.clear()
+        gate = self._gates.setdefault(target.engine_id, asyncio.Semaphore(_PER_ENGINE))
+        async with gate:
+            response = await self._send(target, path, body)
+            try:
+                if response.status != 200:
+                    raise await _fault_of(response, target)
+                yield response
+            except aiohttp.ClientError as error:
+                raise lost(target) from error
+            finally:
+                # Ends the connection unless the answer was read to its end: so the engine hears of it and stops.
+                response.close()
+
+    async def _send(self, target: Target, path: str, body: bytes) -> aiohttp.ClientResponse:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {target.api_key}"}
+        for attempt in (1, 2):
+            try:
+                return await self._client().post(target.base_url + path, data=body, headers=headers)
+            except aiohttp.ClientConnectorError as error:
+                raise lost(target) from error
+            except (aiohttp.ClientError, ConnectionError) as error:
+                # A pooled connection may have died unseen; no byte of an answer came, so the request is sent once more.
+                if attempt == 2:
+                    raise lost(target) from error
+        raise AssertionError
+
+
+def lost(target: Target) -> EngineLost:
+    """Returns the error for an engine that is gone."""
+    return EngineLost(
+        "The engine of {model} ended before the answer was complete.",
+        hint="It is started again; send the request once more.",
+        model=target.model,
+        retry_after_s=1,
+    )
+
+
+async def _fault_of(response: aiohttp.ClientResponse, target: Target) -> FustError:
+    raw = await response.content.read(_FAULT_BYTES)
+    return explain_fault(raw, response.status, target)
+
+
+def explain_fault(raw: bytes, status: int, target: Target) -> FustError:
+    """Returns an engine's error (its HTTP body, or the object of an error event) as one of ours."""
+    try:
+        fault = msgspec.json.decode(raw, type=EngineFaultBody).error
+    except msgspec.DecodeError:
+        fault = EngineFault(message=raw[:300].decode("utf-8", "replace"))
+    if isinstance(fault.code, int) and fault.code >= 400:
+        status = fault.code
+    message = (
+        fault.message.replace(target.alias, target.model).strip().rstrip(".")
+        if fault.message
+        else "no reason given"
+    )
+    if fault.type == "exceed_context_size_error" or "context size" in message:
+        return ContextExceeded(
+            "The request has {tokens} tokens, and the context of {model} holds {context}.",
+            hint="Shorten it, or serve the model with a longer context (setting serve.context).",
+            tokens=fault.n_prompt_tokens or "more",
+            model=target.model,
+            context=fault.n_ctx or target.context,
+            param="messages",
+        )
+    if "too large to process" in message or "physical batch size" in message:
+        return ContextExceeded(
+            "An input is longer than the {context} tokens that {model} embeds at once.",
+            hint="Split it.",
+            context=target.context,
+            model=target.model,
+            param="input",
+        )
+    if status == 501:
+        return NotOffered("{model} does not offer this: {reason}.", model=target.model, reason=message)
+    if status == 503:
+        return Unavailable(
+            "{model} is not ready: {reason}.", model=target.model, reason=message, retry_after_s=1
+        )
+    if 400 <= status < 500 and status not in (401, 403, 404):
+        return InvalidInput("The engine refused the request: {reason}.", reason=message[:500])
+    return UpstreamFailed("The engine of {model} failed: {reason}.", model=target.model, reason=message[:500])

@@ -1,0 +1,89 @@
+"""The port behind which every engine stands: where it answers, what it can, how it lives and ends.
+
+An engine is one process for one base model in one mode. `serve` starts and ends it; only `gateway` talks to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from fust.core.errors import UpstreamFailed
+
+Mode = Literal["generate", "embed"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """All that an engine needs to know to start."""
+
+    engine_id: str
+    path: Path
+    """The model's file; of a split model the first part, the others beside it."""
+    alias: str
+    """The model's name in the engine's answers; the gateway puts the client's own word in its place."""
+    mode: Mode
+    context: int
+    """Tokens of one slot."""
+    slots: int
+    threads: int
+    log_name: str = "engine"
+    """Its log is `log/<log_name>.log` in the home; engines of one deployment follow one another in it."""
+    pooling: str = ""
+    """`mean`, `cls`, `last`, `rank` or `none`; for mode `embed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a started engine says of itself."""
+
+    base_url: str
+    """`http://127.0.0.1:PORT`, no trailing slash."""
+    api_key: str
+    pid: int
+    context: int
+    """Tokens of one slot, as the engine really took them."""
+    capabilities: frozenset[str]
+    adapters: tuple[int, ...] = ()
+
+
+class EngineLoadFailed(UpstreamFailed):
+    """The engine could not load the model; `reason` is its own last word."""
+
+    code = "engine_load_failed"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__("The model could not be loaded: {reason}.", reason=reason.rstrip("."))
+
+
+class Engine(Protocol):
+    """One engine process."""
+
+    spec: EngineSpec
+
+    def start(self, timeout_s: float, on_exit: Callable[[Engine, str], None]) -> EngineInfo:
+        """Starts the process and waits until it can answer.
+
+        Args:
+            timeout_s: how long loading may take.
+            on_exit: called once, from a thread, with the reason, when it later ends without `stop`.
+
+        Raises:
+            EngineLoadFailed: the model did not load; nothing is left running.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Ends the process and all that it started; returns when it is gone. May be called twice."""
+        ...
+
+    def is_healthy(self, timeout_s: float = 2.0) -> bool:
+        """Returns whether the engine answers its health check."""
+        ...
+
+    def memory_bytes(self) -> int:
+        """Returns the memory it takes now (PSS where the system tells, else RSS); 0 when it is gone."""
+        ...

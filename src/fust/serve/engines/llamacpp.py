@@ -1,0 +1,129 @@
+"""llama.cpp (the xllamacpp wheel) as an engine: its own HTTP server in a child process."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from fust.serve.engines.base import Engine, EngineInfo, EngineLoadFailed, EngineSpec
+from fust.serve.engines.child import Child
+from fust.serve.engines.llamacpp_child import ChildConfig, ChildReady
+
+_MODULE = "fust.serve.engines.llamacpp_child"
+_STAMP = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3}\s+([A-Z])\s+(?:[^:]*:\s)?\s*(?:\S+:\s)?(.*)$")
+_CAPABILITIES = {
+    "generate": frozenset({"chat", "completions", "logprobs", "json_schema", "tools"}),
+    "embed": frozenset({"embeddings"}),
+}
+
+
+class LlamaCppEngine:
+    """One llama.cpp server process."""
+
+    def __init__(self, spec: EngineSpec, home: Path) -> None:
+        self.spec = spec
+        self.info: EngineInfo | None = None
+        self._child = Child(spec.engine_id, spec.log_name, home)
+
+    def start(self, timeout_s: float, on_exit: Callable[[Engine, str], None]) -> EngineInfo:
+        """See `Engine.start`."""
+        spec = self.spec
+        api_key = secrets.token_urlsafe(24)
+        config = ChildConfig(
+            path=str(spec.path),
+            alias=spec.alias,
+            lock=str(self._child.lock_path),
+            api_key=api_key,
+            context=spec.context,
+            slots=spec.slots,
+            threads=spec.threads,
+            embed=spec.mode == "embed",
+            pooling=spec.pooling or "none",
+            parent_pid=os.getpid(),
+        )
+        before = len(self._child.log_tail(1 << 30))
+        line = self._child.start(_MODULE, msgspec.json.encode(config), timeout_s)
+        ready = msgspec.json.decode(line, type=ChildReady) if line else ChildReady(error="no answer")
+        if not ready.port:
+            self._child.stop()
+            raise EngineLoadFailed(self._reason(ready.error, before, timeout_s if not line else 0))
+        self._child.watch(lambda status: on_exit(self, self._death(status)))
+        self.info = EngineInfo(
+            base_url=f"http://127.0.0.1:{ready.port}",
+            api_key=api_key,
+            pid=self._child.pid,
+            context=spec.context,
+            capabilities=_CAPABILITIES[spec.mode],
+        )
+        return self.info
+
+    def _reason(self, said: str, log_start: int, waited_s: float) -> str:
+        text = self._child.log_tail(1 << 30)
+        reason = load_failure(text[log_start:] if len(text) >= log_start else text)
+        if reason:
+            return reason.replace(str(self.spec.path), self.spec.path.name)
+        if waited_s:
+            return f"the engine ended or did not answer within {waited_s:.0f} s"
+        return said
+
+    def _death(self, status: int) -> str:
+        ending = f"signal {-status}" if status < 0 else f"status {status}"
+        lines = [
+            line for line in self._child.log_tail(4096).splitlines() if "GGML_ASSERT" in line or " E " in line
+        ]
+        return f"the engine ended with {ending}" + (
+            f" ({lines[-1][-300:].strip()})" if lines and status else ""
+        )
+
+    def stop(self) -> None:
+        """See `Engine.stop`."""
+        self._child.stop()
+
+    def is_healthy(self, timeout_s: float = 2.0) -> bool:
+        """See `Engine.is_healthy`."""
+        if self.info is None:
+            return False
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", int(self.info.base_url.rsplit(":", 1)[1]), timeout=timeout_s
+        )
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def memory_bytes(self) -> int:
+        """See `Engine.memory_bytes`."""
+        return self._child.memory_bytes()
+
+
+def load_failure(text: str) -> str:
+    """Returns why llama.cpp could not load a model, from its log; empty when it does not say."""
+    errors: list[str] = []
+    for line in text.splitlines():
+        match = _STAMP.match(line)
+        if match and match[1] == "E":
+            errors.append(line.split(" E ", 1)[1].strip())
+        elif (
+            "GGML_ASSERT" in line
+            or "terminate called" in line
+            or "ImportError" in line
+            or "MemoryError" in line
+        ):
+            errors.append(line.strip())
+    specific = [
+        line.split("error loading model: ", 1)[1] for line in errors if "error loading model: " in line
+    ]
+    if specific and "failed to load model from" not in specific[0]:
+        return specific[0]
+    if not errors:
+        return ""
+    return re.sub(r"^(?:(?:srv|slot|cmn|que)\s+)?\S+:\s+", "", errors[0])

@@ -1,0 +1,201 @@
+"""Model files of a repo: which one to serve, and bringing it to a real path that an engine can map."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fust.core.errors import InvalidInput, NotFound, NotOffered
+from fust.core.units import show_size
+from fust.serve.notes import Note, note
+
+_SPLIT = re.compile(r"^(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFile:
+    """A file in a repo, with its real size."""
+
+    path: str
+    size_bytes: int
+
+
+class ModelFiles(Protocol):
+    """What `serve` needs of the hub. No rights are asked here; callers did."""
+
+    def resolve_revision(self, repo_id: str, revision: str) -> str:
+        """Returns the commit (hex) of a branch, tag or commit. Raises NotFound."""
+        ...
+
+    def list_files(self, repo_id: str, revision: str) -> Sequence[TreeFile]:
+        """Returns all files of a revision, in all folders."""
+        ...
+
+    def materialise(self, repo_id: str, revision: str, path: str) -> Path:
+        """Returns a real local path that holds the file's bytes."""
+        ...
+
+    def is_private(self, repo_id: str) -> bool:
+        """Returns whether only its owner may see the repo. Raises NotFound."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model in a repo: one file, or the parts of a split one in order."""
+
+    paths: tuple[str, ...]
+    size_bytes: int
+
+    @property
+    def path(self) -> str:
+        """The file that an engine opens."""
+        return self.paths[0]
+
+    @property
+    def label(self) -> str:
+        """The name that people use: the file's, without the part's number."""
+        match = _SPLIT.match(self.path)
+        return f"{match['stem']}.gguf" if match else self.path
+
+
+def list_models(files: Sequence[TreeFile]) -> list[ModelFile]:
+    """Returns the GGUF models among files, largest first; projectors and adapters are not models.
+
+    Split models whose parts are not all there are left out.
+    """
+    single: list[ModelFile] = []
+    split: dict[tuple[str, int], dict[int, TreeFile]] = {}
+    for file in files:
+        name = file.path.rsplit("/", 1)[-1].lower()
+        if not name.endswith(".gguf") or "mmproj" in name or "imatrix" in name:
+            continue
+        match = _SPLIT.match(file.path)
+        if match:
+            split.setdefault((match["stem"], int(match["parts"])), {})[int(match["part"])] = file
+        else:
+            single.append(ModelFile((file.path,), file.size_bytes))
+    for (_, count), parts in split.items():
+        if sorted(parts) == list(range(1, count + 1)):
+            ordered = [parts[number] for number in sorted(parts)]
+            single.append(ModelFile(tuple(p.path for p in ordered), sum(p.size_bytes for p in ordered)))
+    return sorted(single, key=lambda model: (-model.size_bytes, model.path))
+
+
+def choose_file(
+    repo_id: str, files: Sequence[TreeFile], wanted: str | None, room_bytes: int
+) -> tuple[ModelFile, Note]:
+    """Returns the model to serve and why: the wanted one, else the largest that fits into `room_bytes`.
+
+    Raises:
+        NotFound: no file of the wanted name.
+        NotOffered: the repo holds no GGUF file.
+        InvalidInput: none fits.
+    """
+    models = list_models(files)
+    if not models:
+        raise _nothing_to_serve(repo_id, files)
+    if wanted:
+        found = _named(models, wanted)
+        if found is None:
+            raise NotFound(
+                "{repo_id} has no model file {file!r}.",
+                hint="It has: {files}.",
+                repo_id=repo_id,
+                file=wanted[:200],
+                files=", ".join(model.label for model in models[:20]),
+                code="file_not_found",
+            )
+        return found, note("{file} was asked for.", file=found.label)
+    if len(models) == 1:
+        return models[0], note("{file} is the only model file.", file=models[0].label)
+    for model in models:
+        if needed_bytes(model.size_bytes) <= room_bytes:
+            return model, note(
+                "{file} ({size}) is the largest of {count} that fits into {room}.",
+                file=model.label,
+                size=show_size(model.size_bytes),
+                count=len(models),
+                room=show_size(room_bytes),
+            )
+    raise InvalidInput(
+        "None of the {count} model files of {repo_id} fits: the smallest, {file}, needs about {need}, and {room} can be used.",
+        hint="Push a smaller quantisation, or raise the setting serve.memory_bytes.",
+        count=len(models),
+        repo_id=repo_id,
+        file=models[-1].label,
+        need=show_size(needed_bytes(models[-1].size_bytes)),
+        room=show_size(room_bytes),
+        code="does_not_fit",
+    )
+
+
+def needed_bytes(size_bytes: int) -> int:
+    """Returns a first guess of the memory for a file whose header was not read: a fifth more, and a base."""
+    return size_bytes + size_bytes // 5 + 60_000_000
+
+
+def _named(models: list[ModelFile], wanted: str) -> ModelFile | None:
+    exact = [m for m in models if wanted in (m.path, m.label) or wanted in m.paths]
+    if exact:
+        return exact[0]
+    folded = wanted.lower().removesuffix(".gguf")
+    close = [m for m in models if m.label.lower().removesuffix(".gguf").endswith(folded)]
+    return close[0] if len(close) == 1 else None
+
+
+def _nothing_to_serve(repo_id: str, files: Sequence[TreeFile]) -> Exception:
+    names = [file.path.lower() for file in files]
+    if any("-of-" in name and name.endswith(".gguf") for name in names):
+        return InvalidInput(
+            "{repo_id} holds parts of a split GGUF model, but not all of them.",
+            hint="Push the missing parts.",
+            repo_id=repo_id,
+            code="split_incomplete",
+        )
+    if any(name.endswith((".safetensors", ".bin", ".pt", ".pth")) for name in names):
+        return NotOffered(
+            "{repo_id} holds no GGUF file; other formats cannot be served yet.",
+            hint="Convert it with llama.cpp's convert_hf_to_gguf.py and push the .gguf file, or pull a GGUF build of the model.",
+            repo_id=repo_id,
+            code="needs_gguf",
+        )
+    return InvalidInput(
+        "{repo_id} holds no model file.",
+        hint="Push a .gguf file into it: `fust push {repo_id} ./model.gguf`.",
+        repo_id=repo_id,
+        code="needs_gguf",
+    )
+
+
+def bring(source: ModelFiles, repo_id: str, revision: str, model: ModelFile, folder: Path) -> Path:
+    """Returns a path that an engine can open; parts of a split model lie side by side under their own names.
+
+    `folder` is emptied and holds links to the hub's files, since the hub may keep them under other names.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    first: Path | None = None
+    for path in model.paths:
+        real = source.materialise(repo_id, revision, path)
+        link = folder / path.rsplit("/", 1)[-1]
+        # A hard link keeps the bytes when the hub's cache evicts its name; another disk has to do with a symbolic one.
+        try:
+            os.link(real, link)
+        except OSError:
+            os.symlink(real.resolve(), link)
+        first = first or link
+    assert first is not None
+    return first
+
+
+def discard(folder: Path) -> None:
+    """Removes the links again."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder)

@@ -1,0 +1,176 @@
+"""One deployment at run time: its engines, who uses them, what went wrong. Guarded by the lock of `Serve`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fust.core.errors import FustError
+from fust.serve.engines.base import Engine, EngineInfo, EngineSpec, Mode
+from fust.serve.facts import ModelFacts
+from fust.serve.models import DeploymentRow
+from fust.serve.notes import Note, note
+from fust.wire.targets import ModelEntry, Target
+
+State = Literal["loading", "ready", "idle", "failed", "stopped"]
+
+CRASH_WINDOW_S = 60.0
+CRASH_LIMIT = 4
+_VISIBILITY_S = 1.0
+
+
+@dataclass(slots=True)
+class Running:
+    """An engine of a deployment, from the moment its loading begins."""
+
+    spec: EngineSpec
+    estimate_bytes: int
+    engine: Engine | None = None
+    info: EngineInfo | None = None
+    started_at: datetime | None = None
+    memory_bytes: int = 0
+    busy: int = 0
+    doomed: bool = False
+    """Being stopped: takes no new request."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests."""
+        return self.info is not None and not self.doomed
+
+
+@dataclass(slots=True)
+class Hosted:
+    """A deployment with all that is known of it while the server runs."""
+
+    id: str
+    name: str
+    alias: str | None
+    repo_id: str
+    file: str
+    revision: str
+    pinned: bool
+    engine_name: str
+    size_bytes: int
+    reason: Note
+    created_by: str
+    created_at: datetime
+    last_used_at: datetime | None
+    engines: dict[Mode, Running] = field(default_factory=lambda: {})
+    facts: ModelFacts | None = None
+    path: Path | None = None
+    chosen: dict[Mode, tuple[Note, ...]] = field(default_factory=lambda: {})
+    note: Note | None = None
+    error: FustError | None = None
+    failed: bool = False
+    crashes: list[float] = field(default_factory=lambda: [])
+    retry_at: float = 0.0
+    """Monotonic time before which a crashed engine is not started again."""
+    used_s: float = field(default_factory=time.monotonic)
+    tokens_per_s: float = 0.0
+    private: bool = True
+    visibility_s: float = -1e9
+    dirty: bool = False
+    """Whether `last_used_at` is newer than its row."""
+    deleted: bool = False
+
+    @classmethod
+    def of(cls, row: DeploymentRow) -> Hosted:
+        """Returns the run-time side of a row."""
+        reason = msgspec.json.decode(row.reason, type=Note) if row.reason else note("")
+        return cls(
+            row.id, row.name, row.alias, row.repo_id, row.file, row.revision, row.pinned, row.engine,
+            row.size_bytes, reason, row.created_by, row.created_at, row.last_used_at,
+        )  # fmt: skip
+
+    @property
+    def owner(self) -> str:
+        """Owner of the repo."""
+        return self.repo_id.partition("/")[0]
+
+    @property
+    def state(self) -> State:
+        """Where it is: loading, ready, idle (loads at the next request), failed or stopped."""
+        if self.deleted:
+            return "stopped"
+        if any(running.is_ready for running in self.engines.values()):
+            return "ready"
+        if self.engines or self.retry_at > time.monotonic():
+            return "loading"
+        return "failed" if self.failed else "idle"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is on one of its engines, or one is loading."""
+        return any(running.busy or running.info is None for running in self.engines.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its engines take; the estimate until it was measured."""
+        return sum(running.memory_bytes or running.estimate_bytes for running in self.engines.values())
+
+    def has_fresh_visibility(self) -> bool:
+        """Whether `private` was looked up within the last second."""
+        return time.monotonic() - self.visibility_s < _VISIBILITY_S
+
+    def entry(self) -> ModelEntry:
+        """Returns what a model list says of it."""
+        facts = self.facts
+        capabilities: set[str] = set()
+        if facts is not None and not facts.is_encoder:
+            capabilities |= {"completions", *(["chat"] if facts.has_chat_template else [])}
+        capabilities.add("embeddings")
+        ready = next((r for r in self.engines.values() if r.info), None)
+        return ModelEntry(
+            name=self.name,
+            created_s=int(self.created_at.timestamp()),
+            owned_by=self.owner,
+            repo_id=self.repo_id,
+            private=self.private,
+            state=self.state,
+            aliases=(self.alias,) if self.alias else (),
+            context=ready.spec.context if ready else (facts.context_train if facts else 0),
+            capabilities=frozenset(capabilities),
+            has_chat_template=facts.has_chat_template if facts else True,
+        )
+
+    def target(self, running: Running, model: str) -> Target:
+        """Returns where requests for this deployment go."""
+        info, facts = running.info, self.facts
+        assert info is not None and facts is not None
+        return Target(
+            deployment_id=self.id,
+            model=model,
+            base_url=info.base_url,
+            api_key=info.api_key,
+            engine=self.engine_name,
+            engine_id=running.spec.engine_id,
+            alias=running.spec.alias,
+            mode=running.spec.mode,
+            context=info.context,
+            slots=running.spec.slots,
+            has_chat_template=facts.has_chat_template,
+            capabilities=info.capabilities,
+            adapters=info.adapters,
+            pooling=running.spec.pooling,
+            repo_id=self.repo_id,
+            revision=self.revision,
+        )
+
+    def note_crash(self, reason: FustError) -> float | None:
+        """Counts a crash; returns the seconds to wait before the next start, None when it crashed too often."""
+        moment = time.monotonic()
+        self.crashes = [at for at in self.crashes if moment - at < CRASH_WINDOW_S] + [moment]
+        self.error = reason
+        if len(self.crashes) >= CRASH_LIMIT:
+            self.failed = True
+            self.retry_at = 0.0
+            return None
+        wait_s = 0.25 * 4 ** (len(self.crashes) - 1)
+        self.retry_at = moment + wait_s
+        return wait_s

@@ -1,0 +1,35 @@
+"""The hub as `serve` sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fust.accounts.service import SYSTEM
+from fust.hub.service import Hub
+from fust.serve.files import TreeFile
+
+
+class HubFiles:
+    """Implements `ModelFiles` over the hub, with the server's own rights."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def resolve_revision(self, repo_id: str, revision: str) -> str:
+        """See `ModelFiles.resolve_revision`."""
+        return self._hub.resolve_revision(self._hub.get_repo(SYSTEM, repo_id, "model"), revision)
+
+    def list_files(self, repo_id: str, revision: str) -> Sequence[TreeFile]:
+        """See `ModelFiles.list_files`."""
+        repo = self._hub.get_repo(SYSTEM, repo_id, "model")
+        entries = self._hub.list_tree(repo, revision, recursive=True)
+        return [TreeFile(entry.path, entry.size) for entry in entries if not entry.is_folder]
+
+    def materialise(self, repo_id: str, revision: str, path: str) -> Path:
+        """See `ModelFiles.materialise`."""
+        return self._hub.materialise(repo_id, "model", revision, path)
+
+    def is_private(self, repo_id: str) -> bool:
+        """See `ModelFiles.is_private`."""
+        return self._hub.get_repo(SYSTEM, repo_id, "model").private

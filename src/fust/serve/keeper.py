@@ -1,0 +1,377 @@
+"""Keeps engines: starts them when they are wanted and fit, ends them when idle or in the way, mends them when they die.
+
+All state of `Hosted` changes under `Keeper.lock`; whatever takes long (loading, killing, reading files) happens outside
+of it. One load at a time passes through admission, so that two models cannot both take the last free memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from fust.core.clock import utc_naive
+from fust.core.errors import FustError, InvalidInput, Unavailable, UpstreamFailed
+from fust.core.ids import new_id
+from fust.core.settings import Settings
+from fust.core.units import show_size, show_span
+from fust.serve.engines.base import Engine, EngineSpec, Mode
+from fust.serve.engines.llamacpp import LlamaCppEngine
+from fust.serve.facts import ModelFacts, read_facts
+from fust.serve.files import ModelFile, ModelFiles, bring, list_models
+from fust.serve.hosted import Hosted, Running
+from fust.serve.memory import MachineMemory, machine_memory
+from fust.serve.notes import note
+from fust.serve.plan import Plan, plan_engine
+
+log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Starts and ends the engines of all deployments."""
+
+    def __init__(self, settings: Settings, files: ModelFiles, hosted: Callable[[], Iterable[Hosted]]) -> None:
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self._settings = settings
+        self._files = files
+        self._hosted = hosted
+        self._admission = threading.Lock()
+        self._stopping = False
+
+    # Wanting an engine
+
+    def ensure(self, hosted: Hosted, mode: Mode) -> Running:
+        """Returns the deployment's ready engine for the mode with one request counted on it; loads it when needed.
+
+        Raises:
+            Unavailable: it does not fit, did not load in time, or failed too often.
+            UpstreamFailed: the engine refused the model.
+        """
+        deadline = time.monotonic() + self._settings.serve.load_timeout_s
+        while True:
+            with self.lock:
+                running = self._wait_turn(hosted, mode, deadline)
+                if running.info is not None:
+                    running.busy += 1
+                    hosted.used_s = time.monotonic()
+                    return running
+            self._load(hosted, running, deadline)
+
+    def take_ready(self, hosted: Hosted, mode: Mode) -> Running | None:
+        """Returns a ready engine with one request counted on it, or None; never blocks for long."""
+        with self.lock:
+            running = hosted.engines.get(mode)
+            if running is None or not running.is_ready:
+                return None
+            running.busy += 1
+            hosted.used_s = time.monotonic()
+            return running
+
+    def load_soon(self, hosted: Hosted, mode: Mode | None = None) -> None:
+        """Begins to load on a thread of its own; what goes wrong is kept on the deployment."""
+
+        def run() -> None:
+            try:
+                wanted = mode or ("embed" if self.facts_of(hosted).is_encoder else "generate")
+                self.give_back(hosted, self.ensure(hosted, wanted))
+            except FustError as error:
+                log.warning("a model was not loaded", extra={"deployment": hosted.name, "reason": str(error)})
+            except Exception as error:
+                log.exception("a model was not loaded", extra={"deployment": hosted.name})
+                with self.lock:
+                    hosted.failed, hosted.error = True, UpstreamFailed("{reason}", reason=error)
+
+        threading.Thread(target=run, name=f"fust-load-{hosted.id}", daemon=True).start()
+
+    def give_back(self, hosted: Hosted, running: Running) -> None:
+        """Ends one request."""
+        with self.lock:
+            running.busy = max(0, running.busy - 1)
+            hosted.used_s = time.monotonic()
+            if not running.busy:
+                self.changed.notify_all()
+
+    def _wait_turn(self, hosted: Hosted, mode: Mode, deadline: float) -> Running:
+        """Waits while another thread loads the engine; returns it ready, or a new one that the caller is to load."""
+        while True:
+            if hosted.deleted or self._stopping:
+                raise Unavailable(
+                    "{model} is not served any more.", hint="Serve it again.", model=hosted.name
+                )
+            if hosted.failed:
+                raise _failed(hosted)
+            running = hosted.engines.get(mode)
+            if running is not None and running.is_ready:
+                return running
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise _too_slow(hosted, self._settings.serve.load_timeout_s)
+            pause = hosted.retry_at - time.monotonic()
+            if running is None and pause <= 0:
+                placeholder = EngineSpec("", Path(), hosted.id, mode, 0, 0, 0)
+                hosted.engines[mode] = running = Running(placeholder, 0)
+                return running
+            self.changed.wait(min(left, pause if running is None else left, 5.0))
+
+    # Loading
+
+    def facts_of(self, hosted: Hosted) -> ModelFacts:
+        """Returns the shape of the deployment's model, its file brought from the hub when needed."""
+        if hosted.facts is None or hosted.path is None or not hosted.path.exists():
+            tree = self._files.list_files(hosted.repo_id, hosted.revision)
+            model = next(
+                (m for m in list_models(tree) if hosted.file in m.paths),
+                ModelFile((hosted.file,), hosted.size_bytes),
+            )
+            folder = self._settings.home / "engines" / "files" / hosted.id
+            path = bring(self._files, hosted.repo_id, hosted.revision, model, folder)
+            facts = read_facts(path, model.size_bytes)
+            with self.lock:
+                hosted.path, hosted.facts = path, facts
+        return hosted.facts
+
+    def _load(self, hosted: Hosted, running: Running, deadline: float) -> None:
+        try:
+            self._start(hosted, running, deadline)
+        except FustError as error:
+            self._give_up(hosted, running, error, permanent=not isinstance(error, Unavailable))
+            raise
+        except BaseException as error:
+            self._give_up(hosted, running, UpstreamFailed("{reason}", reason=error), permanent=False)
+            raise
+
+    def _give_up(self, hosted: Hosted, running: Running, error: FustError, *, permanent: bool) -> None:
+        with self.lock:
+            running.doomed = True
+            for mode, known in list(hosted.engines.items()):
+                if known is running:
+                    del hosted.engines[mode]
+            hosted.error, hosted.failed = error, permanent
+            self.changed.notify_all()
+
+    def _start(self, hosted: Hosted, running: Running, deadline: float) -> None:
+        mode = running.spec.mode
+        facts = self.facts_of(hosted)
+        plan = self._admit(hosted, running, facts, mode)
+        assert hosted.path is not None
+        spec = EngineSpec(
+            engine_id=new_id("e"),
+            path=hosted.path,
+            log_name=f"engine-{hosted.id}" + ("-embed" if mode == "embed" else ""),
+            alias=f"fust-{hosted.id}",
+            mode=mode,
+            context=plan.context,
+            slots=plan.slots,
+            threads=plan.threads,
+            pooling=plan.pooling,
+        )
+        engine = LlamaCppEngine(spec, self._settings.home)
+        with self.lock:
+            running.spec, running.engine, hosted.chosen[mode] = spec, engine, plan.why
+        began = time.monotonic()
+        info = engine.start(max(1.0, deadline - began), lambda _, why: self._on_exit(hosted, running, why))
+        memory = engine.memory_bytes()
+        with self.lock:
+            stillborn = hosted.deleted or self._stopping or running.doomed
+            if not stillborn:
+                running.info, running.started_at, running.memory_bytes = info, utc_naive(), memory
+                hosted.error, hosted.note, hosted.used_s = None, None, time.monotonic()
+            self.changed.notify_all()
+        if stillborn:
+            engine.stop()
+            raise Unavailable("{model} is not served any more.", hint="Serve it again.", model=hosted.name)
+        log.info(
+            "a model was loaded",
+            extra={"deployment": hosted.name, "mode": mode, "engine_pid": info.pid, "seconds": round(time.monotonic() - began, 3)},
+        )  # fmt: skip
+
+    # Memory
+
+    def room_bytes(self, *, besides: Hosted | None = None) -> int:
+        """Returns what a new engine could take if all others (but pinned ones) made room."""
+        memory = machine_memory()
+        with self.lock:
+            pinned = sum(h.memory_bytes for h in self._hosted() if h.pinned and h is not besides)
+        return max(
+            0, (self._settings.serve.memory_bytes or memory.total_bytes - memory.reserve_bytes) - pinned
+        )
+
+    def _free_bytes(self, memory: MachineMemory, without: Running) -> int:
+        with self.lock:
+            engines = [r for h in self._hosted() for r in h.engines.values() if r is not without]
+            taken = sum(max(r.estimate_bytes, r.memory_bytes) for r in engines)
+            loading = sum(r.estimate_bytes for r in engines if r.info is None)
+        limit = self._settings.serve.memory_bytes
+        if limit:
+            return limit - taken
+        # Mapped files count as available to the system although engines use them, so both sums must hold.
+        reserve = memory.reserve_bytes
+        return min(memory.available_bytes - reserve - loading, memory.total_bytes - reserve - taken)
+
+    def _admit(self, hosted: Hosted, running: Running, facts: ModelFacts, mode: Mode) -> Plan:
+        """Reserves memory for the engine, unloading others when it must; returns how to start it.
+
+        Raises:
+            Unavailable: it does not fit now, or not at all.
+        """
+        with self._admission:
+            room = self.room_bytes(besides=hosted)
+            plan = plan_engine(facts, mode, self._settings.serve, room)
+            if plan.memory_bytes > room:
+                raise InvalidInput(
+                    "{model} needs about {need}, and {room} can be used for it.",
+                    hint="Serve a smaller quantisation, unpin another model, or raise the setting serve.memory_bytes.",
+                    model=hosted.name,
+                    need=show_size(plan.memory_bytes),
+                    room=show_size(room),
+                    code="does_not_fit",
+                )
+            while (free := self._free_bytes(machine_memory(), running)) < plan.memory_bytes:
+                if not self._make_room(hosted, plan.memory_bytes):
+                    raise Unavailable(
+                        "{model} needs about {need} and {free} is free now; what runs is busy or pinned.",
+                        hint="Try again in a moment, or stop a model: `fust ps`, `fust stop NAME`.",
+                        model=hosted.name,
+                        need=show_size(plan.memory_bytes),
+                        free=show_size(max(0, free)),
+                        code="no_memory",
+                        retry_after_s=5,
+                    )
+            with self.lock:
+                running.estimate_bytes = plan.memory_bytes
+            return plan
+
+    def _make_room(self, wanting: Hosted, need_bytes: int) -> bool:
+        with self.lock:
+            idle = [
+                h for h in self._hosted() if h is not wanting and h.engines and not h.pinned and not h.is_busy
+            ]
+            victim = min(idle, key=lambda h: h.used_s, default=None)
+            if victim is None:
+                return False
+            victim.note = note(
+                "Unloaded to make room for {model} ({need}); the next request loads it again.",
+                model=wanting.name,
+                need=show_size(need_bytes),
+            )
+            engines = self._doom(victim)
+        log.info("a model was unloaded", extra={"deployment": victim.name, "for": wanting.name})
+        _stop_all(engines)
+        return True
+
+    # Ending
+
+    def _doom(self, hosted: Hosted) -> list[Engine]:
+        """Takes all engines off a deployment; the caller stops them, outside of the lock."""
+        engines: list[Engine] = []
+        for running in hosted.engines.values():
+            running.doomed = True
+            if running.engine is not None:
+                engines.append(running.engine)
+        hosted.engines.clear()
+        self.changed.notify_all()
+        return engines
+
+    def unload(self, hosted: Hosted) -> None:
+        """Ends the deployment's engines; returns when they are gone."""
+        with self.lock:
+            engines = self._doom(hosted)
+        _stop_all(engines)
+
+    def stop(self) -> None:
+        """Ends every engine; nothing is started any more."""
+        with self.lock:
+            self._stopping = True
+            engines = [engine for hosted in self._hosted() for engine in self._doom(hosted)]
+        _stop_all(engines)
+
+    def _on_exit(self, hosted: Hosted, running: Running, reason: str) -> None:
+        error = UpstreamFailed(
+            "The engine of {model} died: {reason}.",
+            hint="It is started again; send the request once more.",
+            model=hosted.name,
+            reason=reason,
+            code="engine_died",
+        )
+        with self.lock:
+            if running.doomed or self._stopping or hosted.deleted:
+                return
+            running.doomed = True
+            hosted.engines.pop(running.spec.mode, None)
+            wait_s = hosted.note_crash(error)
+            if wait_s is None:
+                hosted.note = note(
+                    "Crashed {count} times in a row; not started again.", count=len(hosted.crashes)
+                )
+            else:
+                hosted.note = note("Its engine died and is started again: {reason}.", reason=reason)
+            self.changed.notify_all()
+        log.error("an engine died", extra={"deployment": hosted.name, "reason": reason, "retry_s": wait_s})
+        if wait_s is not None:
+            self.load_soon(hosted, running.spec.mode)
+
+    # Looking after them, every few seconds
+
+    def sweep(self, suspects: Iterable[tuple[Hosted, Running]]) -> None:
+        """Unloads what is idle, measures memory, and ends engines that do not answer any more."""
+        limit_s = self._settings.serve.idle_unload_s
+        moment = time.monotonic()
+        for hosted in list(self._hosted()):
+            with self.lock:
+                idle = (
+                    limit_s and not hosted.pinned and not hosted.is_busy and moment - hosted.used_s > limit_s
+                )
+                engines: list[Engine] = []
+                if idle and hosted.engines:
+                    hosted.note = note(
+                        "Unloaded after {span} without a request; the next one loads it again.",
+                        span=show_span(limit_s),
+                    )
+                    engines = self._doom(hosted)
+                live = [r for r in hosted.engines.values() if r.engine and r.info]
+            _stop_all(engines)
+            for running in live:
+                assert running.engine is not None
+                running.memory_bytes = running.engine.memory_bytes() or running.memory_bytes
+        for hosted, running in suspects:
+            self._examine(hosted, running)
+
+    def _examine(self, hosted: Hosted, running: Running) -> None:
+        engine = running.engine
+        if engine is None or running.doomed or engine.is_healthy(5.0) or engine.is_healthy(5.0):
+            return
+        with self.lock:
+            if running.doomed:
+                return
+        engine.stop()
+        self._on_exit(hosted, running, "it did not answer any more and was ended")
+
+
+def _stop_all(engines: Iterable[Engine]) -> None:
+    for engine in engines:
+        engine.stop()
+
+
+def _failed(hosted: Hosted) -> FustError:
+    reason = hosted.error.message().rstrip(".") if hosted.error else "unknown"
+    return Unavailable(
+        "{model} cannot be served: {reason}.",
+        hint="Mend the cause, then serve it again: `fust serve {model}`.",
+        model=hosted.name,
+        reason=reason,
+        code="model_failed",
+    )
+
+
+def _too_slow(hosted: Hosted, limit_s: float) -> FustError:
+    return Unavailable(
+        "{model} was not loaded within {span}.",
+        hint="Try again; raise the setting serve.load_timeout_s for very large models.",
+        model=hosted.name,
+        span=show_span(limit_s),
+        code="model_loading",
+        retry_after_s=10,
+    )

@@ -1,0 +1,75 @@
+"""Chooses context, slots and threads of an engine for a model and the memory there is, and says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fust.core.settings import ServeSettings
+from fust.core.units import show_size
+from fust.serve.engines.base import Mode
+from fust.serve.facts import ModelFacts
+from fust.serve.memory import physical_cores
+from fust.serve.notes import Note, note
+
+_EMBED_CONTEXT = 2048
+_LEAST_CONTEXT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How an engine is to be started."""
+
+    mode: Mode
+    context: int
+    slots: int
+    threads: int
+    pooling: str
+    memory_bytes: int
+    why: tuple[Note, ...]
+
+
+def plan_engine(facts: ModelFacts, mode: Mode, settings: ServeSettings, room_bytes: int) -> Plan:
+    """Returns the plan with the most slots, then the longest context, that fits into `room_bytes`.
+
+    When nothing fits the smallest plan is returned; the caller compares its `memory_bytes` with what there is.
+    """
+    threads = settings.threads or physical_cores()
+    why = [
+        note("{threads} threads: the setting serve.threads.", threads=threads)
+        if settings.threads
+        else note("{threads} threads: the physical cores.", threads=threads)
+    ]
+    context = settings.context
+    if facts.context_train and facts.context_train < context:
+        context = facts.context_train
+        why.append(note("{context} tokens of context: the model's own limit.", context=context))
+    else:
+        why.append(note("{context} tokens of context: the setting serve.context.", context=context))
+    slots, pooling = settings.slots, ""
+    if mode == "embed":
+        context, pooling = min(context, _EMBED_CONTEXT), facts.embed_pooling()
+        slots = min(slots, 2)
+        why.append(
+            note("Embeddings are pooled by {pooling}: the file says so.", pooling=pooling)
+            if facts.pooling == pooling
+            else note("Embeddings are pooled by {pooling}: the file does not say how.", pooling=pooling)
+        )
+    wanted = (slots, context)
+    while facts.memory_bytes(mode, context, slots) > room_bytes and (slots > 1 or context > _LEAST_CONTEXT):
+        if slots > 1:
+            slots -= 1
+        else:
+            context = max(_LEAST_CONTEXT, context // 2)
+    if (slots, context) != wanted:
+        why.append(
+            note(
+                "{slots} slots of {context} tokens: more would not fit into {room}.",
+                slots=slots,
+                context=context,
+                room=show_size(room_bytes),
+            )
+        )
+    else:
+        why.append(note("{slots} requests at a time.", slots=slots))
+    memory = facts.memory_bytes(mode, context, slots)
+    return Plan(mode, context, slots, threads, pooling, memory, tuple(why))

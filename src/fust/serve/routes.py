@@ -1,0 +1,150 @@
+"""`/fust/v1/deployments`: which models are served."""
+
+from __future__ import annotations
+
+import msgspec
+from litestar import Request, delete, get, post
+from litestar.datastructures import State
+from litestar.types import ControllerRouterHandler
+
+from fust.accounts.service import Accounts, Identity
+from fust.core.clock import iso
+from fust.core.i18n import Language, accepted_language
+from fust.serve.service import Deployment as Served
+from fust.serve.service import Serve
+
+AnyRequest = Request[object, object, State]
+
+
+class Deployment(msgspec.Struct):
+    """A model at the API."""
+
+    id: str
+    name: str
+    alias: str | None
+    repo_id: str
+    file: str
+    revision: str
+    state: str
+    """`loading`, `ready`, `idle` (loads at the next request), `failed` or `stopped`."""
+    pinned: bool
+    private: bool
+    engine: str
+    context: int
+    slots: int
+    threads: int
+    size_bytes: int
+    memory_bytes: int
+    started_at: str | None
+    created_at: str | None
+    last_used_at: str | None
+    error: str | None
+    note: str | None
+    """What happened to it, in words."""
+    pooling: str
+    has_chat_template: bool | None
+    """Null until its file was read."""
+    why: list[str]
+    """What was chosen for it, and why."""
+    tokens_per_s: float
+
+
+class DeploymentList(msgspec.Struct):
+    """All models at the API that the caller may see."""
+
+    items: list[Deployment]
+
+
+class NewDeployment(msgspec.Struct, forbid_unknown_fields=True):
+    """What to serve."""
+
+    repo_id: str
+    file: str | None = None
+    """Path of a GGUF file, or the end of its name; without it the largest that fits is taken."""
+    revision: str | None = None
+    alias: str | None = None
+    pin: bool = False
+    """Never unloaded to make room, and loaded at the start of the server."""
+
+
+def draw(served: Served, language: Language) -> Deployment:
+    """Returns a deployment as the wire has it."""
+    return Deployment(
+        id=served.id,
+        name=served.name,
+        alias=served.alias,
+        repo_id=served.repo_id,
+        file=served.file,
+        revision=served.revision,
+        state=served.state,
+        pinned=served.pinned,
+        private=served.private,
+        engine=served.engine,
+        context=served.context,
+        slots=served.slots,
+        threads=served.threads,
+        size_bytes=served.size_bytes,
+        memory_bytes=served.memory_bytes,
+        started_at=iso(served.started_at),
+        created_at=iso(served.created_at),
+        last_used_at=iso(served.last_used_at),
+        error=served.error.sentence(language) if served.error else None,
+        note=served.note.draw(language) if served.note else None,
+        pooling=served.pooling,
+        has_chat_template=served.facts.has_chat_template if served.facts else None,
+        why=[item.draw(language) for item in served.why],
+        tokens_per_s=served.tokens_per_s,
+    )
+
+
+def _language(request: AnyRequest) -> Language:
+    return accepted_language(request.headers.get("accept-language"))
+
+
+@get("/fust/v1/deployments", sync_to_thread=True, tags=["deployments"])
+def list_deployments(
+    request: AnyRequest, serve: Serve, accounts: Accounts, identity: Identity
+) -> DeploymentList:
+    """Models at the API."""
+    accounts.require(identity, "read")
+    language = _language(request)
+    return DeploymentList([draw(served, language) for served in serve.list_deployments(identity)])
+
+
+@post("/fust/v1/deployments", sync_to_thread=True, tags=["deployments"])
+def create_deployment(
+    request: AnyRequest, serve: Serve, identity: Identity, data: NewDeployment
+) -> Deployment:
+    """Serves a model; it loads meanwhile. The same model again brings it to the revision of now."""
+    served = serve.deploy(
+        identity,
+        data.repo_id,
+        file=data.file or None,
+        revision=data.revision or None,
+        alias=data.alias or None,
+        pin=data.pin,
+    )
+    return draw(served, _language(request))
+
+
+@get("/fust/v1/deployments/{deployment_id:str}", sync_to_thread=True, tags=["deployments"])
+def get_deployment(
+    request: AnyRequest, serve: Serve, accounts: Accounts, identity: Identity, deployment_id: str
+) -> Deployment:
+    """One model at the API."""
+    accounts.require(identity, "read")
+    return draw(serve.get_deployment(identity, deployment_id), _language(request))
+
+
+@delete("/fust/v1/deployments/{deployment_id:str}", sync_to_thread=True, tags=["deployments"])
+def delete_deployment(serve: Serve, identity: Identity, deployment_id: str) -> None:
+    """Takes a model off the API; its files stay in the hub."""
+    serve.remove(identity, deployment_id)
+
+
+handlers: list[ControllerRouterHandler] = [
+    list_deployments,
+    create_deployment,
+    get_deployment,
+    delete_deployment,
+]

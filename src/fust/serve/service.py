@@ -1,0 +1,432 @@
+"""Serves models of the hub: deployments are rows, their engines child processes that come and go.
+
+`Serve` implements `fust.wire.targets.Targets`, by which the gateway reaches engines without knowing this package.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import select, update
+
+from fust.accounts.service import Accounts, Identity
+from fust.core.clock import utc_naive
+from fust.core.errors import Conflict, FustError, InvalidInput, NotFound, Unsupported
+from fust.core.ids import new_id, split_repo_id
+from fust.core.settings import Settings
+from fust.serve.engines.base import Mode
+from fust.serve.engines.child import end_orphans
+from fust.serve.facts import ModelFacts
+from fust.serve.files import ModelFiles, choose_file, discard
+from fust.serve.hosted import Hosted, Running, State
+from fust.serve.keeper import Keeper
+from fust.serve.models import DeploymentRow
+from fust.serve.notes import Note, note
+from fust.store.database import Database
+from fust.wire.targets import ModelEntry, Target
+
+log = logging.getLogger(__name__)
+
+_ALIAS = re.compile(r"^[A-Za-z0-9_](?:[A-Za-z0-9._/:-]{0,126}[A-Za-z0-9_])?$")
+_SWEEP_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment as it is now."""
+
+    id: str
+    name: str
+    alias: str | None
+    repo_id: str
+    file: str
+    revision: str
+    state: State
+    pinned: bool
+    private: bool
+    engine: str
+    mode: Mode | None
+    """Of the engine that is loaded; None when none is."""
+    context: int
+    slots: int
+    threads: int
+    size_bytes: int
+    memory_bytes: int
+    started_at: datetime | None
+    created_at: datetime
+    created_by: str
+    last_used_at: datetime | None
+    error: FustError | None
+    note: Note | None
+    pooling: str
+    facts: ModelFacts | None
+    why: tuple[Note, ...]
+    tokens_per_s: float
+
+
+class Serve:
+    """All deployments of one home."""
+
+    def __init__(self, database: Database, files: ModelFiles, settings: Settings, accounts: Accounts) -> None:
+        self._database = database
+        self._files = files
+        self._accounts = accounts
+        self._settings = settings
+        self._hosted: dict[str, Hosted] = {}
+        self._by_name: dict[str, Hosted] = {}
+        self._keeper = Keeper(settings, files, lambda: tuple(self._hosted.values()))
+        self._lock = self._keeper.lock
+        self._suspects: list[tuple[Hosted, Running]] = []
+        self._by_engine: dict[str, tuple[Hosted, Running]] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._sweeper: threading.Thread | None = None
+
+    # Life
+
+    def start(self) -> None:
+        """Ends engines of a former server, brings deployments back (pinned ones are loaded) and begins to look after them."""
+        end_orphans(self._settings.home)
+        with self._database.read() as session:
+            rows = list(session.scalars(select(DeploymentRow).order_by(DeploymentRow.created_at)))
+        for row in rows:
+            hosted = Hosted.of(row)
+            self._put(hosted)
+            if hosted.pinned:
+                self._keeper.load_soon(hosted)
+        self._sweeper = threading.Thread(target=self._look_after, name="fust-serve", daemon=True)
+        self._sweeper.start()
+
+    def stop(self) -> None:
+        """Ends all engines and keeps when each was used last."""
+        self._stopping = True
+        self._wake.set()
+        if self._sweeper is not None:
+            self._sweeper.join(timeout=15)
+        self._keeper.stop()
+        self._keep_use()
+
+    def _look_after(self) -> None:
+        while not self._wake.wait(_SWEEP_S):
+            with self._lock:
+                suspects, self._suspects = self._suspects, []
+            try:
+                self._keeper.sweep(suspects)
+                self._keep_use()
+            except Exception:
+                log.exception("looking after engines failed; trying again")
+
+    def _keep_use(self) -> None:
+        with self._lock:
+            dirty = [hosted for hosted in self._hosted.values() if hosted.dirty]
+            values = [(hosted.id, hosted.last_used_at) for hosted in dirty]
+            for hosted in dirty:
+                hosted.dirty = False
+        if values:
+            with self._database.write() as session:
+                for id_, used_at in values:
+                    query = update(DeploymentRow).where(DeploymentRow.id == id_).values(last_used_at=used_at)
+                    session.execute(query)
+
+    def _put(self, hosted: Hosted) -> None:
+        with self._lock:
+            self._hosted[hosted.id] = hosted
+            self._by_name[hosted.name] = hosted
+            if hosted.alias:
+                self._by_name[hosted.alias] = hosted
+
+    # Deployments
+
+    def deploy(
+        self,
+        identity: Identity,
+        repo_id: str,
+        *,
+        file: str | None = None,
+        revision: str | None = None,
+        alias: str | None = None,
+        pin: bool = False,
+    ) -> Deployment:
+        """Serves a model from now on and begins to load it; the same name again brings it up to date.
+
+        Raises:
+            Unauthenticated, Denied: the key may not write.
+            NotFound: no such repo, revision or file, or the caller may not read it.
+            NotOffered, InvalidInput: nothing in it can be served, or nothing fits; says what to do.
+            Conflict: the alias is another deployment's.
+        """
+        self._accounts.require(identity, "write")
+        owner, _ = split_repo_id(repo_id)
+        private = self._files.is_private(repo_id)
+        if not self._accounts.may_read(identity, owner, private=private):
+            raise no_repo(repo_id)
+        commit = self._files.resolve_revision(repo_id, revision or "main")
+        tree = self._files.list_files(repo_id, commit)
+        model, reason = choose_file(repo_id, tree, file, self._keeper.room_bytes())
+        name = f"{repo_id}:{model.label}" if file else repo_id
+        with self._database.write() as session:
+            row = session.scalars(select(DeploymentRow).where(DeploymentRow.name == name)).first()
+            self._check_alias(alias, name)
+            changed = row is None or (row.revision, row.file) != (commit, model.path)
+            if row is None:
+                row = DeploymentRow(
+                    id=new_id("d"), name=name, repo_id=repo_id, created_by=identity.user or ""
+                )
+                row.created_at = utc_naive()
+                row.engine = "llamacpp"
+                session.add(row)
+            row.alias = alias or row.alias
+            row.file, row.revision, row.size_bytes = model.path, commit, model.size_bytes
+            row.pinned = pin or bool(row.pinned)
+            row.reason = msgspec.json.encode(reason).decode()
+            session.flush()
+            fresh = Hosted.of(row)
+        hosted = self._adopt(fresh, changed=changed)
+        self._refresh_visibility(hosted)
+        self._keeper.load_soon(hosted)
+        return self._view(hosted)
+
+    def _check_alias(self, alias: str | None, name: str) -> None:
+        if alias is None:
+            return
+        if not _ALIAS.match(alias):
+            raise InvalidInput(
+                "{alias!r} cannot be an alias.",
+                hint="Use 1 to 128 letters, digits, '.', '_', '-', '/' or ':'.",
+                alias=alias[:150],
+            )
+        with self._lock:
+            other = self._by_name.get(alias)
+        if other is not None and other.name != name:
+            raise Conflict(
+                "The alias {alias!r} belongs to {other}.",
+                hint="Choose another, or stop that one first: `fust stop {alias}`.",
+                alias=alias,
+                other=other.name,
+            )
+
+    def _adopt(self, fresh: Hosted, *, changed: bool) -> Hosted:
+        """Puts a row's new values in place of what runs under its id, ending engines that hold an older file."""
+        with self._lock:
+            known = self._hosted.get(fresh.id)
+            if known is not None and not changed:
+                if known.alias and known.alias != fresh.alias:
+                    self._by_name.pop(known.alias, None)
+                known.alias, known.pinned = fresh.alias, fresh.pinned
+                known.failed, known.error, known.note, known.crashes = False, None, None, []
+                known.retry_at = 0.0
+                self._put(known)
+                return known
+            if known is not None:
+                known.deleted = True
+                self._by_name = {key: value for key, value in self._by_name.items() if value is not known}
+            self._put(fresh)
+        if known is not None:
+            self._keeper.unload(known)
+        return fresh
+
+    def remove(self, identity: Identity, deployment: str) -> None:
+        """Ends a deployment for good.
+
+        Raises:
+            NotFound: no such deployment that the caller may see.
+            Denied: it is neither the caller's nor of a repo of theirs.
+        """
+        self._accounts.require(identity, "write")
+        hosted = self._readable(identity, deployment)
+        if hosted.created_by != identity.user:
+            self._accounts.check_write(identity, hosted.owner)
+        self._end(hosted)
+
+    def _end(self, hosted: Hosted) -> None:
+        with self._database.write() as session:
+            row = session.get(DeploymentRow, hosted.id)
+            if row is not None:
+                session.delete(row)
+        with self._lock:
+            hosted.deleted = True
+            self._hosted.pop(hosted.id, None)
+            self._by_name = {key: value for key, value in self._by_name.items() if value is not hosted}
+        self._keeper.unload(hosted)
+        discard(self._settings.home / "engines" / "files" / hosted.id)
+
+    def get_deployment(self, identity: Identity, deployment: str) -> Deployment:
+        """Returns a deployment by id, name or alias.
+
+        Raises:
+            NotFound: no such deployment that the caller may see.
+        """
+        return self._view(self._readable(identity, deployment))
+
+    def list_deployments(self, identity: Identity) -> Sequence[Deployment]:
+        """Returns the deployments that the caller may see, the newest last."""
+        with self._lock:
+            known = list(self._hosted.values())
+        return [self._view(hosted) for hosted in known if self._may_read(identity, hosted)]
+
+    def _may_read(self, identity: Identity, hosted: Hosted) -> bool:
+        if not self._refresh_visibility(hosted):
+            return identity.is_admin  # the repo is gone; someone has to be able to stop it
+        return self._accounts.may_read(identity, hosted.owner, private=hosted.private)
+
+    def _readable(self, identity: Identity, deployment: str) -> Hosted:
+        with self._lock:
+            hosted = self._hosted.get(deployment) or self._by_name.get(deployment)
+        if hosted is None or not self._may_read(identity, hosted):
+            raise NotFound(
+                "There is no deployment {name!r}.",
+                hint="`fust ps` lists them; `fust serve OWNER/NAME` makes one.",
+                name=deployment[:200],
+            )
+        return hosted
+
+    def on_repo_deleted(self, body: dict[str, Any]) -> None:
+        """Ends the deployments of a repo that is gone (event `repo_deleted`)."""
+        if body.get("type", "model") != "model":
+            return
+        with self._lock:
+            gone = [hosted for hosted in self._hosted.values() if hosted.repo_id == body.get("repo_id")]
+        for hosted in gone:
+            self._end(hosted)
+
+    def _view(self, hosted: Hosted) -> Deployment:
+        with self._lock:
+            loaded = next((r for r in hosted.engines.values() if r.spec.engine_id), None)
+            spec = loaded.spec if loaded else None
+            started = loaded.started_at if loaded else None
+            pooling = next((r.spec.pooling for r in hosted.engines.values() if r.spec.pooling), "")
+            if not pooling and hosted.facts is not None:
+                pooling = hosted.facts.embed_pooling()
+            why = (hosted.reason, *hosted.chosen.get("generate", ()))
+            if "generate" in hosted.chosen and "embed" in hosted.chosen:
+                why += (note("A second engine of the same file answers embeddings:"),)
+            why += hosted.chosen.get("embed", ())
+            return Deployment(
+                id=hosted.id,
+                name=hosted.name,
+                alias=hosted.alias,
+                repo_id=hosted.repo_id,
+                file=hosted.file,
+                revision=hosted.revision,
+                state=hosted.state,
+                pinned=hosted.pinned,
+                private=hosted.private,
+                engine=hosted.engine_name,
+                mode=spec.mode if spec else None,
+                context=spec.context if spec else 0,
+                slots=spec.slots if spec else 0,
+                threads=spec.threads if spec else 0,
+                size_bytes=hosted.size_bytes,
+                memory_bytes=hosted.memory_bytes,
+                started_at=started,
+                created_at=hosted.created_at,
+                created_by=hosted.created_by,
+                last_used_at=hosted.last_used_at,
+                error=hosted.error,
+                note=hosted.note,
+                pooling=pooling,
+                facts=hosted.facts,
+                why=tuple(item for item in why if item.template),
+                tokens_per_s=round(hosted.tokens_per_s, 1),
+            )
+
+    # Targets
+
+    def peek(self, model: str) -> ModelEntry | None:
+        """See `Targets.peek`."""
+        hosted = self._by_name.get(model)
+        return hosted.entry() if hosted is not None and hosted.has_fresh_visibility() else None
+
+    def find(self, model: str) -> ModelEntry | None:
+        """See `Targets.find`."""
+        hosted = self._by_name.get(model)
+        if hosted is None or not self._refresh_visibility(hosted):
+            return None
+        return hosted.entry()
+
+    def list_models(self) -> Sequence[ModelEntry]:
+        """See `Targets.list_models`."""
+        with self._lock:
+            known = list(self._hosted.values())
+        return [hosted.entry() for hosted in known if self._refresh_visibility(hosted)]
+
+    def acquire_now(self, model: str, mode: Mode = "generate") -> Target | None:
+        """See `Targets.acquire_now`."""
+        hosted = self._by_name.get(model)
+        running = self._keeper.take_ready(hosted, mode) if hosted is not None else None
+        if hosted is None or running is None:
+            return None
+        return self._lend(hosted, running, model)
+
+    def acquire(self, model: str, mode: Mode = "generate") -> Target:
+        """See `Targets.acquire`."""
+        hosted = self._by_name.get(model)
+        if hosted is None:
+            raise NotFound(
+                "There is no model {model!r} here.",
+                hint="GET /v1/models lists those that are served; `fust serve OWNER/NAME` serves another.",
+                model=model[:200],
+                param="model",
+                code="model_not_found",
+            )
+        if mode == "generate" and self._keeper.facts_of(hosted).is_encoder:
+            raise Unsupported(
+                "{model} only makes embeddings; it cannot write text.",
+                hint="Use it with /v1/embeddings, or choose another model.",
+                model=model,
+                param="model",
+                code="model_not_supported",
+            )
+        return self._lend(hosted, self._keeper.ensure(hosted, mode), model)
+
+    def _lend(self, hosted: Hosted, running: Running, model: str) -> Target:
+        with self._lock:
+            hosted.last_used_at, hosted.dirty = utc_naive(), True
+            self._by_engine[running.spec.engine_id] = (hosted, running)
+            return hosted.target(running, model)
+
+    def release(self, target: Target, *, failed: bool = False, tokens: int = 0, seconds: float = 0.0) -> None:
+        """See `Targets.release`."""
+        with self._lock:
+            known = self._by_engine.get(target.engine_id)
+            if known is None:
+                return
+            hosted, running = known
+            self._keeper.give_back(hosted, running)
+            if running.doomed and not running.busy:
+                del self._by_engine[target.engine_id]
+            if failed:
+                self._suspects.append(known)
+            if tokens > 1 and seconds > 0:
+                rate = tokens / seconds
+                hosted.tokens_per_s = 0.7 * hosted.tokens_per_s + 0.3 * rate if hosted.tokens_per_s else rate
+
+    def _refresh_visibility(self, hosted: Hosted) -> bool:
+        """Looks up whether the repo is private; returns False when the repo is gone."""
+        if hosted.has_fresh_visibility():
+            return True
+        try:
+            private = self._files.is_private(hosted.repo_id)
+        except NotFound:
+            return False
+        with self._lock:
+            hosted.private, hosted.visibility_s = private, time.monotonic()
+        return True
+
+
+def no_repo(repo_id: str) -> NotFound:
+    """Returns the error for a repo that is not there, or that the caller may not know of."""
+    return NotFound(
+        "There is no model {repo_id!r} in the hub.",
+        hint="`fust ls` lists those that are; `fust pull {repo_id}` brings one.",
+        repo_id=repo_id[:200],
+        code="repo_not_found",
+    )

@@ -1,0 +1,240 @@
+"""A small server of the model surface over a folder of models: gateway, engines and accounts, without the hub.
+
+`python tests/model_house.py HOME MODELS [section.key=value …]` prints one JSON line with its URL and a token. MODELS holds
+`owner/name/FILE…`; an owner whose name begins with `private` has private repos.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fust.accounts.service import Accounts
+from fust.core.errors import NotFound
+from fust.core.settings import Settings, load_settings
+from fust.serve.files import TreeFile
+from fust.serve.service import Serve
+from fust.store.database import Base, Database, protect_file
+
+
+class FolderFiles:
+    """Implements `fust.serve.files.ModelFiles` over a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def _repo(self, repo_id: str) -> Path:
+        folder = self.root / repo_id
+        if not folder.is_dir():
+            raise NotFound("There is no repo {repo_id}.", repo_id=repo_id)
+        return folder
+
+    def resolve_revision(self, repo_id: str, revision: str) -> str:
+        names = sorted(str((p.name, p.stat().st_size)) for p in self._repo(repo_id).rglob("*") if p.is_file())
+        return hashlib.sha1("".join(names).encode()).hexdigest()
+
+    def list_files(self, repo_id: str, revision: str) -> Sequence[TreeFile]:
+        folder = self._repo(repo_id)
+        return [
+            TreeFile(str(p.relative_to(folder)), p.stat().st_size)
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
+        ]
+
+    def materialise(self, repo_id: str, revision: str, path: str) -> Path:
+        return self._repo(repo_id) / path
+
+    def is_private(self, repo_id: str) -> bool:
+        self._repo(repo_id)
+        return repo_id.startswith("private")
+
+
+def open_house(
+    home: Path, models: Path, flags: dict[str, object]
+) -> tuple[Settings, Database, Accounts, Serve]:
+    """Returns the parts of a house; nothing runs yet."""
+    import fust.records.models  # noqa: F401  (its table)
+
+    settings = load_settings(home, flags=flags, environ={})
+    home.mkdir(parents=True, exist_ok=True)
+    protect_file(settings.database_url)
+    database = Database(settings.database_url)
+    Base.metadata.create_all(database.engine)
+    accounts = Accounts(database, settings)
+    return settings, database, accounts, Serve(database, FolderFiles(models), settings, accounts)
+
+
+async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> None:
+    from granian.constants import HTTPModes, Interfaces
+    from granian.server.embed import Server
+    from litestar import Litestar, Response
+    from litestar.di import Provide
+
+    from fust.core.errors import FustError
+    from fust.gateway.routes import gateway_app
+    from fust.records.usage import UsageWriter
+    from fust.serve.routes import handlers
+    from fust.wire.problems import draw_problem
+
+    settings, database, accounts, serve = open_house(home, models, flags)
+    if accounts.find_user("admin") is None:
+        accounts.create_user("admin", is_admin=True)
+        accounts.create_user("reader")
+    usage = UsageWriter(database)
+    serve.start()
+    usage.start()
+    pool = ThreadPoolExecutor(16)
+    gateway = gateway_app(serve, accounts, settings, pool, usage)
+
+    def identity(request):  # type: ignore[no-untyped-def]
+        return accounts.identify({k.lower(): v for k, v in request.headers.items()}, method=request.method)
+
+    def draw(request, error):  # type: ignore[no-untyped-def]
+        status, body = draw_problem(error, "en", "r")
+        return Response(body, status_code=status, media_type="application/problem+json")
+
+    identity.__annotations__ = {}
+    from litestar import Request
+
+    identity.__annotations__ = {"request": Request, "return": object}
+    fust = Litestar(
+        handlers,
+        dependencies={
+            "serve": Provide(lambda: serve, sync_to_thread=False),
+            "accounts": Provide(lambda: accounts, sync_to_thread=False),
+            "identity": Provide(identity, sync_to_thread=True),
+        },
+        exception_handlers={FustError: draw},
+        openapi_config=None,
+    )
+
+    async def app(scope, receive, send):  # type: ignore[no-untyped-def]
+        await (gateway if scope["path"].startswith("/v1") else fust)(scope, receive, send)
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Server(app, address="127.0.0.1", port=port, interface=Interfaces.ASGINL, http=HTTPModes.http1,
+                    websockets=False, log_enabled=False)  # fmt: skip
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    serving = asyncio.create_task(server.serve())
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.2):
+            break
+        await asyncio.sleep(0.02)
+    tokens = {
+        "admin": accounts.create_token("admin", "test", "admin").secret,
+        "reader": accounts.create_token("reader", "test", "read").secret,
+    }
+    print(json.dumps({"url": f"http://127.0.0.1:{port}", "tokens": tokens, "pid": os.getpid()}), flush=True)
+    await stop.wait()
+    server.stop()
+    await asyncio.wait({serving}, timeout=5)
+    await gateway.close()
+    await loop.run_in_executor(None, serve.stop)
+    usage.stop()
+    os._exit(0)
+
+
+class House:
+    """A house in a process of its own."""
+
+    def __init__(self, home: Path, models: Path, *flags: str) -> None:
+        self.home, self.models = home, models
+        source = str(Path(__file__).resolve().parent.parent / "src")
+        environ = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, str(home), str(models), *flags], stdout=subprocess.PIPE, env=environ
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError("the house did not start")
+        said = json.loads(line)
+        self.url: str = said["url"]
+        self.token: str = said["tokens"]["admin"]
+        self.reader: str = said["tokens"]["reader"]
+
+    @property
+    def base_url(self) -> str:
+        return self.url + "/v1"
+
+    def request(
+        self, method: str, path: str, body: object = None, *, token: str | None = "", raw: bytes | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, method=method)
+        if token is not None:
+            request.add_header("authorization", f"Bearer {token or self.token}")
+        if data is not None:
+            request.add_header("content-type", "application/json")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, dict(answer.headers.items()), answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read()
+
+    def json(self, method: str, path: str, body: object = None, **more: object) -> dict:
+        status, _, answer = self.request(method, path, body, **more)  # type: ignore[arg-type]
+        assert status < 300, (status, answer)
+        return json.loads(answer) if answer else {}
+
+    def serve(self, repo_id: str, **more: object) -> dict:
+        """Serves a model and waits until it has loaded."""
+        found = self.json("POST", "/fust/v1/deployments", {"repo_id": repo_id, **more})
+        return self.settled(found["id"])
+
+    def settled(self, deployment_id: str, timeout_s: float = 30) -> dict:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            found = self.json("GET", f"/fust/v1/deployments/{deployment_id}")
+            if found["state"] != "loading":
+                return found
+            time.sleep(0.03)
+        raise AssertionError("it stayed loading")
+
+    def engine_pids(self) -> list[int]:
+        return [json.loads(p.read_text())["pid"] for p in (self.home / "engines").glob("*.json")]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=20)
+        if self.process.stdout:
+            self.process.stdout.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(timeout=10)
+        if self.process.stdout:
+            self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def running_house(home: Path, models: Path, *flags: str) -> Iterator[House]:
+    house = House(home, models, *flags)
+    try:
+        yield house
+    finally:
+        house.stop()
+
+
+if __name__ == "__main__":
+    pairs = dict(argument.split("=", 1) for argument in sys.argv[3:])
+    asyncio.run(serve_house(Path(sys.argv[1]), Path(sys.argv[2]), dict(pairs)))

@@ -195,11 +195,12 @@ interface CallOptions {
   method?: "GET" | "POST" | "PUT" | "DELETE";
   body?: unknown;
   signal?: AbortSignal;
+  headers?: Record<string, string>;
 }
 
 /** Sends a request below the page's root; throws `Problem`. The answer's body is not read yet. */
 export async function send(path: string, options: CallOptions = {}): Promise<Response> {
-  const headers: Record<string, string> = { "Accept-Language": lang.get() };
+  const headers: Record<string, string> = { ...options.headers, "Accept-Language": lang.get() };
   if (options.body !== undefined) headers["Content-Type"] = "application/json";
   let answer: Response;
   try {

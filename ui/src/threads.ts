@@ -1,5 +1,6 @@
 import { Problem, problemFrom, send } from "./api";
 import { createStore, memory } from "./store";
+import { eventsOf } from "./stream";
 
 /** Conversations: kept in this browser, one entry of local storage each, never on the server. */
 export interface Message {
@@ -168,7 +169,7 @@ async function answer(id: string, model: string): Promise<void> {
       body: { model, messages, stream: true, stream_options: { include_usage: true } },
       signal: stop.signal,
     });
-    for await (const data of events(reply)) {
+    for await (const { data } of eventsOf(reply)) {
       if (data === "[DONE]") break;
       const chunk = JSON.parse(data) as Chunk;
       if (chunk.error !== undefined) throw problemFrom(chunk as Record<string, unknown>, 200, reply.headers.get("x-request-id"));
@@ -208,22 +209,4 @@ function finish(id: string, message: Message): void {
   if (thread === undefined) return;
   const before = thread.messages.at(-1)?.state === "growing" ? thread.messages.slice(0, -1) : thread.messages;
   put({ ...thread, changed: Date.now(), messages: [...before, message] });
-}
-
-/** The data lines of a server-sent event stream. */
-async function* events(reply: Response): AsyncGenerator<string> {
-  if (reply.body === null) return;
-  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  try {
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) return;
-      const lines = (rest + value).split(/\r?\n/);
-      rest = lines.pop() ?? "";
-      for (const line of lines) if (line.startsWith("data:")) yield line.slice(5).trim();
-    }
-  } finally {
-    reader.releaseLock();
-  }
 }

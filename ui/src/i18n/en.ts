@@ -209,6 +209,8 @@ export const en = {
   "serve.file": "Serve {path}",
   "serve.starting": "Starting …",
   "serve.stop": "Stop serving",
+  "serve.stop.short": "Stop",
+  "serve.stop.file": "Stop serving {path}",
   "serve.loading": "It is being loaded; the first answer waits for that.",
   "serve.notemplate": "This model has no chat template, so it cannot chat. Call it through /v1/completions; see Use it.",
   "use.chat": "Works with any OpenAI client. Put a key of yours in place of FUST_KEY.",

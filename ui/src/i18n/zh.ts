@@ -1,4 +1,4 @@
-import type { en } from "./en.ts";
+import type { en } from "./en";
 
 /** 简体中文。 */
 export const zh: Record<keyof typeof en, string> = {
@@ -211,6 +211,8 @@ export const zh: Record<keyof typeof en, string> = {
   "serve.file": "启动 {path}",
   "serve.starting": "正在启动……",
   "serve.stop": "停止服务",
+  "serve.stop.short": "停止",
+  "serve.stop.file": "停止服务 {path}",
   "serve.loading": "正在载入，首次应答会等待载入完成。",
   "serve.notemplate": "此模型没有对话模板，因此不能对话。请通过 /v1/completions 调用，见“调用”。",
   "use.chat": "适用于任何 OpenAI 客户端。请把 FUST_KEY 换成您的密钥。",

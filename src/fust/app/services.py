@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from fust.accounts.service import Accounts
 from fust.core.clock import now
 from fust.core.settings import Settings
+from fust.hub.pull import pull_kind
 from fust.hub.service import Hub
 from fust.jobs.service import Jobs
 from fust.records.usage import UsageWriter
@@ -53,6 +54,8 @@ def build_services(settings: Settings, database: Database) -> Services:
     accounts = Accounts(database, settings)
     outbox = Outbox(database)
     hub = Hub(database, accounts, settings)
+    jobs = Jobs(database, settings)
+    jobs.register(pull_kind(accounts, settings))
     serve = Serve(database, HubFiles(hub), settings, accounts)
     return Services(
         settings=settings,
@@ -60,7 +63,7 @@ def build_services(settings: Settings, database: Database) -> Services:
         accounts=accounts,
         outbox=outbox,
         hub=hub,
-        jobs=Jobs(database, settings),
+        jobs=jobs,
         serve=serve,
         usage=UsageWriter(database),
         pool=ThreadPoolExecutor(settings.server.blocking_threads, thread_name_prefix="fust-blocking"),

@@ -9,9 +9,9 @@ from fust.jobs.worker import JobContext, JobFunction, run_job
 
 
 def _pull(context: JobContext) -> object:
-    from fust.app.pull import pull_into_hub
+    from fust.hub.pull import run_pull
 
-    return pull_into_hub(context)
+    return run_pull(context)
 
 
 KINDS: dict[str, JobFunction] = {"pull": _pull}

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import psutil
 from sqlalchemy import select, update
 
 from fust.core.clock import utc_naive
 from fust.core.locks import FileLock
+from fust.core.machine import machine_memory, usable_cores
 from fust.core.settings import Settings, describe_settings
 from fust.core.units import show_size
 from fust.jobs.folder import Fault, Outcome, RunFolder, Spec, plain
@@ -55,8 +55,8 @@ class Budget:
 def budget_of(settings: Settings) -> Budget:
     """Returns the budget of the settings; 0 there means all cores, and half of the memory."""
     return Budget(
-        settings.jobs.cores or os.cpu_count() or 1,
-        settings.jobs.memory_bytes or psutil.virtual_memory().total // 2,
+        settings.jobs.cores or usable_cores(),
+        settings.jobs.memory_bytes or machine_memory().total_bytes // 2,
     )
 
 
@@ -91,7 +91,9 @@ class Supervisor:
         if self._thread is not None:
             self._thread.join(timeout=10)
         for child in self._children.values():
-            child.returncode = child.poll() or 0  # let go of: it runs on, and its destructor need not complain
+            child.returncode = (
+                child.poll() or 0
+            )  # let go of: it runs on, and its destructor need not complain
         self._children.clear()
         self._only_one.release()
 
@@ -209,7 +211,7 @@ class Supervisor:
         budget = budget_of(self._settings)
         cores = budget.cores - sum(row.cores for row in running)
         memory = budget.memory_bytes - sum(row.memory_bytes for row in running)
-        memory = min(memory, psutil.virtual_memory().available)
+        memory = min(memory, machine_memory().available_bytes)
         blocked = False
         for row in queued:
             if blocked:

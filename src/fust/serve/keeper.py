@@ -15,6 +15,7 @@ from pathlib import Path
 from fust.core.clock import utc_naive
 from fust.core.errors import FustError, InvalidInput, Unavailable, UpstreamFailed
 from fust.core.ids import new_id
+from fust.core.machine import MachineMemory, machine_memory
 from fust.core.settings import Settings
 from fust.core.units import show_size, show_span
 from fust.serve.engines.base import Engine, EngineSpec, Mode
@@ -22,7 +23,6 @@ from fust.serve.engines.llamacpp import LlamaCppEngine
 from fust.serve.facts import ModelFacts, read_facts
 from fust.serve.files import ModelFile, ModelFiles, bring, list_models
 from fust.serve.hosted import Hosted, Running
-from fust.serve.memory import MachineMemory, machine_memory
 from fust.serve.notes import note
 from fust.serve.plan import Plan, plan_engine
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fust.core.machine import physical_cores
 from fust.core.settings import ServeSettings
 from fust.core.units import show_size
 from fust.serve.engines.base import Mode
 from fust.serve.facts import ModelFacts
-from fust.serve.memory import physical_cores
 from fust.serve.notes import Note, note
 
 _EMBED_CONTEXT = 2048

@@ -57,15 +57,17 @@ def _inactive_file(path: Path) -> int:
 
 def physical_cores() -> int:
     """Returns the cores that this process may use, hyper-threads not counted."""
-    physical = psutil.cpu_count(logical=False) or 1
-    logical = psutil.cpu_count() or physical
+    return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cores()))
+
+
+def usable_cores() -> int:
+    """Returns the cores that this process may use, hyper-threads counted."""
     try:
         usable = len(psutil.Process().cpu_affinity())  # type: ignore[attr-defined]  # not on macOS
     except (AttributeError, psutil.Error):
-        usable = logical
+        usable = psutil.cpu_count() or 1
     quota = _quota_cores()
-    usable = min(usable, quota) if quota else usable
-    return max(1, min(physical, usable))
+    return max(1, min(usable, quota) if quota else usable)
 
 
 def _quota_cores() -> int | None:

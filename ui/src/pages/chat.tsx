@@ -139,7 +139,7 @@ function Messages({ thread, model, busy }: { thread: Thread; model: Deployment |
   const was = useRef(busy);
   useEffect(() => {
     const onScroll = (): void => {
-      near.current = innerHeight + scrollY > document.documentElement.scrollHeight - 240;
+      near.current = (end.current?.getBoundingClientRect().top ?? 0) < innerHeight + 120;
     };
     addEventListener("scroll", onScroll, { passive: true });
     return () => removeEventListener("scroll", onScroll);
@@ -208,7 +208,7 @@ function Turn({ message, last, thread, model, busy }: { message: Message; last: 
   return (
     <article class="turn" aria-busy={live}>
       <div class="who" title={message.model}>{short(message.model)}</div>
-      <div class="say">
+      <div class={live ? "say growing" : "say"}>
         {message.thinking && (
           <details class="thinking">
             <summary>{t("chat.thinking")}</summary>
@@ -216,7 +216,7 @@ function Turn({ message, last, thread, model, busy }: { message: Message; last: 
           </details>
         )}
         {message.text !== "" && <Answer text={message.text} />}
-        {live && (message.text === "" ? <First /> : <span class="caret" aria-hidden="true" />)}
+        {live && message.text === "" && <First />}
         {message.state === "stopped" && <p class="small quiet">{t("chat.stopped")}</p>}
         {trouble && <Trouble problem={new Problem(trouble.status, trouble.code, trouble.detail, trouble.hint, trouble.requestId)} />}
         <div class="meter">

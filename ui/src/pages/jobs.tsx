@@ -17,7 +17,7 @@ export function JobsPage() {
   const active = items?.filter((it) => it.state === "queued" || it.state === "running").length ?? 0;
   return (
     <div class="page wrap">
-      <Head title={t("place.jobs")} sum={items && t("jobs.sum", { n: items.length, active })} />
+      <Head title={t("place.jobs")} sum={items && items.length > 0 && t("jobs.sum", { n: items.length, active })} />
       <div class="split">
         <Section id="h-jobs" title={t("jobs.all")}>
           {runs.problem && <Trouble problem={runs.problem} retry={() => void runs.reload()} />}

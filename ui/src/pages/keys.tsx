@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { call, type Key, type NewKey, type Page, type Scope } from "../api";
 import { CopyButton, Empty, Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
 import { Code } from "../parts";
@@ -13,13 +13,20 @@ export function KeysPage() {
   const items = keys.data?.items;
   const [made, setMade] = useState<NewKey | null>(null);
   const revoke = useAct();
+  const shown = useRef<HTMLDivElement>(null);
+  // The form may stand far below: what it made must come into sight, for it is shown once.
+  useEffect(() => {
+    if (made === null) return;
+    shown.current?.scrollIntoView({ block: "center" });
+    shown.current?.focus({ preventScroll: true });
+  }, [made]);
   return (
     <div class="page wrap">
       <Head title={t("place.keys")} sum={t("keys.sum")} />
       <div class="split">
         <div class="stack-l">
           {made && (
-            <div class="note calm" role="status">
+            <div class="note calm" role="status" ref={shown} tabIndex={-1}>
               <p><b>{made.name}</b>: {t("keys.once")}</p>
               <p class="row"><code class="token">{made.token}</code><CopyButton text={made.token} label={t("keys.copy")} /></p>
             </div>

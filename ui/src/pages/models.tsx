@@ -100,12 +100,17 @@ export function ModelsPage() {
 
   return (
     <div class="page wrap">
-      <Head title={t("place.models")} sum={found && (search === "" ? t("models.sum", { n: found.total, fits }) : t("models.found", { n: found.total, search }))}>
-        <Link class="b go" to="jobs?pull">{t("models.pull")}</Link>
+      <Head title={t("place.models")} sum={found && (found.total > 0 || search !== "") && (search === "" ? t("models.sum", { n: found.total, fits }) : t("models.found", { n: found.total, search }))}>
+        {found?.total !== 0 && <Link class="b go" to="jobs?pull">{t("models.pull")}</Link>}
       </Head>
       {problem && <Trouble problem={problem} retry={() => setTurn(turn + 1)} />}
       {found === null && problem === null && <Waiting what={t("waiting.models")} />}
-      {found !== null && (
+      {found?.total === 0 && search === "" && (
+        <Empty what={t("models.none")} next={t("models.none.next")}>
+          <Link class="b go" to="jobs?pull">{t("models.pull")}</Link>
+        </Empty>
+      )}
+      {found !== null && (found.total > 0 || search !== "") && (
         <div class="list">
           <Filters list={list} items={found.items} picked={picked} matches={matches} toggle={toggle} />
           <div>
@@ -116,12 +121,7 @@ export function ModelsPage() {
                 {shown.map((repo) => <Row key={repo.repo_id} repo={repo} />)}
               </ul>
             )}
-            {shown.length === 0 && found.items.length === 0 && search === "" && (
-              <Empty what={t("models.none")} next={t("models.none.next")}>
-                <Link class="b go" to="jobs?pull">{t("models.pull")}</Link>
-              </Empty>
-            )}
-            {shown.length === 0 && (found.items.length > 0 || search !== "") && (
+            {shown.length === 0 && (
               <Empty what={t("models.nomatch")} next={t("models.nomatch.next")}>
                 <button class="b" type="button" onClick={() => change({ search: "", f: [] })}>{t("models.clear")}</button>
               </Empty>

@@ -21,7 +21,8 @@ function currentPlace(path: string): string | null {
 }
 
 export function Masthead() {
-  const signedIn = useStore(session).state === "in";
+  const { state } = useStore(session);
+  const signedIn = state === "in";
   const { path } = usePlace();
   const now = currentPlace(path);
   const [open, setOpen] = useState(false);
@@ -59,12 +60,12 @@ export function Masthead() {
           )}
         </div>
       </div>
-      <SubLine signedIn={signedIn} place={now} path={path} />
+      <SubLine signedIn={signedIn} asks={state === "out"} place={now} path={path} />
     </header>
   );
 }
 
-function SubLine({ signedIn, place, path }: { signedIn: boolean; place: string | null; path: string }) {
+function SubLine({ signedIn, asks, place, path }: { signedIn: boolean; asks: boolean; place: string | null; path: string }) {
   const machine = useStore(status)?.machine;
   const parts = path.split("/");
   const deep = place === "models" ? (parts[0] === "models" ? parts.slice(1) : parts) : place === null ? [] : parts.slice(1);
@@ -79,7 +80,7 @@ function SubLine({ signedIn, place, path }: { signedIn: boolean; place: string |
     <div class="sub">
       {signedIn && name !== undefined && (deep.length > 0 ? <Link to={place ?? ""}>{t(name as "place.home")}</Link> : <b>{t(name as "place.home")}</b>)}
       {signedIn && deep.length > 0 && <b class="deep">{deep.map(decodeURIComponentSafely).at(-1)}</b>}
-      {!signedIn && <b>{t("signin.place")}</b>}
+      {asks && <b>{t("signin.place")}</b>}
       {gauge}
     </div>
   );

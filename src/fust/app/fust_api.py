@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar import Litestar, Request, Response
@@ -81,9 +81,14 @@ def _giver(value: object) -> Any:
     return give
 
 
+def _request_id(request: Connection) -> str:
+    scope = cast("dict[str, object]", request.scope)
+    return str(scope.get("fust.request_id", ""))
+
+
 def _draw(request: Connection, error: FustError) -> Response[bytes]:
     language = accepted_language(request.headers.get("accept-language"))
-    request_id = str(request.scope.get("fust.request_id", ""))
+    request_id = _request_id(request)
     status, body = draw_problem(error, language, request_id)
     headers = {"x-request-id": request_id}
     if error.retry_after_s is not None:
@@ -113,7 +118,7 @@ def _draw_unknown(request: Connection, error: Exception) -> Response[bytes]:
     log.error(
         "a request failed",
         exc_info=error,
-        extra={"request_id": request.scope.get("fust.request_id"), "path": request.url.path},
+        extra={"request_id": _request_id(request), "path": request.url.path},
     )
     return _draw(
         request,

@@ -12,6 +12,7 @@ from fust.accounts.service import Accounts
 from fust.core.clock import now
 from fust.core.settings import Settings
 from fust.hub.pull import pull_kind
+from fust.hub.pull import pull_kind
 from fust.hub.service import Hub
 from fust.jobs.service import Jobs
 from fust.records.usage import UsageWriter
@@ -54,6 +55,8 @@ def build_services(settings: Settings, database: Database) -> Services:
     accounts = Accounts(database, settings)
     outbox = Outbox(database)
     hub = Hub(database, accounts, settings)
+    jobs = Jobs(database, settings)
+    jobs.register(pull_kind(accounts, settings))
     jobs = Jobs(database, settings)
     jobs.register(pull_kind(accounts, settings))
     serve = Serve(database, HubFiles(hub), settings, accounts)

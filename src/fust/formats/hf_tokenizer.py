@@ -71,7 +71,7 @@ class _Step(msgspec.Struct):
 
 class _Model(msgspec.Struct):
     vocab: dict[str, int]
-    merges: list[str] | list[tuple[str, str]]
+    merges: list[str | tuple[str, str]]
     type: str = "BPE"
     byte_fallback: bool = False
     ignore_merges: bool = False

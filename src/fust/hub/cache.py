@@ -1,0 +1,126 @@
+"""Whole files rebuilt from xorbs, for engines that map a file and for plain downloads; bounded, the oldest go."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from fust.core.files import full_disk_is_clear
+from fust.core.locks import FileLock
+
+
+class WholeFiles:
+    """A folder of files named by SHA-256. What is mapped or open when it is evicted stays readable to its holder."""
+
+    def __init__(self, root: Path, room_bytes: int) -> None:
+        self.root = root
+        self.room_bytes = room_bytes
+        self._lock = threading.Lock()
+        root.mkdir(parents=True, exist_ok=True)
+
+    def find(self, sha256: str) -> Path | None:
+        """Returns the file when it is here, and notes its use."""
+        path = self.root / sha256
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        return path
+
+    def build(self, sha256: str, size: int, pieces: Iterator[bytes]) -> Path:
+        """Writes a file from pieces unless it is here; waits when another thread or process is writing it.
+
+        Raises:
+            StorageFull: no room on the disk; nothing is left of it.
+
+        """
+        with self.writing(sha256):
+            found = self.find(sha256)
+            if found:
+                return found
+            writer = self.begin(sha256, size)
+            try:
+                for piece in pieces:
+                    writer.write(piece)
+                return writer.finish()
+            except BaseException:
+                writer.abandon()
+                raise
+
+    @contextlib.contextmanager
+    def writing(self, sha256: str) -> Generator[None]:
+        """Holds the right to write one file, across processes."""
+        lock = FileLock(self.root / f".{sha256[:2]}.lock")
+        lock.acquire(wait=True)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, sha256: str, size: int) -> CacheWriter:
+        """Makes room and returns a writer for a file of ``size`` bytes."""
+        self.evict(self.room_bytes - size, keep=sha256)
+        return CacheWriter(self.root, sha256, size)
+
+    def evict(self, room_bytes: int, keep: str = "") -> None:
+        """Removes the files used longest ago until the rest fits; one that alone is too large may stay alone."""
+        with self._lock:
+            files = [(p, p.stat()) for p in self.root.iterdir() if not p.name.startswith(".")]
+            total = sum(stat.st_size for _, stat in files)
+            for path, stat in sorted(files, key=lambda item: item[1].st_mtime):
+                if total <= max(0, room_bytes):
+                    break
+                if path.name != keep:
+                    path.unlink(missing_ok=True)
+                    total -= stat.st_size
+
+    def size_bytes(self) -> int:
+        """Returns what the folder holds."""
+        return sum(p.stat().st_size for p in self.root.iterdir() if not p.name.startswith("."))
+
+    def clean(self) -> int:
+        """Removes half-written files of a server that is gone; returns how many."""
+        removed = 0
+        for path in self.root.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+            removed += 1
+        return removed
+
+
+class CacheWriter:
+    """A file on its way into the cache; it appears only when ``finish`` has seen every byte."""
+
+    def __init__(self, root: Path, sha256: str, size: int) -> None:
+        self._final = root / sha256
+        self._temporary = root / f".{sha256[:16]}-{secrets.token_hex(4)}.tmp"
+        self._size = size
+        self._written = 0
+        self._file = open(self._temporary, "xb", buffering=0)  # noqa: SIM115 closed by finish or abandon
+
+    def write(self, piece: bytes) -> None:
+        """Adds bytes."""
+        with full_disk_is_clear(self._final):
+            view = memoryview(piece)
+            while view:
+                view = view[self._file.write(view) :]
+        self._written += len(piece)
+
+    def finish(self) -> Path:
+        """Puts the file in its place, on the disk first: after a power cut it must not read as zeros."""
+        with full_disk_is_clear(self._final):
+            os.fsync(self._file.fileno())
+        self._file.close()
+        if self._written != self._size:
+            self._temporary.unlink(missing_ok=True)
+            raise OSError(f"{self._final.name}: {self._written} bytes instead of {self._size}")
+        os.replace(self._temporary, self._final)
+        return self._final
+
+    def abandon(self) -> None:
+        """Leaves nothing behind."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""Errors that only the hub draws; Hugging Face's client decides by the header ``X-Error-Code``.
+
+NotFound: RepoNotFound, RevisionNotFound, EntryNotFound. Conflict: RepoExists, HeadMoved (412).
+InvalidInput: BadHash, BadPath, BadXorb.
+"""
+
+from __future__ import annotations
+
+from fust.core.errors import Conflict, InvalidInput, NotFound
+
+
+class RepoNotFound(NotFound):
+    """No such repo, or a private one that the caller may not know of."""
+
+    code = "repo_not_found"
+
+    def __init__(self, repo_id: str) -> None:
+        super().__init__(
+            "There is no repo {repo_id!r}, or you may not see it.",
+            hint="Check the name, or sign in with a key that may read it.",
+            repo_id=repo_id[:200],
+        )
+
+
+class RevisionNotFound(NotFound):
+    """The repo has no such branch, tag or commit."""
+
+    code = "revision_not_found"
+
+    def __init__(self, repo_id: str, revision: str) -> None:
+        super().__init__(
+            "{repo_id} has no revision {revision!r}.",
+            hint="Name a branch, a tag or a commit.",
+            repo_id=repo_id,
+            revision=revision[:200],
+        )
+
+
+class EntryNotFound(NotFound):
+    """The revision has no such file or folder."""
+
+    code = "entry_not_found"
+
+    def __init__(self, path: str, revision: str, commit_oid: str = "") -> None:
+        super().__init__(
+            "There is no {path!r} at revision {revision!r}.",
+            hint="List the files of the repo first.",
+            path=path[:300],
+            revision=revision[:200],
+        )
+        self.commit_oid = commit_oid
+
+
+class RepoExists(Conflict):
+    """The name is taken."""
+
+    code = "repo_exists"
+
+
+class HeadMoved(Conflict):
+    """The branch is not where the writer thinks it is."""
+
+    status = 412
+    code = "head_moved"
+
+
+class BadHash(InvalidInput):
+    """Bytes are not what their name says."""
+
+    code = "bad_hash"
+
+
+class BadPath(InvalidInput):
+    """A name that no file in a repo may have."""
+
+    code = "bad_path"
+
+
+class BadXorb(InvalidInput):
+    """A xorb or a shard that does not follow its format."""
+
+    code = "bad_xorb"

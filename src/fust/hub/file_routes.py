@@ -1,0 +1,285 @@
+"""`/{repo}/resolve/{revision}/{path}`: files, whole and in ranges, from whatever form they are kept in.
+
+A file is always sent as `application/octet-stream` with `nosniff` and a sandbox: a hosted page never runs here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from fust.core.ids import RepoType
+from fust.hub.cache import CacheWriter
+from fust.hub.http import (
+    AnyReply,
+    FileReply,
+    Headers,
+    RangeError,
+    Reply,
+    Request,
+    Scope,
+    Send,
+    StreamReply,
+    Surface,
+    header,
+    json_reply,
+    parse_range,
+)
+from fust.hub.paths import is_commit_oid
+from fust.hub.types import RepoInfo, StoredFile
+
+_COUNTED = (".gguf",)
+_COUNTED_NAMES = frozenset({"config.json", "adapter_config.json", "model_index.json"})
+_HOT_S = 1.0
+_HOT_FILES = 128
+_INLINE_BYTES = 2**18
+"""Ranges up to this size are read on the event loop: cheaper than a change of threads."""
+
+
+def resolve(
+    surface: Surface,
+    request: Request,
+    type: RepoType,
+    owner: str,
+    name: str,
+    revision: str,
+    path: str,
+) -> AnyReply:
+    """`GET` and `HEAD /{prefix}{id}/resolve/{revision}/{path}`."""
+    hub = surface.hub
+    info = hub.get_repo(request.identity, f"{owner}/{name}", type)
+    file = hub.content.find_file(info, hub.resolve_revision(info, revision), path, revision)
+    headers = file_headers(surface, info, file)
+    if file.etag in [
+        tag.strip().removeprefix("W/").strip('"')
+        for tag in request.headers.get("if-none-match", "").split(",")
+    ]:
+        return Reply(304, b"", headers)
+    if path.endswith(_COUNTED) or path in _COUNTED_NAMES:
+        _count(surface, request, info)
+    return bytes_reply(surface, request, info, file, headers)
+
+
+def _count(surface: Surface, request: Request, info: RepoInfo) -> None:
+    if not request.headers.get("range", "bytes=0-").startswith("bytes=0-"):
+        return
+    if request.method == "GET":
+        surface.hub.note_download(info)
+
+
+def file_headers(surface: Surface, info: RepoInfo, file: StoredFile) -> Headers:
+    """Returns the headers that Hugging Face's client reads (file_download.py: get_hf_file_metadata)."""
+    name = file.path.rsplit("/", 1)[-1]
+    plain = "".join(c if 32 <= ord(c) < 127 and c not in '"\\' else "_" for c in name)
+    headers = [
+        header("etag", f'"{file.etag}"'),
+        header("x-repo-commit", file.commit_oid),
+        (b"accept-ranges", b"bytes"),
+        (b"content-type", b"application/octet-stream"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"content-security-policy", b"default-src 'none'; sandbox"),
+        (b"cross-origin-resource-policy", b"same-origin"),
+        header("content-disposition", f"attachment; filename*=UTF-8''{quote(name)}; filename=\"{plain}\""),
+        (b"cache-control", b"private, no-cache"),
+    ]
+    if file.sha256:
+        headers += [header("x-linked-etag", f'"{file.sha256}"'), header("x-linked-size", str(file.size))]
+    if file.xet_hash:
+        url = (
+            f"{surface.settings.public_url}/api/{info.type}s/{info.repo_id}/xet-read-token/{file.commit_oid}"
+        )
+        headers += [header("x-xet-hash", file.xet_hash), header("link", f'<{url}>; rel="xet-auth"')]
+    return headers
+
+
+def bytes_reply(
+    surface: Surface, request: Request, info: RepoInfo, file: StoredFile, headers: Headers
+) -> AnyReply:
+    """Returns the bytes asked for: 200 or 206 from a file, from git, or straight out of xorbs; else 416."""
+    asked = request.headers.get("range")
+    condition = request.headers.get("if-range")
+    if condition is not None and condition.strip('"') != file.etag:
+        asked = None
+    try:
+        window = parse_range(asked, file.size)
+    except RangeError:
+        return Reply(416, b"", [header("content-range", f"bytes */{file.size}"), *headers])
+    start, end = window or (0, file.size)
+    if window:
+        headers = [*headers, header("content-range", f"bytes {start}-{end - 1}/{file.size}")]
+    status = 206 if window else 200
+    content = surface.hub.content
+    local = content.local_path(file)
+    if local:
+        return FileReply(status, headers, local, start, end - start, window is None)
+    if request.method == "HEAD":
+        return StreamReply(status, headers, iter(()), end - start)
+    if not file.sha256:
+        return Reply(status, content.read_small(info, file)[start:end], headers)
+    pieces = content.iter_bytes(info, file, start, end)
+    if window is None:
+        pieces = _Kept(pieces, surface.hub.cache.begin(file.sha256, file.size))
+    return StreamReply(status, headers, pieces, end - start)
+
+
+class _Kept:
+    """Passes pieces on and keeps them for the next download; what breaks off leaves nothing behind."""
+
+    def __init__(self, pieces: Iterator[bytes], writer: CacheWriter) -> None:
+        self._pieces = pieces
+        self._writer: CacheWriter | None = writer
+
+    def __iter__(self) -> _Kept:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            if self._writer is not None:
+                self._writer.finish()
+                self._writer = None
+            raise
+        if self._writer is not None:
+            try:
+                self._writer.write(piece)
+            except Exception:
+                self.close()  # no room to keep it: the download goes on
+        return piece
+
+    def close(self) -> None:
+        """Drops what was kept so far, unless it is whole."""
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+
+
+def commit_page(surface: Surface, request: Request, type: RepoType, owner: str, name: str, oid: str) -> Reply:
+    """`GET /{prefix}{id}/commit/{oid}`: what a commit's URL tells a program."""
+    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    found = surface.hub.list_commits(info, oid, limit=1)
+    return json_reply({"id": found[0].oid, "title": found[0].title})
+
+
+# The short way for many small ranges of one file
+
+
+@dataclass(slots=True)
+class _Hot:
+    """An open file that was just served: what is needed to serve another range of it."""
+
+    descriptor: int
+    size: int
+    headers: Headers
+    until: float
+    generation: int
+    ref: Path | None
+    ref_stamp: tuple[int, int]
+
+
+class HotFiles:
+    """Answers ranges of files that were served within the last second, without asking database or git again.
+
+    An entry is for one path as sent and one token; it ends after a second, with any change that this process makes,
+    and when the branch's ref file changes. It lives on the event loop's thread only.
+    """
+
+    def __init__(self, surface: Surface) -> None:
+        self._surface = surface
+        self._entries: OrderedDict[tuple[bytes, str | None], _Hot] = OrderedDict()
+
+    def find(self, key: tuple[bytes, str | None]) -> _Hot | None:
+        """Returns a live entry, or None."""
+        hot = self._entries.get(key)
+        if hot is None:
+            return None
+        live = (
+            time.monotonic() < hot.until
+            and hot.generation == self._surface.hub.repos.generation
+            and (hot.ref is None or _stamp(hot.ref) == hot.ref_stamp)
+        )
+        if not live:
+            self._drop(key)
+            return None
+        return hot
+
+    def keep(self, key: tuple[bytes, str | None], request: Request, reply: AnyReply, generation: int) -> None:
+        """Remembers a file that was just answered with a range of it."""
+        if not isinstance(reply, FileReply) or reply.status != 206 or "resolve" not in request.segments:
+            return
+        at = request.segments.index("resolve")
+        owner, name, revision = request.segments[at - 2], request.segments[at - 1], request.segments[at + 1]
+        ref: Path | None = None
+        stamp = (0, 0)
+        if not is_commit_oid(revision):
+            repo_type: RepoType = "model" if at == 2 else request.segments[0][:-1]  # pyright: ignore[reportAssignmentType]
+            ref = self._surface.hub.git.path(repo_type, owner, name) / "refs" / "heads" / revision
+            stamp = _stamp(ref)
+            if stamp == (0, 0):
+                return
+        headers = [pair for pair in reply.headers if pair[0] != b"content-range"]
+        descriptor = os.open(reply.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._drop(key)
+        size = os.fstat(descriptor).st_size
+        until = time.monotonic() + _HOT_S
+        self._entries[key] = _Hot(descriptor, size, headers, until, generation, ref, stamp)
+        if len(self._entries) > _HOT_FILES:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: tuple[bytes, str | None]) -> None:
+        hot = self._entries.pop(key, None)
+        if hot is not None:
+            os.close(hot.descriptor)
+
+    async def answer(self, hot: _Hot, asked: str, send: Send) -> bool:
+        """Sends a small range; returns False, having sent nothing, when the long way must answer."""
+        try:
+            window = parse_range(asked, hot.size)
+        except RangeError:
+            return False
+        if window is None or window[1] - window[0] > _INLINE_BYTES:
+            return False
+        start, end = window
+        data = os.pread(hot.descriptor, end - start, start)
+        if len(data) != end - start:
+            return False
+        headers = [
+            *hot.headers,
+            (b"content-range", b"bytes %d-%d/%d" % (start, end - 1, hot.size)),
+            (b"content-length", b"%d" % len(data)),
+        ]
+        await send({"type": "http.response.start", "status": 206, "headers": headers})
+        await send({"type": "http.response.body", "body": data})
+        return True
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return stat.st_mtime_ns, stat.st_ino
+
+
+def hot_key(scope: Scope) -> tuple[tuple[bytes, str | None], str] | None:
+    """Returns the key of a request for a range of a file and the range, or None for any other request.
+
+    Sign-in by cookie and conditions take the long way.
+    """
+    if scope["method"] != "GET" or b"/resolve/" not in scope["raw_path"]:
+        return None
+    asked: str | None = None
+    token: str | None = None
+    for name, value in scope["headers"]:
+        if name == b"range":
+            asked = value.decode("latin-1")
+        elif name in (b"authorization", b"x-api-key"):
+            token = (token or "") + value.decode("latin-1")
+        elif name in (b"cookie", b"if-range", b"if-none-match"):
+            return None
+    return ((scope["raw_path"], token), asked) if asked else None

@@ -1,0 +1,178 @@
+"""`/fust/v1/repos`: repos as Fust's own page and CLI show them. Changes go through the hub surface `/api/…`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import psutil
+from litestar import get
+from litestar.params import Parameter
+from litestar.types import ControllerRouterHandler
+
+from fust.accounts.service import Identity
+from fust.core.clock import iso
+from fust.core.i18n import fill
+from fust.core.ids import RepoType, check_repo_type
+from fust.core.settings import Settings
+from fust.core.units import show_size
+from fust.hub.service import Hub
+from fust.hub.types import RepoInfo, Sort
+
+_HEADROOM = 1.15
+"""A model needs more than its file: context and buffers."""
+
+
+class DeploymentRef(msgspec.Struct):
+    """The deployment that serves a repo."""
+
+    id: str
+    name: str
+    state: str
+
+
+class RepoSummary(msgspec.Struct, kw_only=True):
+    """A repo in a list."""
+
+    repo_id: str
+    type: RepoType
+    private: bool
+    revision: str
+    created_at: str
+    updated_at: str
+    size_bytes: int
+    downloads: int
+    licence: str
+    languages: list[str]
+    task: str
+    formats: list[str]
+    description: str
+    fits: Literal["yes", "no", "unknown"]
+    fits_reason: str
+    deployment: DeploymentRef | None
+
+
+class RepoFileLine(msgspec.Struct):
+    """A file of a repo; `sha256` of a large one only."""
+
+    path: str
+    size_bytes: int
+    oid: str
+    lfs: bool
+    sha256: str | None
+
+
+class CommitLine(msgspec.Struct):
+    """A commit in a history."""
+
+    oid: str
+    title: str
+    author: str
+    date: str
+
+
+class RepoDetails(RepoSummary, kw_only=True):
+    """A repo at a revision."""
+
+    files: list[RepoFileLine]
+    card: str | None
+    commits: list[CommitLine]
+    clone_url: str
+
+
+class RepoList(msgspec.Struct):
+    """A page of repos."""
+
+    items: list[RepoSummary]
+    next: str | None
+    total: int
+
+
+def _fits(info: RepoInfo) -> tuple[Literal["yes", "no", "unknown"], str]:
+    """Returns whether a GGUF of the repo fits into the memory that is free now, and why."""
+    if info.type != "model" or not info.smallest_gguf_bytes:
+        return "unknown", ""
+    free = psutil.virtual_memory().available
+    needed = int(info.smallest_gguf_bytes * _HEADROOM)
+    params: dict[str, object] = {"needed": show_size(needed), "free": show_size(free)}
+    if needed <= free:
+        return "yes", fill("needs about {needed}, {free} is free", params)
+    return "no", fill("needs about {needed}, only {free} is free", params)
+
+
+def _summary(hub: Hub, info: RepoInfo) -> dict[str, object]:
+    fits, reason = _fits(info)
+    return {
+        "repo_id": info.repo_id,
+        "type": info.type,
+        "private": info.private,
+        "revision": info.head_oid,
+        "created_at": iso(info.created_at),
+        "updated_at": iso(info.updated_at),
+        "size_bytes": info.size_bytes,
+        "downloads": info.downloads,
+        "licence": info.licence,
+        "languages": info.languages,
+        "task": info.task,
+        "formats": info.formats,
+        "description": info.description,
+        "fits": fits,
+        "fits_reason": reason,
+        "deployment": hub.find_deployment(info) if info.type == "model" else None,
+    }
+
+
+@get("/fust/v1/repos", sync_to_thread=True, tags=["repos"])
+def list_repos(
+    hub: Hub,
+    identity: Identity,
+    repo_type: Annotated[Literal["model", "dataset", "space"] | None, Parameter(query="type")] = None,
+    search: str = "",
+    author: str = "",
+    sort: Literal["updated", "created", "name", "size", "downloads"] = "updated",
+    limit: Annotated[int, Parameter(ge=1, le=500)] = 50,
+    cursor: str | None = None,
+) -> RepoList:
+    """Repos that the caller may see."""
+    order: Sort = sort
+    hub.flush_downloads()
+    page = hub.list_repos(
+        identity, repo_type, search=search, author=author, sort=order, limit=limit, cursor=cursor
+    )
+    items = [msgspec.convert(_summary(hub, info), RepoSummary, from_attributes=True) for info in page.items]
+    return RepoList(items, page.next, page.total)
+
+
+@get("/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}", sync_to_thread=True, tags=["repos"])
+def get_repo(
+    hub: Hub,
+    settings: Settings,
+    identity: Identity,
+    repo_type: str,
+    owner: str,
+    name: str,
+    revision: str = "main",
+) -> RepoDetails:
+    """One repo at a revision: its files, its card as written, its newest commits."""
+    info = hub.get_repo(identity, f"{owner}/{name}", check_repo_type(repo_type))
+    oid = hub.resolve_revision(info, revision)
+    files = [
+        RepoFileLine(e.path, e.size, e.oid, bool(e.sha256), e.sha256 or None)
+        for e in hub.list_tree(info, oid, recursive=True)
+        if not e.is_folder
+    ]
+    commits = [
+        CommitLine(c.oid, c.title, c.authors[0] if c.authors else "", iso(c.date) or "")
+        for c in hub.list_commits(info, oid, limit=20)
+    ]
+    drawn = _summary(hub, info) | {
+        "revision": oid,
+        "files": files,
+        "card": hub.read_card(info, oid),
+        "commits": commits,
+        "clone_url": f"{settings.public_url}/{info.prefix}{info.repo_id}",
+    }
+    return msgspec.convert(drawn, RepoDetails, from_attributes=True)
+
+
+handlers: list[ControllerRouterHandler] = [list_repos, get_repo]

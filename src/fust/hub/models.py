@@ -1,0 +1,113 @@
+"""Tables of the hub: repos, large files and the pieces that they are made of."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from fust.core.clock import utc_naive
+from fust.store.database import Base
+
+
+class Repo(Base):
+    """A model, a dataset or a space: one bare git repository and what lists show of it."""
+
+    __tablename__ = "repos"
+    __table_args__ = (
+        UniqueConstraint("type", "key", name="uq_repos_type_key"),
+        Index("ix_repos_type_updated", "type", "updated_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    key: Mapped[str]
+    """`owner/name` in lower case: ids that differ by case only are one."""
+    owner: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    private: Mapped[bool] = mapped_column(default=False)
+    gated: Mapped[str] = mapped_column(default="")
+    """Empty, `auto` or `manual`."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_naive)
+    head_oid: Mapped[str] = mapped_column(default="")
+    """Commit of `main` that the columns below were read from."""
+    pending: Mapped[bool] = mapped_column(default=False)
+    """A ref may have moved without these columns: looked at when the server starts."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    downloads: Mapped[int] = mapped_column(default=0)
+    licence: Mapped[str] = mapped_column(default="")
+    languages: Mapped[list[str]] = mapped_column(default=list)
+    task: Mapped[str] = mapped_column(default="")
+    library: Mapped[str] = mapped_column(default="")
+    tags: Mapped[list[str]] = mapped_column(default=list)
+    formats: Mapped[list[str]] = mapped_column(default=list)
+    largest_gguf_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    smallest_gguf_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    description: Mapped[str] = mapped_column(default="")
+    sdk: Mapped[str] = mapped_column(default="")
+
+
+class LargeFile(Base):
+    """A file kept outside git: as a whole blob, as xorbs, or as both."""
+
+    __tablename__ = "large_files"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    xet_hash: Mapped[str | None] = mapped_column(default=None, index=True)
+    has_blob: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class LargeFileOwner(Base):
+    """A namespace that brought the bytes of a large file, and so may point to it."""
+
+    __tablename__ = "large_file_owners"
+
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+class RepoFile(Base):
+    """A large file that some commit of a repo points to: whoever reads the repo may read it."""
+
+    __tablename__ = "repo_files"
+
+    repo_id: Mapped[str] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+class XetFile(Base):
+    """How a file is put together from chunks of xorbs; verified before the row is written."""
+
+    __tablename__ = "xet_files"
+
+    xet_hash: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    segments: Mapped[bytes] = mapped_column(LargeBinary)
+    """48 bytes each: xorb hash, 0, raw bytes, first chunk, end chunk (as the shard's records)."""
+
+
+class Xorb(Base):
+    """A verified pack of chunks."""
+
+    __tablename__ = "xorbs"
+
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    raw_size: Mapped[int] = mapped_column(BigInteger)
+    chunks: Mapped[bytes] = mapped_column(LargeBinary)
+    """40 bytes each: chunk hash, end offset in the xorb, raw length."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class XorbOwner(Base):
+    """A namespace that brought a xorb: only its files may be built from it."""
+
+    __tablename__ = "xorb_owners"
+
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(primary_key=True, index=True)

@@ -1,0 +1,314 @@
+"""Repos as rows: making, finding, listing and removing them, and who may see them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from fust.accounts.service import Accounts, Identity
+from fust.core.errors import InvalidInput
+from fust.core.ids import RepoType, check_repo_type, new_id, split_repo_id
+from fust.core.locks import FileLock
+from fust.hub.attributes import initial_attributes
+from fust.hub.errors import RepoExists, RepoNotFound
+from fust.hub.git_store import GitStore
+from fust.hub.models import Repo
+from fust.hub.types import RepoInfo, RepoPage, Sort
+from fust.store.database import Database
+from fust.store.outbox import emit
+
+_CACHE_S = 1.0  # another process's change of a repo's row is seen within this time
+
+
+def to_info(row: Repo) -> RepoInfo:
+    """Returns a row as a value."""
+    return RepoInfo(
+        id=row.id,
+        type=row.type,  # pyright: ignore[reportArgumentType] checked when the row was made
+        owner=row.owner,
+        name=row.name,
+        private=row.private,
+        gated=row.gated,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        head_oid=row.head_oid,
+        size_bytes=row.size_bytes,
+        downloads=row.downloads,
+        licence=row.licence,
+        languages=list(row.languages),
+        task=row.task,
+        library=row.library,
+        tags=list(row.tags),
+        formats=list(row.formats),
+        smallest_gguf_bytes=row.smallest_gguf_bytes,
+        largest_gguf_bytes=row.largest_gguf_bytes,
+        description=row.description,
+        sdk=row.sdk,
+    )
+
+
+class Repos:
+    """The index of repos of a home."""
+
+    def __init__(self, database: Database, accounts: Accounts, git: GitStore) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._git = git
+        self._cache: dict[tuple[str, str], tuple[float, RepoInfo]] = {}
+        self._lock = threading.Lock()
+        self.generation = 0
+        """Grows with every change made by this process; caches above are void when it does."""
+
+    # Finding
+
+    def find_row(self, repo_type: RepoType, repo_id: str) -> RepoInfo | None:
+        """Returns a repo whatever the rights; at most one second old when another process changed it."""
+        key = (repo_type, repo_id.lower())
+        entry = self._cache.get(key)
+        if entry and time.monotonic() - entry[0] < _CACHE_S:
+            return entry[1]
+        with self._database.read() as session:
+            row = session.scalars(select(Repo).where(Repo.type == repo_type, Repo.key == key[1])).first()
+        if row is None:
+            return None
+        info = to_info(row)
+        with self._lock:
+            if len(self._cache) > 5000:
+                self._cache.clear()
+            self._cache[key] = (time.monotonic(), info)
+        return info
+
+    def forget(self) -> None:
+        """Drops what is remembered, so that a change holds at once in this process."""
+        with self._lock:
+            self.generation += 1
+            self._cache.clear()
+
+    def find(self, identity: Identity, repo_type: RepoType, repo_id: str) -> RepoInfo | None:
+        """Returns a repo that the caller may read, or None: a private one looks like a missing one."""
+        info = self.find_row(repo_type, repo_id)
+        if info is None or not self._accounts.may_read(identity, info.owner, private=info.private):
+            return None
+        return info
+
+    def get(self, identity: Identity, repo_type: RepoType, repo_id: str) -> RepoInfo:
+        """Returns a repo that the caller may read.
+
+        Raises:
+            RepoNotFound: none, or the caller may not know of it.
+
+        """
+        info = self.find(identity, repo_type, repo_id)
+        if info is None:
+            raise RepoNotFound(repo_id)
+        return info
+
+    def get_writable(self, identity: Identity, repo_type: RepoType, repo_id: str) -> RepoInfo:
+        """Returns a repo that the caller may write to.
+
+        Raises:
+            RepoNotFound: none, or the caller may not know of it.
+            Unauthenticated, Denied: it may be read but not written.
+
+        """
+        info = self.get(identity, repo_type, repo_id)
+        self._accounts.check_write(identity, info.owner)
+        return info
+
+    def get_by_id(self, row_id: str) -> RepoInfo:
+        """Returns a repo by its row's id, whatever the rights."""
+        with self._database.read() as session:
+            row = session.get(Repo, row_id)
+        if row is None:
+            raise RepoNotFound(row_id)
+        return to_info(row)
+
+    # Listing
+
+    def list_page(
+        self,
+        identity: Identity,
+        repo_type: RepoType | None,
+        *,
+        search: str = "",
+        author: str = "",
+        tags: Sequence[str] = (),
+        sort: Sort = "updated",
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> RepoPage:
+        """Returns repos that the caller may see.
+
+        Raises:
+            InvalidInput: the cursor is not one of ours.
+
+        """
+        if cursor is not None and not cursor.isdigit():
+            raise InvalidInput(
+                "{cursor!r} is not a cursor.", hint="Start at the first page.", cursor=cursor[:50]
+            )
+        offset = int(cursor or 0)
+        query = self._visible(identity, select(Repo))
+        if repo_type:
+            query = query.where(Repo.type == repo_type)
+        if author:
+            query = query.where(func.lower(Repo.owner) == author.lower())
+        for word in search.lower().split():
+            like = "%" + word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+            query = query.where(Repo.key.like(like, escape="\\"))
+        orders = {
+            "updated": Repo.updated_at.desc(),
+            "created": Repo.created_at.desc(),
+            "name": Repo.key,
+            "size": Repo.size_bytes.desc(),
+            "downloads": Repo.downloads.desc(),
+        }
+        query = query.order_by(orders[sort], Repo.id)
+        with self._database.read() as session:
+            if tags:  # JSON columns: matched here, so that both databases agree
+                rows = [row for row in session.scalars(query) if all(_has_tag(row, tag) for tag in tags)]
+                total, page = len(rows), rows[offset : offset + limit]
+            else:
+                total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
+                page = list(session.scalars(query.offset(offset).limit(limit)))
+        following = str(offset + limit) if offset + limit < total else None
+        return RepoPage([to_info(row) for row in page], following, total)
+
+    def _visible(self, identity: Identity, query: Select[Repo]) -> Select[Repo]:
+        if identity.is_admin:
+            return query
+        own = [namespace.name for namespace in self._accounts.namespaces_of(identity)]
+        return query.where(or_(Repo.private.is_(False), Repo.owner.in_(own)))
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many repos there are of each type."""
+        with self._database.read() as session:
+            return dict(session.execute(select(Repo.type, func.count()).group_by(Repo.type)).tuples())
+
+    # Changing
+
+    def create(
+        self, identity: Identity, repo_type: RepoType, repo_id: str, *, private: bool, sdk: str = ""
+    ) -> RepoInfo:
+        """Makes a repo with one commit on `main`.
+
+        Raises:
+            RepoExists: the name is taken.
+            Unauthenticated, Denied, NotFound: the caller may not, or there is no such owner.
+
+        """
+        owner, name = split_repo_id(repo_id)
+        self._accounts.require(identity, "write")
+        owner = self._accounts.ensure_namespace(owner, identity)
+        self._accounts.check_write(identity, owner)
+        key = f"{owner}/{name}".lower()
+        with FileLock(self._git.root / ".create.lock"):
+            with self._database.read() as session:
+                if session.scalars(select(Repo.id).where(Repo.type == repo_type, Repo.key == key)).first():
+                    raise _exists(repo_type, owner, name)
+            head = self._git.create(
+                repo_type,
+                owner,
+                name,
+                {".gitattributes": initial_attributes(repo_type)},
+                identity.user or "fust",
+            )
+            row = Repo(
+                id=new_id("r"), type=repo_type, key=key, owner=owner, name=name, private=private, sdk=sdk
+            )
+            row.head_oid = head
+            row.languages, row.tags, row.formats = [], [], []
+            try:
+                with self._database.write() as session:
+                    session.add(row)
+                    session.flush()
+                    emit(session, "repo_created", repo_id=f"{owner}/{name}", type=repo_type)
+                    self._accounts.audit(session, identity, "repo.create", f"{repo_type}:{owner}/{name}")
+            except IntegrityError as error:
+                raise _exists(repo_type, owner, name) from error
+        self.forget()
+        return to_info(row)
+
+    def remove(self, identity: Identity, info: RepoInfo) -> None:
+        """Deletes a repo: row first, so that no row ever points to a repository that is gone."""
+        with self._database.write() as session:
+            session.execute(delete(Repo).where(Repo.id == info.id))
+            emit(session, "repo_deleted", repo_id=info.repo_id, type=info.type)
+            self._accounts.audit(session, identity, "repo.delete", f"{info.type}:{info.repo_id}")
+        self._git.remove(info.type, info.owner, info.name)
+        self.forget()
+
+    def update(
+        self, identity: Identity, info: RepoInfo, *, private: bool | None, gated: str | None
+    ) -> RepoInfo:
+        """Changes who may see or download a repo."""
+        with self._database.write() as session:
+            row = self.locked_row(session, info)
+            if private is not None:
+                row.private = private
+            if gated is not None:
+                row.gated = gated
+            self._accounts.audit(session, identity, "repo.settings", f"{info.type}:{info.repo_id}")
+        self.forget()
+        return to_info(row)
+
+    def locked_row(self, session: Session, info: RepoInfo) -> Repo:
+        """Returns a repo's row inside a transaction.
+
+        Raises:
+            RepoNotFound: it was deleted meanwhile.
+
+        """
+        row = session.get(Repo, info.id)
+        if row is None:
+            raise RepoNotFound(info.repo_id)
+        return row
+
+    def touch_downloads(self, counts: dict[str, int]) -> None:
+        """Adds downloads, by row id."""
+        with self._database.write() as session:
+            for row_id, count in counts.items():
+                row = session.get(Repo, row_id)
+                if row is not None:
+                    row.downloads += count
+
+    def remove_orphans(self) -> int:
+        """Deletes repositories that no row names (a server died between the two); returns how many."""
+        removed = 0
+        with FileLock(self._git.root / ".create.lock"), self._database.read() as session:
+            known = {(f"{row.type}s", row.owner, row.name) for row in session.scalars(select(Repo))}
+            for plural, owner, name in list(self._git.iter_repos()):
+                if (plural, owner, name) not in known:
+                    self._git.remove(check_repo_type(plural), owner, name)
+                    removed += 1
+        return removed
+
+    def pending(self) -> list[RepoInfo]:
+        """Returns repos whose ref may have moved without their row."""
+        with self._database.read() as session:
+            return [to_info(row) for row in session.scalars(select(Repo).where(Repo.pending))]
+
+
+def _has_tag(row: Repo, tag: str) -> bool:
+    wanted = tag.lower()
+    kind, _, value = wanted.partition(":")
+    if kind == "license":
+        return row.licence.lower() == value
+    if kind == "language":
+        return value in [language.lower() for language in row.languages]
+    found = {t.lower() for t in [*row.tags, *row.languages, *row.formats, row.task, row.library]}
+    return wanted in found
+
+
+def _exists(repo_type: str, owner: str, name: str) -> RepoExists:
+    return RepoExists(
+        "You already created this {type} repo: {repo_id}.",
+        hint="Use it, or choose another name.",
+        type=repo_type,
+        repo_id=f"{owner}/{name}",
+    )

@@ -1,0 +1,361 @@
+"""The hub: repos of models, datasets and spaces over bare git, large files as xorbs or whole blobs.
+
+Everything here is synchronous and knows no HTTP; routes call it in a thread pool.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from sqlalchemy import func, select
+
+from fust.accounts.models import AuditRow
+from fust.accounts.service import SYSTEM, Accounts, Identity
+from fust.core.errors import InvalidInput, NotOffered
+from fust.core.ids import RepoType
+from fust.core.settings import Settings
+from fust.hub.attributes import is_lfs
+from fust.hub.blobs import LocalBlobs
+from fust.hub.cache import WholeFiles
+from fust.hub.commits import Committer, card_text, pointed_to
+from fust.hub.content import Content
+from fust.hub.errors import BadHash, EntryNotFound, RepoExists
+from fust.hub.git_store import CommitInfo, Entry, GitStore, Ref
+from fust.hub.models import LargeFile, Repo
+from fust.hub.repos import Repos
+from fust.hub.types import (
+    AddFile,
+    AddLargeFile,
+    Operation,
+    RepoInfo,
+    RepoPage,
+    Sort,
+    StorageStatistics,
+    Stored,
+    StoredFile,
+)
+from fust.hub.xet.cas import Cas
+from fust.hub.xet.tokens import Signer
+from fust.store.database import Database
+
+log = logging.getLogger(__name__)
+
+
+class Hub:
+    """All repos of a home."""
+
+    def __init__(self, database: Database, accounts: Accounts, settings: Settings) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._settings = settings
+        self.blobs = LocalBlobs(_blobs_folder(settings.blobs_url))
+        self.git = GitStore(settings.home / "git")
+        self.cache = WholeFiles(settings.home / "cache" / "files", settings.hub.whole_file_cache_bytes)
+        self.cas = Cas(database, self.blobs)
+        self.repos = Repos(database, accounts, self.git)
+        self.content = Content(database, self.git, self.blobs, self.cas, self.cache)
+        self.committer = Committer(database, self.repos, self.content, settings, accounts)
+        self.signer = Signer(accounts.signing_key())
+        self._downloads: Counter[str] = Counter()
+        self.find_deployment: Callable[[RepoInfo], object | None] = lambda _: None
+        """Set by ``app``: the deployment (id, name, state) that serves a repo."""
+
+    def recover(self) -> list[str]:
+        """Cleans up after a server that is gone; returns what was done, in words. Call before serving."""
+        done: list[str] = []
+        for what, count in (
+            ("temporary uploads", self.blobs.clean_temporaries()),
+            ("half-written cache files", self.cache.clean()),
+            ("half-made repositories", self.git.clean_temporaries()),
+            ("repositories without a row", self.repos.remove_orphans()),
+        ):
+            if count:
+                done.append(f"removed {count} {what}")
+        for info in self.repos.pending():
+            self.committer.recover(info)
+            done.append(f"read {info.repo_id} again from git")
+        for line in done:
+            log.info(line)
+        return done
+
+    # Repos
+
+    def create_repo(
+        self,
+        identity: Identity,
+        repo_id: str,
+        repo_type: RepoType = "model",
+        *,
+        private: bool = False,
+        exist_ok: bool = False,
+        sdk: str = "",
+    ) -> RepoInfo:
+        """Makes a repo with one commit on `main`.
+
+        Raises:
+            RepoExists: the name is taken, and ``exist_ok`` is off.
+
+        """
+        try:
+            return self.repos.create(identity, repo_type, repo_id, private=private, sdk=sdk)
+        except RepoExists:
+            if exist_ok:
+                return self.repos.get_writable(identity, repo_type, repo_id)
+            raise
+
+    def delete_repo(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> None:
+        """Deletes a repo and its history. Large files that nothing points to stay until the next cleaning."""
+        self.repos.remove(identity, self.repos.get_writable(identity, repo_type, repo_id))
+
+    def find_repo(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo | None:
+        """Returns a repo that the caller may read, or None."""
+        return self.repos.find(identity, repo_type, repo_id)
+
+    def get_repo(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo:
+        """Returns a repo that the caller may read, or raises RepoNotFound."""
+        return self.repos.get(identity, repo_type, repo_id)
+
+    def get_repo_to_write(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo:
+        """Returns a repo that the caller may write to, or raises."""
+        return self.repos.get_writable(identity, repo_type, repo_id)
+
+    def list_repos(
+        self,
+        identity: Identity,
+        repo_type: RepoType | None = None,
+        *,
+        search: str = "",
+        author: str = "",
+        tags: Sequence[str] = (),
+        sort: Sort = "updated",
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> RepoPage:
+        """Returns a page of repos that the caller may see."""
+        return self.repos.list_page(
+            identity,
+            repo_type,
+            search=search,
+            author=author,
+            tags=tags,
+            sort=sort,
+            limit=limit,
+            cursor=cursor,
+        )
+
+    # Reading
+
+    def resolve_revision(self, repo: RepoInfo, revision: str = "main") -> str:
+        """Returns the commit of a branch, a tag or a commit oid, or raises RevisionNotFound."""
+        return self.content.resolve(repo, revision)
+
+    def list_tree(
+        self, repo: RepoInfo, revision: str = "main", path: str = "", *, recursive: bool = False
+    ) -> list[Entry]:
+        """Returns the files and folders below a path.
+
+        Raises:
+            EntryNotFound: there is no folder at the path.
+
+        """
+        oid = self.resolve_revision(repo, revision)
+        git = self.content.open_repo(repo)
+        if path and not git.get_entry(oid, path, revision).is_folder:
+            raise EntryNotFound(path, revision, oid)
+        return list(git.iter_tree(oid, path, recursive=recursive))
+
+    def list_commits(
+        self, repo: RepoInfo, revision: str = "main", *, limit: int = 50, skip: int = 0
+    ) -> list[CommitInfo]:
+        """Returns commits, newest first."""
+        oid = self.resolve_revision(repo, revision)
+        found: list[CommitInfo] = []
+        for i, commit in enumerate(self.content.open_repo(repo).iter_commits(oid)):
+            if i >= skip + limit:
+                break
+            if i >= skip:
+                found.append(commit)
+        return found
+
+    def list_refs(self, repo: RepoInfo) -> list[Ref]:
+        """Returns branches, tags and other refs."""
+        return self.content.open_repo(repo).list_refs()
+
+    def find_file(self, repo: RepoInfo, path: str, revision: str = "main") -> StoredFile:
+        """Returns a file's size, hashes and commit, or raises EntryNotFound."""
+        return self.content.find_file(repo, self.resolve_revision(repo, revision), path, revision)
+
+    def file_size(self, repo: RepoInfo, path: str, revision: str = "main") -> int:
+        """Returns how many bytes a file has."""
+        return self.find_file(repo, path, revision).size
+
+    def read_file(
+        self, repo: RepoInfo, path: str, revision: str = "main", *, limit_bytes: int = 10_000_000
+    ) -> bytes:
+        """Returns a file's bytes, or raises TooLarge when there are more than the limit."""
+        return self.content.read(repo, self.find_file(repo, path, revision), limit_bytes)
+
+    def iter_file(
+        self, repo: RepoInfo, path: str, revision: str = "main", *, start: int = 0, end: int | None = None
+    ) -> Iterator[bytes]:
+        """Yields bytes [start, end) of a file, about 1 MiB at a time."""
+        file = self.find_file(repo, path, revision)
+        stop = file.size if end is None else min(end, file.size)
+        return self.content.iter_bytes(repo, file, start, stop)
+
+    def materialise(
+        self, repo_id: str, repo_type: RepoType = "model", revision: str = "main", path: str = ""
+    ) -> Path:
+        """Returns a real file with the bytes of ``path``, that an engine can map; for callers that checked rights."""
+        repo = self.repos.get(SYSTEM, repo_type, repo_id)
+        return self.content.materialise(repo, self.find_file(repo, path, revision))
+
+    def read_card(self, repo: RepoInfo, revision: str = "main") -> str | None:
+        """Returns README.md, or None."""
+        return card_text(self.content.open_repo(repo), self.resolve_revision(repo, revision))
+
+    # Writing
+
+    def commit(
+        self,
+        identity: Identity,
+        repo: RepoInfo,
+        operations: Sequence[Operation],
+        message: str,
+        *,
+        description: str = "",
+        branch: str = "main",
+        parent: str | None = None,
+        action: Literal["repo.commit", "repo.push"] = "repo.commit",
+    ) -> str:
+        """Applies operations as one commit and returns its oid; see ``Committer.commit``.
+
+        ``action`` is what the audit says: `repo.push` when a person's own client sent it.
+
+        Raises:
+            Unauthenticated, Denied: the caller may not write to the repo.
+
+        """
+        self._accounts.check_write(identity, repo.owner)
+        self._check_pointers(repo, operations)
+        return self.committer.commit(
+            identity,
+            repo,
+            operations,
+            message,
+            description=description,
+            branch=branch,
+            parent=parent,
+            action=action,
+        )
+
+    def _check_pointers(self, repo: RepoInfo, operations: Sequence[Operation]) -> None:
+        """Refuses a small file that is itself a pointer to bytes the caller never had."""
+        pointed = {
+            op.path: sha for op in operations if isinstance(op, AddFile) and (sha := pointed_to(op.data))
+        }
+        allowed = self.content.may_point(repo, list(pointed.values()))
+        for path, sha256 in pointed.items():
+            if sha256 not in allowed:
+                raise BadHash(
+                    "The bytes of {path} (SHA-256 {sha256}) were not uploaded to {owner}.",
+                    hint="Upload the file first, then commit.",
+                    path=path[:200],
+                    sha256=sha256,
+                    owner=repo.owner,
+                )
+
+    def put_file_from_path(
+        self, repo: RepoInfo, source: Path, *, expected_sha256: str = "", move: bool = False
+    ) -> Stored:
+        """Takes a local file in as a large file that commits of this repo's owner may point to."""
+        return self.content.put_file(repo.owner, source, expected_sha256=expected_sha256, move=move)
+
+    def import_files(
+        self,
+        identity: Identity,
+        repo_id: str,
+        repo_type: RepoType,
+        files: Mapping[str, Path],
+        *,
+        message: str,
+    ) -> str:
+        """Commits local files to a repo, made when it is not there, and returns the commit's oid."""
+        repo = self.create_repo(identity, repo_id, repo_type, exist_ok=True)
+        attributes = self.read_file(repo, ".gitattributes").decode("utf-8", "replace")
+        operations: list[Operation] = []
+        for path, source in files.items():
+            if is_lfs(attributes, path) or source.stat().st_size > self._settings.hub.max_regular_file_bytes:
+                stored = self.put_file_from_path(repo, source)
+                operations.append(AddLargeFile(path, stored.sha256, stored.size))
+            else:
+                operations.append(AddFile(path, source.read_bytes()))
+        return self.commit(identity, repo, operations, message)
+
+    def count_repos(self, identity: Identity, repo_type: RepoType) -> int:
+        """Returns how many repos of a type the caller may see."""
+        return self.list_repos(identity, repo_type, limit=1).total
+
+    def has_pushed(self, identity: Identity) -> bool:
+        """Returns whether the caller ever sent a commit with a client of its own."""
+        with self._database.read() as session:
+            query = select(AuditRow.id).where(
+                AuditRow.actor == (identity.user or ""), AuditRow.action == "repo.push"
+            )
+            return session.scalars(query.limit(1)).first() is not None
+
+    def note_download(self, repo: RepoInfo) -> None:
+        """Counts a download; written to the rows by ``flush_downloads``."""
+        self._downloads[repo.id] += 1
+
+    def flush_downloads(self) -> None:
+        """Writes the counted downloads."""
+        if self._downloads:
+            counts, self._downloads = self._downloads, Counter()
+            self.repos.touch_downloads(dict(counts))
+
+    # Storage
+
+    def storage_statistics(self) -> StorageStatistics:
+        """Returns what is on the disk, and what it would be without sharing."""
+        with self._database.read() as session:
+            files = session.scalar(select(func.count()).select_from(LargeFile)) or 0
+            logical = session.scalar(select(func.sum(Repo.size_bytes))) or 0
+        return StorageStatistics(
+            blobs_bytes=sum(size for _, size in self.blobs.iter_names("lfs")),
+            xorbs_bytes=sum(size for _, size in self.blobs.iter_names("xorbs")),
+            git_bytes=_folder_bytes(self.git.root),
+            whole_file_cache_bytes=self.cache.size_bytes(),
+            files=files,
+            logical_bytes=int(logical),
+        )
+
+
+def _folder_bytes(root: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _blobs_folder(url: str) -> Path:
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    if parts.scheme in ("s3", "gs", "az"):
+        raise NotOffered(
+            "Large files cannot be kept at {url} yet.",
+            hint="Use a folder: store.blobs_url = file:///…",
+            url=url,
+        )
+    raise InvalidInput("store.blobs_url is {url!r}.", hint="Write it as file:///path.", url=url)

@@ -1,0 +1,193 @@
+"""The Xet CAS over HTTP (huggingface.co/docs/xet/api) and the hub's endpoints that hand out its tokens.
+
+Supported: xorb upload, shard upload (v1), reconstruction v1 and v2 with `Range`, xorb bytes by signed URL. Answered
+404, which clients take as "not here": chunk dedup queries, xorb grants, v2 shards, telemetry.
+
+The `casUrl` names the namespace (`/xet/<tag>`): a client keeps its list of known xorbs by that URL, so it never
+leaves out bytes that another namespace, or a home that was deleted since, holds.
+"""
+
+from __future__ import annotations
+
+from fust.core.errors import Denied, InvalidInput, NotFound, NotOffered, Unauthenticated
+from fust.core.ids import RepoType
+from fust.hub.errors import RevisionNotFound
+from fust.hub.http import (
+    AnyReply,
+    FileReply,
+    RangeError,
+    Reply,
+    Request,
+    Surface,
+    header,
+    json_reply,
+    parse_range,
+    read_body,
+    spool_body,
+)
+from fust.hub.xet import hashing
+from fust.hub.xet.cas import Fetch, Recipe
+from fust.hub.xet.shard import MAX_SHARD_BYTES
+from fust.hub.xet.tokens import Right, XetToken
+from fust.hub.xet.xorb import MAX_BODY_BYTES
+
+
+def read_token(
+    surface: Surface, request: Request, type: RepoType, owner: str, name: str, revision: str = "main"
+) -> Reply:
+    """`GET /api/{type}/{id}/xet-read-token/{revision}`."""
+    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    surface.hub.resolve_revision(info, revision)
+    return _token(surface, request, info.id, info.owner, "read")
+
+
+def write_token(
+    surface: Surface, request: Request, type: RepoType, owner: str, name: str, revision: str = "main"
+) -> Reply:
+    """`GET /api/{type}/{id}/xet-write-token/{revision}`."""
+    info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
+    if request.flag("create_pr"):
+        raise NotOffered("Pull requests are not offered yet.", hint="Commit to a branch instead.")
+    if revision != "None" and surface.hub.content.open_repo(info).find_revision(revision) is None:
+        raise RevisionNotFound(info.repo_id, revision)
+    return _token(surface, request, info.id, info.owner, "write")
+
+
+def _token(surface: Surface, request: Request, row_id: str, namespace: str, right: Right) -> Reply:
+    signer = surface.hub.signer
+    token, expires = signer.make_token(request.identity.user or "", row_id, namespace, right)
+    url = f"{surface.settings.public_url}/xet/{signer.sign('cas', namespace.lower())[:16]}"
+    return json_reply(
+        {"casUrl": url, "exp": expires, "accessToken": token},
+        headers=[
+            header("x-xet-cas-url", url),
+            header("x-xet-access-token", token),
+            header("x-xet-token-expiration", str(expires)),
+            (b"cache-control", b"no-store"),
+        ],
+    )
+
+
+def _said(surface: Surface, request: Request, right: Right) -> XetToken:
+    """Returns what the request's Xet token says.
+
+    Raises:
+        Unauthenticated: no token or a bad one.
+        Denied: it gives only reading.
+
+    """
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token:
+        raise Unauthenticated(
+            "This needs a Xet token.", hint="Ask the hub for one; the client does so by itself."
+        )
+    said = surface.hub.signer.read_token(token.strip())
+    if right == "write" and said.right != "write":
+        raise Denied("The Xet token gives reading only.", hint="Ask for a write token.")
+    return said
+
+
+def _hash(text: str) -> str:
+    if not hashing.is_hash(text):
+        raise InvalidInput("{value!r} is not a Xet hash.", hint="It has 64 hex digits.", value=text[:100])
+    return text
+
+
+async def post_xorb(surface: Surface, request: Request, hash: str, scope: str = "") -> Reply:
+    """`POST /v1/xorbs/default/{hash}`."""
+    del scope
+    said = _said(surface, request, "write")
+    name = _hash(hash)
+    spool = await spool_body(surface, request, MAX_BODY_BYTES)
+    inserted = await surface.run(surface.hub.cas.add_xorb, said.namespace, name, spool.path)
+    return json_reply({"was_inserted": inserted})
+
+
+async def post_shard(surface: Surface, request: Request, scope: str = "") -> Reply:
+    """`POST /v1/shards`; also `/shards`, as the first draft had it."""
+    del scope
+    said = _said(surface, request, "write")
+    body = await read_body(request, MAX_SHARD_BYTES)
+    fresh = await surface.run(surface.hub.cas.add_shard, said.namespace, body)
+    return json_reply({"result": 1 if fresh else 0})
+
+
+def reconstruct(surface: Surface, request: Request, version: str, hash: str, scope: str = "") -> Reply:
+    """`GET /v1/reconstructions/{hash}` and `/v2/…`, with `Range`."""
+    del scope
+    said = _said(surface, request, "read")
+    recipe = _readable(surface, said, _hash(hash))
+    try:
+        window = parse_range(request.headers.get("range"), recipe.size)
+    except RangeError:
+        return Reply(416, b"", [header("content-range", f"bytes */{recipe.size}")])
+    start, end = window or (0, recipe.size)
+    terms, skip, fetches = surface.hub.cas.plan(recipe, start, end)
+    drawn: dict[str, object] = {
+        "offset_into_first_range": skip,
+        "terms": [
+            {
+                "hash": term.xorb,
+                "unpacked_length": term.raw_bytes,
+                "range": {"start": term.start, "end": term.end},
+            }
+            for term in terms
+        ],
+    }
+    by_xorb: dict[str, list[object]] = {}
+    for fetch in fetches:
+        by_xorb.setdefault(fetch.xorb, []).append(_draw_fetch(surface, fetch, version))
+    drawn["xorbs" if version == "v2" else "fetch_info"] = by_xorb
+    return json_reply(drawn, headers=[(b"cache-control", b"no-store")])
+
+
+def _readable(surface: Surface, said: XetToken, xet_hash: str) -> Recipe:
+    recipe = surface.hub.cas.get_recipe(xet_hash)
+    allowed = surface.hub.content.may_read_large(
+        said.repo_id, said.namespace, recipe.sha256, writer=said.right == "write"
+    )
+    if not allowed:
+        raise NotFound("There is no file with the Xet hash {xet_hash}.", xet_hash=xet_hash)
+    return recipe
+
+
+def _draw_fetch(surface: Surface, fetch: Fetch, version: str) -> object:
+    query = surface.hub.signer.xorb_query(fetch.xorb, fetch.first, fetch.last)
+    url = f"{surface.settings.public_url}/xet/xorbs/{fetch.xorb}?{query}"
+    chunks = {"start": fetch.start, "end": fetch.end}
+    bytes_ = {"start": fetch.first, "end": fetch.last}
+    if version == "v2":
+        return {"url": url, "ranges": [{"chunks": chunks, "bytes": bytes_}]}
+    return {"range": chunks, "url": url, "url_range": bytes_}
+
+
+def get_xorb(surface: Surface, request: Request, hash: str, scope: str = "") -> AnyReply:
+    """`GET /xorbs/{hash}` by a signed URL: only the bytes that it was signed for."""
+    del scope
+    name = _hash(hash)
+    opened = surface.hub.signer.xorb_window(name, request.query)
+    if opened is None:
+        raise Denied("The URL's signature is not valid or is over its time.", hint="Ask for the file again.")
+    path = surface.hub.blobs.find("xorbs", name)
+    if path is None:
+        raise NotFound("The bytes of xorb {name} are gone.", hint="Run `fust doctor`.", name=name)
+    size = path.stat().st_size
+    try:
+        window = parse_range(request.headers.get("range"), size)
+    except RangeError:
+        return Reply(416, b"", [header("content-range", f"bytes */{size}")])
+    start, end = window or (opened[0], opened[1] + 1)
+    if start < opened[0] or end > opened[1] + 1:
+        raise Denied("The URL was signed for other bytes of this xorb.", hint="Ask for the file again.")
+    headers = [
+        (b"content-type", b"application/octet-stream"),
+        (b"accept-ranges", b"bytes"),
+        header("content-range", f"bytes {start}-{end - 1}/{size}"),
+    ]
+    return FileReply(206, headers, path, start, end - start, False)
+
+
+def nothing_here(surface: Surface, request: Request, scope: str = "", path: str = "") -> Reply:
+    """Chunk dedup queries, xorb grants, v2 shards: 404, and the client goes on without."""
+    del surface, request, scope, path
+    return Reply(404)

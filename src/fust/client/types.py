@@ -181,7 +181,7 @@ class Deployment(msgspec.Struct):
     error: str | None = None
     note: str | None = None
     pooling: str | None = None
-    has_chat_template: bool = True
+    has_chat_template: bool | None = None
     why: list[str] = []
     tokens_per_s: float | None = None
 

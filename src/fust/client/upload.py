@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from fust.client.http import ClientError
@@ -33,6 +34,8 @@ def upload(
     # Read by huggingface_hub when it is imported; the address goes with each call, nothing else is sent anywhere.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["HF_ENDPOINT"] = base_url
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -44,7 +44,6 @@ BACKOFF_S = 1.0
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 15.0, 30.0
 SLOWEST_BYTES_PER_S, SLOW_WINDOW_S = 512, 60.0
 """Less than this over the window counts as a stalled connection."""
-_CHUNK = 1 << 20
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _T = TypeVar("_T")
 Say = Callable[..., None]
@@ -210,7 +209,7 @@ class Upstream:
             hf_raise_for_status(response)
             start = offset if _continues_at(response, offset) else 0
             window, seen = time.monotonic(), start
-            for position, piece in _positioned(response.iter_bytes(_CHUNK), start):
+            for position, piece in _positioned(response.iter_bytes(), start):
                 yield position, piece
                 elapsed = time.monotonic() - window
                 if elapsed > SLOW_WINDOW_S:

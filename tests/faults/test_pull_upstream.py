@@ -1,0 +1,446 @@
+"""Pull from a hub that misbehaves: every fault is one clear error, and nothing half is left behind."""
+
+import random
+import shutil
+import socket
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+SUPPORT = Path(__file__).parent.parent / "support"
+sys.path.insert(0, str(SUPPORT))
+
+from bad_hub import SHA, Bad, BadHub  # noqa: E402
+from jobs_home import ADMIN, BOB  # noqa: E402
+
+from fust.accounts.service import Accounts  # noqa: E402
+from fust.core.errors import (  # noqa: E402
+    Denied,
+    FustError,
+    Gated,
+    InvalidInput,
+    NotFound,
+    RateLimited,
+    StorageFull,
+    UpstreamFailed,
+)
+from fust.core.settings import load_settings  # noqa: E402
+from fust.hub import guard, pull, upstream  # noqa: E402
+from fust.hub.service import Hub  # noqa: E402
+from fust.jobs.folder import RunFolder, Spec  # noqa: E402
+from fust.jobs.worker import JobContext  # noqa: E402
+from fust.store.database import Base, Database  # noqa: E402
+
+pytestmark = pytest.mark.faults
+
+rng = random.Random(7)
+BIG = rng.randbytes(3_000_000)
+SMALL = b"# A model\n"
+
+
+class World:
+    """A home, its hub, and pulls run in this process."""
+
+    def __init__(self, home):
+        self.home = home
+        home.mkdir()
+        self.count = 0
+        self.settings = load_settings(home, environ={})
+        self.database = Database(self.settings.database_url)
+        Base.metadata.create_all(self.database.engine)
+        self.accounts = Accounts(self.database, self.settings)
+        self.accounts.create_user("ada", is_admin=True)
+        self.accounts.create_user("bob")
+        self.hub = Hub(self.database, self.accounts, self.settings)
+
+    def pull(self, source, *, identity=ADMIN, run_id="", settings=None, **params):
+        self.count += 1
+        settings = settings or self.settings
+        kind = pull.pull_kind(self.accounts, settings)
+        wish = kind.prepare(identity, {"repo_id": "org/model", "source": source, **params})
+        folder = RunFolder(self.home, run_id or f"r{self.count}")
+        folder.create()
+        self.context = JobContext(
+            Spec("r", "pull", identity.user, identity.is_admin, wish, 1, 1), folder, settings
+        )
+        return pull.run_pull(self.context)
+
+    def read(self, path, repo_id="org/model"):
+        return self.hub.read_file(self.hub.get_repo(ADMIN, repo_id), path)
+
+    def is_empty(self):
+        return self.hub.list_repos(ADMIN).total == 0
+
+    def said(self):
+        return [e.draw("en").message for _, e in self.context.folder.iter_events() if e.kind == "log"]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.setattr(upstream, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(upstream, "READ_TIMEOUT_S", 1.0)
+    world = World(tmp_path / "home")
+    yield world
+    world.database.close()
+
+
+@pytest.fixture
+def hub_of():
+    hubs = []
+
+    def make(files=None, lfs=("big.gguf",), **bad):
+        named = {name.replace("__", "."): value for name, value in bad.items()}
+        hub = BadHub(files or {"README.md": SMALL, "big.gguf": BIG}, lfs=lfs, bad=named)
+        hubs.append(hub)
+        return hub
+
+    yield make
+    for hub in hubs:
+        hub.close()
+
+
+def test_a_pull_brings_all_in_one_commit(world, hub_of):
+    hub = hub_of()
+    result = world.pull(hub.url)
+    assert (result.repo_id, result.files, result.upstream_revision) == ("org/model", 2, SHA)
+    assert world.read("README.md") == SMALL
+    assert world.read("big.gguf") == BIG
+    repo = world.hub.get_repo(ADMIN, "org/model")
+    commits = world.hub.list_commits(repo)
+    assert len(commits) == 2 and commits[0].oid == result.revision
+    assert commits[0].title == f"Pulled from {hub.url}/org/model at {SHA}"
+    assert not world.context.folder.work.exists()
+
+
+def test_a_second_pull_fetches_nothing_large(world, hub_of):
+    hub = hub_of()
+    world.pull(hub.url)
+    hub.files["README.md"] = b"# Changed\n"
+    hub.sent_bytes = 0
+    result = world.pull(hub.url)
+    assert hub.sent_bytes < 100 and world.read("README.md") == b"# Changed\n"
+    repo = world.hub.get_repo(ADMIN, "org/model")
+    assert len(world.hub.list_commits(repo)) == 3
+    assert world.pull(hub.url).revision == result.revision
+    assert len(world.hub.list_commits(repo)) == 3
+
+
+def test_cut_connections_are_taken_up_where_they_broke(world, hub_of):
+    hub = hub_of(big__gguf=Bad(cut_after=400_000))
+    world.pull(hub.url)
+    assert world.read("big.gguf") == BIG
+    assert hub.sent_bytes == len(BIG) + len(SMALL)
+
+
+def test_a_hub_without_ranges_is_read_from_the_start_again(world, hub_of):
+    hub = hub_of(big__gguf=Bad(cut_after=2_000_000, cuts=1, no_ranges=True))
+    world.pull(hub.url)
+    assert world.read("big.gguf") == BIG
+
+
+def test_an_interrupted_pull_continues_without_fetching_a_verified_byte_again(world, hub_of, monkeypatch):
+    hub = hub_of({"a.gguf": BIG, "b.gguf": BIG[::-1], "c.json": b"{}"}, lfs=("a.gguf", "b.gguf"))
+    hub.bad["b.gguf"] = Bad(cut_after=1_000_000, cuts=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(upstream, "MAX_ATTEMPTS", 0)  # the first break ends the run, as a kill would
+        with pytest.raises(UpstreamFailed, match=r"broke off in the middle of b\.gguf"):
+            world.pull(hub.url, run_id="same", all=True)
+    assert world.is_empty()
+    assert hub.sent_bytes == len(BIG) + 1_000_000 + 2
+    hub.sent_bytes = 0
+    result = world.pull(hub.url, run_id="same", all=True)
+    assert hub.sent_bytes == len(BIG) - 1_000_000 == result.fetched_bytes
+    assert world.read("b.gguf") == BIG[::-1]
+
+
+@pytest.mark.parametrize(
+    "bad", [Bad(send_instead=BIG[:-1] + b"!"), Bad(send_instead=BIG[:-1] + b"!", no_length=True)]
+)
+def test_a_wrong_hash_keeps_nothing(world, hub_of, bad):
+    with pytest.raises(UpstreamFailed, match=r"big\.gguf is not what it announced") as caught:
+        world.pull(hub_of(big__gguf=bad).url)
+    assert caught.value.code == "wrong_hash"
+    assert world.is_empty() and not list((world.home / "runs").rglob("*.part"))
+    assert "big.gguf arrived damaged; fetching it again." in world.said()
+
+
+def test_a_wrong_small_file_is_refused_too(world, hub_of):
+    with pytest.raises(UpstreamFailed, match=r"README\.md is not what it announced"):
+        world.pull(hub_of(README__md=Bad(send_instead=b"# A motel\n")).url)
+    assert world.is_empty()
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (Bad(announced_size=len(BIG) - 5), "sends more bytes"),
+        (Bad(announced_size=len(BIG) - 5, no_length=True), "sends more bytes"),
+        (Bad(announced_size=len(BIG) + 5), "sends fewer bytes"),
+        (Bad(announced_size=len(BIG) + 5, no_length=True), "sends fewer bytes"),
+        (Bad(endless=True), "sends more bytes"),
+        (Bad(send_instead=b""), "sends fewer bytes"),
+    ],
+)
+def test_lies_about_length_end_the_pull(world, hub_of, bad, words):
+    hub = hub_of(big__gguf=bad)
+    with pytest.raises(UpstreamFailed, match=words) as caught:
+        world.pull(hub.url)
+    assert caught.value.code == "wrong_length"
+    assert world.is_empty()
+
+
+def test_a_stall_is_tried_again_and_then_given_up(world, hub_of, monkeypatch):
+    monkeypatch.setattr(upstream, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(upstream, "MAX_ATTEMPTS", 3)
+    hub = hub_of(big__gguf=Bad(stall_s=2))
+    monkeypatch.setattr(upstream.Upstream, "_http_stream", _no_progress(upstream.Upstream._http_stream))
+    with pytest.raises(UpstreamFailed, match=r"broke off in the middle of big\.gguf"):
+        world.pull(hub.url)
+
+
+def _no_progress(original):
+    def stream(self, url, file, offset):
+        for position, piece in original(self, url, file, offset):
+            if len(piece) > 10 or file.size == 10:
+                yield position, piece
+
+    return stream
+
+
+def test_next_to_nothing_counts_as_a_stall(world, hub_of, monkeypatch):
+    monkeypatch.setattr(upstream, "SLOW_WINDOW_S", -1.0)
+    monkeypatch.setattr(upstream, "SLOWEST_BYTES_PER_S", 10**15)
+    monkeypatch.setattr(upstream, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(upstream, "SLOW_WINDOW_S", 1e-9)
+    with pytest.raises(UpstreamFailed, match="next to nothing arrives"):
+        world.pull(hub_of().url)
+
+
+def test_a_busy_hub_is_waited_for(world, hub_of):
+    hub = hub_of(big__gguf=Bad(statuses=[(429, {"retry-after": "1"}), (503, {}), (500, {})]))
+    hub.info_statuses = [(429, {"retry-after": "0"}), (502, {})]
+    world.pull(hub.url)
+    assert world.read("big.gguf") == BIG
+    assert f"{hub.url} asks us to wait 1 s." in world.said()
+
+
+def test_a_hub_that_asks_for_an_hour_is_not_waited_for(world, hub_of):
+    hub = hub_of()
+    hub.info_statuses = [(429, {"retry-after": "3600"})]
+    with pytest.raises(RateLimited, match=r"1 h 0 min of patience") as caught:
+        world.pull(hub.url)
+    assert caught.value.retry_after_s == 3600
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "error", "words"),
+    [
+        (404, {"x-error-code": "RepoNotFound"}, NotFound, "There is no model org/model"),
+        (404, {"x-error-code": "RevisionNotFound"}, NotFound, "has no revision 'main'"),
+        (403, {"x-error-code": "GatedRepo"}, Gated, "is gated"),
+        (401, {}, Denied, r"refuses us org/model \(401\)"),
+        (403, {}, Denied, r"refuses us org/model \(403\)"),
+        (418, {}, UpstreamFailed, "answered 418"),
+    ],
+)
+def test_refusals_say_what_to_do(world, hub_of, status, headers, error, words):
+    hub = hub_of()
+    hub.info_statuses = [(status, headers)]
+    with pytest.raises(error, match=words) as caught:
+        world.pull(hub.url)
+    assert caught.value.hint()
+
+
+def test_nobody_there(world):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(UpstreamFailed, match="cannot be reached"):
+        world.pull(f"http://127.0.0.1:{port}")
+    with pytest.raises(UpstreamFailed, match="cannot be reached"):
+        world.pull("http://no-such-host.invalid")
+
+
+@pytest.mark.parametrize("path", ["../evil", "/etc/passwd", "a/../../b", "a\0b", ".git/config", "x" * 5000])
+def test_evil_paths_are_refused(world, hub_of, path):
+    with pytest.raises(FustError) as caught:
+        world.pull(hub_of({path: b"x"}, lfs=()).url)
+    assert caught.value.status == 400
+    assert world.is_empty()
+
+
+def test_an_empty_repo_says_so(world, hub_of):
+    hub = hub_of()
+    hub.files = {}
+    with pytest.raises(NotFound, match="holds no files"):
+        world.pull(hub.url)
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(world, hub_of, monkeypatch):
+    usage = shutil.disk_usage(world.home)
+    monkeypatch.setattr(pull.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    hub = hub_of()
+    with pytest.raises(StorageFull, match=r"org/model needs 203 MB, and the disk of .* has 1 MB free"):
+        world.pull(hub.url)
+    assert hub.sent_bytes == 0
+
+
+# Choosing
+
+
+def ggufs(*sizes):
+    return {f"m-{n}.gguf": rng.randbytes(n) for n in sizes} | {
+        "README.md": SMALL,
+        "model.safetensors": b"x" * 99,
+    }
+
+
+def test_of_several_ggufs_the_largest_that_fits_is_taken(world, hub_of, tmp_path):
+    files = ggufs(1000, 50_000, 900_000)
+    hub = hub_of(files, lfs=[name for name in files if name.endswith("gguf")])
+    small = load_settings(world.home, flags={"serve.memory_bytes": 300 * 10**6 + 100_000}, environ={})
+    result = world.pull(hub.url, settings=small)
+    assert sorted(f.path for f in world.hub.list_tree(world.hub.get_repo(ADMIN, "org/model"))) == [
+        ".gitattributes",
+        "README.md",
+        "m-50000.gguf",
+    ]
+    assert [(c["file"], c["fits"], c["taken"]) for c in result.choices] == [
+        ("m-1000.gguf", True, False),
+        ("m-50000.gguf", True, True),
+        ("m-900000.gguf", False, False),
+    ]
+    assert world.said() == [
+        "  m-1000.gguf (1 kB)",
+        "* m-50000.gguf (50 kB), the largest that fits this machine",
+        "  m-900000.gguf (900 kB), too large for this machine",
+    ]
+    tiny = load_settings(world.home, flags={"serve.memory_bytes": 1000}, environ={})
+    with pytest.raises(StorageFull, match="None of the 3 GGUF files"):
+        world.pull(hub.url, settings=tiny, to="ada/other")
+    one = world.pull(hub.url, settings=tiny, to="ada/other", files=["m-900000.gguf"])
+    assert one.files == 1
+    assert world.pull(hub.url, to="ada/all", all=True).files == 5
+    assert world.pull(hub.url, to="ada/some", include=["*.md", "*.safetensors"]).files == 2
+    with pytest.raises(NotFound, match=r"has no file 'x\.gguf'"):
+        world.pull(hub.url, files=["x.gguf"])
+    with pytest.raises(NotFound, match=r"matches '\*\.zip'"):
+        world.pull(hub.url, include=["*.zip"])
+
+
+def test_the_parts_of_a_split_gguf_go_together(world, hub_of):
+    files = {f"q8-0000{i}-of-00003.gguf": rng.randbytes(100) for i in (1, 2, 3)} | {"q4.gguf": b"x" * 50}
+    hub = hub_of(files, lfs=files)
+    assert world.pull(hub.url).files == 3
+    assert world.pull(hub.url, to="ada/named", files=["q8-00002-of-00003.gguf"]).files == 3
+
+
+def test_private_and_gated_stay_private(world, hub_of):
+    hub = hub_of()
+    hub.info = {"gated": "manual"}
+    world.pull(hub.url)
+    assert world.hub.get_repo(ADMIN, "org/model").private
+    assert world.hub.find_repo(BOB, "org/model") is None
+
+
+# Who may
+
+
+def test_a_person_pulls_into_a_name_of_their_own(world, hub_of):
+    hub = hub_of()
+    settings = load_settings(world.home, flags={"pull.source": hub.url, "pull.token": "hf_own"}, environ={})
+    result = world.pull(hub.url, identity=BOB, settings=settings)
+    assert result.repo_id == "bob/model"
+    assert all(headers["authorization"] == "Bearer hf_own" for _, _, _, headers in hub.requests)
+    with pytest.raises(Denied, match="bob may not write to ada"):
+        world.pull(hub.url, identity=BOB, to="ada/model")
+
+
+def test_the_token_goes_to_its_own_hub_only(world, hub_of):
+    hub = hub_of()
+    settings = load_settings(world.home, flags={"pull.token": "hf_secret"}, environ={})
+    world.pull(hub.url, settings=settings)
+    assert not any("authorization" in {k.lower() for k in headers} for _, _, _, headers in hub.requests)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["file:///etc", "ftp://x", "http://", "x", "http://u:p@host", "http://host?x=1", "http://host/#a"],
+)
+def test_what_is_no_hub_is_refused(world, source):
+    with pytest.raises(InvalidInput):
+        world.pull(source)
+
+
+def test_unknown_params_are_refused(world):
+    with pytest.raises(InvalidInput, match="unknown field `shell`"):
+        world.pull("http://x", shell="rm")
+
+
+def test_private_addresses_are_for_administrators(world, hub_of):
+    hub = hub_of()
+    with pytest.raises(Denied, match="lives on a private address"):
+        world.pull(hub.url, identity=BOB)
+    with pytest.raises(Denied, match="lives on a private address"):
+        world.pull(hub.url.replace("127.0.0.1", "localhost"), identity=BOB)
+    assert hub.requests == []
+    allowed = load_settings(world.home, flags={"pull.allow_private_addresses": True}, environ={})
+    assert world.pull(hub.url, identity=BOB, settings=allowed).repo_id == "bob/model"
+
+
+leaks = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""The refusal passes through socket.create_connection, which closes its socket for an OSError only."""
+
+
+@leaks
+def test_a_public_hub_cannot_lead_us_to_a_private_address(world, hub_of, monkeypatch):
+    """Even for an administrator: 127.0.0.1 plays the public hub, 127.0.0.2 the inner service."""
+    inner = BadHub({"big.gguf": BIG}, address="127.0.0.2")
+    hub = hub_of(big__gguf=Bad(redirect=f"{inner.url}/org/model/resolve/main/big.gguf"))
+    private = guard.is_private
+    monkeypatch.setattr(pull, "is_private", lambda a: a != "127.0.0.1" and private(a))
+    monkeypatch.setattr(guard, "is_private", lambda a: a != "127.0.0.1" and private(a))
+    with pytest.raises(Denied, match=r"led to the private address 127\.0\.0\.2"):
+        world.pull(hub.url)
+    assert inner.requests == []
+    assert world.is_empty()
+    inner.close()
+
+
+@leaks
+def test_the_guard_stands_where_connections_are_made():
+    with guard.public_addresses_only():
+        with pytest.raises(Denied), socket.create_connection(("127.0.0.1", 9), timeout=1):
+            pass
+        with pytest.raises(Denied):
+            urllib.request.urlopen("http://localhost:9", timeout=1)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", 9), timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("address", "private"),
+    [
+        ("8.8.8.8", False),
+        ("2606:4700::1111", False),
+        ("127.0.0.1", True),
+        ("10.1.2.3", True),
+        ("172.16.0.1", True),
+        ("192.168.1.1", True),
+        ("169.254.169.254", True),
+        ("100.64.0.1", True),
+        ("0.0.0.0", True),
+        ("224.0.0.1", True),
+        ("::1", True),
+        ("fe80::1%eth0", True),
+        ("fd00::1", True),
+        ("::ffff:10.0.0.1", True),
+        ("64:ff9b::7f00:1", True),
+        ("2002:7f00:1::", True),
+        ("nonsense", True),
+    ],
+)
+def test_what_counts_as_private(address, private):
+    assert guard.is_private(address) is private

@@ -1,0 +1,156 @@
+"""A hub of Hugging Face form that behaves as badly as it is told."""
+
+import hashlib
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+SHA = "a" * 40
+
+
+@dataclass
+class Bad:
+    """What goes wrong with a file; each field is one misbehaviour."""
+
+    cut_after: int = 0
+    """Close the connection after so many bytes of each answer."""
+    cuts: int = 10**9
+    """How often that happens."""
+    announced_size: int | None = None
+    """Size in the listing, instead of the true one."""
+    send_instead: bytes | None = None
+    stall_s: float = 0
+    redirect: str = ""
+    statuses: list = field(default_factory=list)
+    """(status, headers) of the first answers."""
+    no_ranges: bool = False
+    endless: bool = False
+    no_length: bool = False
+
+
+class BadHub:
+    def __init__(self, files, *, lfs=(), bad=None, address="127.0.0.1"):
+        self.files = files
+        self.lfs = set(lfs)
+        self.bad = bad or {}
+        self.info = {}
+        self.info_statuses = []
+        self.requests = []
+        self.sent_bytes = 0
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def do_HEAD(self):
+                hub.answer(self, with_body=False)
+
+            def do_GET(self):
+                hub.answer(self, with_body=True)
+
+        self.server = ThreadingHTTPServer((address, 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://{address}:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def listing(self):
+        siblings = []
+        for path, data in self.files.items():
+            bad = self.bad.get(path, Bad())
+            size = len(data) if bad.announced_size is None else bad.announced_size
+            entry = {"rfilename": path, "size": size}
+            entry["blobId"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            if path in self.lfs:
+                sha = hashlib.sha256(data).hexdigest()
+                entry["lfs"] = {"sha256": sha, "size": size, "pointerSize": 130}
+            siblings.append(entry)
+        return {
+            "id": "org/model",
+            "sha": SHA,
+            "private": False,
+            "gated": False,
+            "siblings": siblings,
+            **self.info,
+        }
+
+    def answer(self, handler, *, with_body):
+        path = unquote(urlsplit(handler.path).path)
+        self.requests.append((handler.command, path, handler.headers.get("Range"), dict(handler.headers)))
+        try:
+            if path.startswith("/api/"):
+                self.answer_info(handler)
+            else:
+                self.answer_file(handler, path.split("/resolve/", 1)[1].split("/", 1)[1], with_body)
+        except (BrokenPipeError, ConnectionResetError):
+            handler.close_connection = True
+
+    def answer_info(self, handler):
+        status, headers, body = 200, {}, json.dumps(self.listing()).encode()
+        if self.info_statuses:
+            status, headers = self.info_statuses.pop(0)
+            body = b"{}"
+        self.head(
+            handler, status, {"content-type": "application/json", "content-length": len(body), **headers}
+        )
+        handler.wfile.write(body)
+
+    def answer_file(self, handler, path, with_body):
+        bad = self.bad.get(path, Bad())
+        if bad.statuses:
+            status, headers = bad.statuses.pop(0)
+            self.head(handler, status, {"content-length": 0, **headers})
+            return
+        if bad.redirect:
+            self.head(handler, 302, {"location": bad.redirect, "content-length": 0})
+            return
+        data = self.files[path] if bad.send_instead is None else bad.send_instead
+        asked = handler.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and not bad.no_ranges else 0
+        if start and start >= len(data):
+            self.head(handler, 416, {"content-range": f"bytes */{len(data)}", "content-length": 0})
+            return
+        headers = {"etag": '"x"', "x-repo-commit": SHA}
+        if bad.endless or bad.no_length:
+            headers["connection"] = "close"
+        else:
+            headers["content-length"] = len(data) - start
+        if start:
+            headers["content-range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self.head(handler, 206 if start else 200, headers)
+        if not with_body:
+            return
+        if bad.stall_s:
+            handler.wfile.write(data[start : start + 10])
+            handler.wfile.flush()
+            time.sleep(bad.stall_s)
+            handler.close_connection = True
+            return
+        while bad.endless:
+            handler.wfile.write(b"x" * 65536)
+        end = len(data)
+        if bad.cut_after and bad.cuts > 0:
+            bad.cuts -= 1
+            end = min(end, start + bad.cut_after)
+            handler.close_connection = True
+        if bad.no_length:
+            handler.close_connection = True
+        self.sent_bytes += end - start
+        handler.wfile.write(data[start:end])
+        handler.wfile.flush()
+
+    def head(self, handler, status, headers):
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, str(value))
+        handler.end_headers()

@@ -18,7 +18,6 @@ from fust.hub.cards import parse_card
 from fust.hub.commits import read_card
 from fust.hub.draw import Json, draw_commit, draw_details, draw_entry, draw_refs, draw_repo
 from fust.hub.errors import RepoExists, RevisionNotFound
-from fust.hub.formats import read_formats
 from fust.hub.git_store import CommitInfo
 from fust.hub.http import Headers, Reply, Request, Surface, header, json_reply, spool_body
 from fust.hub.paths import check_path
@@ -250,7 +249,7 @@ def repo_info(
     oid = hub.resolve_revision(info, revision)
     last = next(git.iter_commits(oid))
     entries = [entry for entry in git.iter_tree(oid, recursive=True) if not entry.is_folder]
-    formats = read_formats(hub, info, oid, entries)
+    formats = surface.formats.read(info, oid, entries)
     blobs = request.flag("blobs") or request.flag("files_metadata")
     drawn = draw_details(
         info, sha=oid, last=last, entries=entries, card=read_card(git, oid), blobs=blobs, formats=formats
@@ -619,7 +618,7 @@ def validate_yaml(surface: Surface, request: Request) -> Reply:
 def agent_harnesses(surface: Surface, request: Request) -> Reply:
     """`GET /api/agent-harnesses`: 2.x asks at every start."""
     del surface, request
-    return json_reply([])
+    return json_reply({})
 
 
 def not_offered(surface: Surface, request: Request, path: str = "") -> Reply:

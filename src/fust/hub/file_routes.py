@@ -27,7 +27,6 @@ from fust.hub.http import (
     StreamReply,
     Surface,
     header,
-    json_reply,
     parse_range,
 )
 from fust.hub.paths import is_commit_oid
@@ -157,13 +156,6 @@ class _Kept:
         if self._writer is not None:
             self._writer.abandon()
             self._writer = None
-
-
-def commit_page(surface: Surface, request: Request, type: RepoType, owner: str, name: str, oid: str) -> Reply:
-    """`GET /{prefix}{id}/commit/{oid}`: what a commit's URL tells a program."""
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
-    found = surface.hub.list_commits(info, oid, limit=1)
-    return json_reply({"id": found[0].oid, "title": found[0].title})
 
 
 # The short way for many small ranges of one file

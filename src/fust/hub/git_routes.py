@@ -44,8 +44,8 @@ _MAX_OBJECTS = 1000
 def routes(route: Callable[..., Any], prefixes: tuple[str, ...]) -> list[Any]:
     """Returns the routes of this file, made by the caller's class."""
     made: list[Any] = []
-    for prefix in prefixes:
-        base = f"{prefix}/{{owner}}/{{name}}.git"
+    # git itself leaves out `.git` when the URL that it was given has none.
+    for base in [f"{prefix}/{{owner}}/{{name}}{suffix}" for prefix in prefixes for suffix in (".git", "")]:
         made += [
             route("GET", base + "/info/refs", info_refs),
             route("POST", base + "/git-upload-pack", upload_pack),

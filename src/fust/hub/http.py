@@ -26,6 +26,7 @@ from fust.core.i18n import accepted_language
 from fust.core.settings import Settings
 from fust.hub.blobs import Spool
 from fust.hub.errors import EntryNotFound, RepoNotFound, RevisionNotFound
+from fust.hub.formats import Formats
 from fust.hub.service import Hub
 
 Scope = dict[str, Any]
@@ -126,6 +127,7 @@ class Surface:
     accounts: Accounts
     settings: Settings
     pool: ThreadPoolExecutor
+    formats: Formats
 
     async def run(self, function: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Calls something that blocks, in the pool."""

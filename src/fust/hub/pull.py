@@ -222,11 +222,12 @@ class Pull:
             repo_id=wish.repo_id,
         )
         for choice in selection.choices:
-            template = "  {file} ({size})" if choice.fits else "  {file} ({size}), too large for this machine"
-            if choice.taken:
-                template = "* {file} ({size}), the largest that fits this machine"
             context.say(
-                template,
+                "* {file} ({size}), the largest that fits this machine"
+                if choice.taken
+                else "  {file} ({size})"
+                if choice.fits
+                else "  {file} ({size}), too large for this machine",
                 data=msgspec.to_builtins(choice),
                 file=choice.file,
                 size=show_size(choice.size_bytes),

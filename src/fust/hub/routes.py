@@ -15,6 +15,7 @@ from fust.core.ids import check_repo_type
 from fust.core.settings import Settings
 from fust.hub import api_routes, file_routes, git_routes, xet_routes
 from fust.hub.file_routes import HotFiles, hot_key
+from fust.hub.formats import Formats
 from fust.hub.http import (
     DEFAULT_BODY_BYTES,
     AnyReply,
@@ -84,10 +85,6 @@ ROUTES: tuple[Route, ...] = (
     *(
         Route(method, "/api/resolve-cache/{type}/{owner}/{name}/{revision}/{path*}", file_routes.resolve)
         for method in ("GET", "HEAD")
-    ),
-    *(
-        Route("GET", f"{prefix}/{{owner}}/{{name}}/commit/{{oid}}", file_routes.commit_page)
-        for prefix in ("", "/datasets", "/spaces")
     ),
     Route("GET", "/xet/xorbs/{hash}", xet_routes.get_xorb),
     *(
@@ -159,17 +156,6 @@ def _match(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
     return params
 
 
-def is_hub_path(raw_path: bytes) -> bool:
-    """Returns whether a path (sub-path cut off) belongs to the hub surface and not to the page."""
-    if raw_path.startswith((b"/api/", b"/xet/")):
-        return True
-    parts = raw_path.split(b"?")[0].lstrip(b"/").split(b"/")
-    at = 1 if parts[0] in (b"datasets", b"spaces") else 0
-    if len(parts) > at + 1 and parts[at + 1].endswith(b".git"):
-        return True
-    return len(parts) > at + 3 and parts[at + 2] in (b"resolve", b"raw", b"commit")
-
-
 class HubApp:
     """The ASGI app."""
 
@@ -237,4 +223,4 @@ class HubApp:
 
 def hub_app(hub: Hub, accounts: Accounts, settings: Settings, pool: ThreadPoolExecutor) -> HubApp:
     """Returns the hub surface as an ASGI app."""
-    return HubApp(Surface(hub, accounts, settings, pool))
+    return HubApp(Surface(hub, accounts, settings, pool, Formats(hub)))

@@ -13,7 +13,19 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "fust"
 CATALOGUE = SOURCE / "core" / "locales" / "zh"
 FIELDS = ("hint",)
 # Calls other than errors whose literal arguments are templates: name -> positions.
-TEMPLATES = {"t": (0,), "fill": (0,), "Check": (0, 2, 3), "Chosen": (0, 2), "add": (2, 3)}
+TEMPLATES = {
+    "t": (0,),
+    "fill": (0,),
+    "Check": (0, 2, 3),
+    "Chosen": (0, 2),
+    "add": (2, 3),
+    "Fault": (1, 2),
+    "Kind": (1,),
+    "say": (0,),
+    "_say": (0,),
+    "_say_wait": (1,),
+    "progress": (3,),
+}
 
 
 def error_classes() -> set[str]:
@@ -59,7 +71,11 @@ def templates_in_source() -> dict[str, str]:
             for argument in arguments:
                 for text in literals(argument):
                     found[text] = f"{path.relative_to(SOURCE)}:{node.lineno}"
-    return {text: place for text, place in found.items() if re.search(r"[A-Za-z]{3}", re.sub(r"\{[^}]*\}", "", text))}
+    return {
+        text: place
+        for text, place in found.items()
+        if re.search(r"[A-Za-z]{3}", re.sub(r"\{[^}]*\}", "", text))
+    }
 
 
 def catalogue() -> dict[str, str]:
@@ -103,5 +119,9 @@ def test_chinese_is_set_as_chinese() -> None:
 def test_no_catalogue_entry_is_dead() -> None:
     used = templates_in_source()
     source = "\n".join(path.read_text() for path in SOURCE.rglob("*.py"))
-    dead = [text for text in catalogue() if text not in used and repr(text)[1:-1] not in source and text not in source]
+    dead = [
+        text
+        for text in catalogue()
+        if text not in used and repr(text)[1:-1] not in source and text not in source
+    ]
     assert not dead, f"not in the source any more: {dead}"

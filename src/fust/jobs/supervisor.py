@@ -168,7 +168,7 @@ class Supervisor:
             fault = Fault(
                 "killed",
                 "The run's process ended without a word: it was killed, or the machine ran out of memory or stopped.",
-                "See its log with `fust jobs {id} --follow`, then start it again.",
+                "See its log with `fust jobs {id} --log`, then start it again.",
                 {"id": row.id},
             )
             outcome = Outcome("failed", error=fault)

@@ -165,7 +165,7 @@ def _outcome(
             error=Fault(
                 "internal",
                 "The run failed unexpectedly ({reason}).",
-                "See its log with `fust jobs {id} --follow`, and report it if it comes again.",
+                "See its log with `fust jobs {id} --log`, and report it if it comes again.",
                 {"reason": f"{type(error).__name__}: {error}"[:300], "id": spec.id},
             ),
         )

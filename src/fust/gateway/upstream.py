@@ -132,7 +132,7 @@ def explain_fault(raw: bytes, status: int, target: Target) -> FustError:
     if "too large to process" in message or "physical batch size" in message:
         return ContextExceeded(
             "An input is longer than the {context} tokens that {model} embeds at once.",
-            hint="Split it.",
+            hint="Split the input.",
             context=target.context,
             model=target.model,
             param="input",

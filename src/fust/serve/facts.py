@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fust.core.errors import InvalidInput
-from fust.serve._header import Value, read_metadata
+from fust.formats.gguf import LongList, read_gguf
 from fust.serve.engines.base import Mode
 
-_POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 _ENCODERS = frozenset({"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert", "gemma-embedding", "t5encoder", "eurobert"})  # fmt: skip
 _KV_BYTES = 2  # keys and values are kept as 16-bit floats
 _PROCESS_BYTES = 45_000_000  # interpreter and library, measured
@@ -57,51 +56,40 @@ def read_facts(path: Path, weights_bytes: int) -> ModelFacts:
     Raises:
         InvalidInput: not a GGUF file of a language model, or a damaged one.
     """
-    header = read_metadata(path)
-    architecture = str(header.get("general.architecture", ""))
-    if not architecture:
+    header = read_gguf(path)
+    if header.architecture is None or header.kind != "model":
         raise InvalidInput(
-            "{file} is a GGUF file without an architecture.",
+            "{file} is a GGUF file, but not a model's.",
             hint="Serve a model file; adapters and projectors go with their base model.",
             file=path.name,
         )
 
     def number(key: str, default: int = 0) -> int:
-        value: object = header.get(f"{architecture}.{key}", default)
-        return value if isinstance(value, int) and 0 <= value < 2**40 else default
+        value = header.of_architecture(key)
+        return value if value is not None and 0 <= value < 2**40 else default
 
-    layers = number("block_count")
-    embedding = number("embedding_length")
-    heads = max(_first(header.get(f"{architecture}.attention.head_count")) or 1, 1)
+    layers, embedding = number("block_count"), number("embedding_length")
+    heads = max(number("attention.head_count", 1), 1)
     key_length = number("attention.key_length", embedding // heads)
     value_length = number("attention.value_length", embedding // heads)
-    kv_heads = header.get(f"{architecture}.attention.head_count_kv", heads)
-    if isinstance(kv_heads, list):
-        kv_heads_all = sum(item for item in kv_heads if isinstance(item, int))
+    per_layer = header.values.get(f"{header.architecture}.attention.head_count_kv")
+    if isinstance(per_layer, tuple):
+        kv_heads = sum(item for item in per_layer if isinstance(item, int))
     else:
-        kv_heads_all = (_first(kv_heads) or heads) * layers
-    return ModelFacts(
-        architecture=architecture,
-        context_train=number("context_length"),
-        layers=layers,
-        kv_width=kv_heads_all * (key_length + value_length),
-        embedding=embedding,
-        feed_forward=_first(header.get(f"{architecture}.feed_forward_length")) or 4 * embedding,
-        vocabulary=_vocabulary(header, architecture),
-        has_chat_template="tokenizer.chat_template" in header,
-        pooling=_POOLING.get(number("pooling_type", -1), ""),
-        weights_bytes=weights_bytes,
+        kv_heads = number("attention.head_count_kv", heads) * layers
+    tokens = header.values.get("tokenizer.ggml.tokens")
+    listed = (
+        tokens.length if isinstance(tokens, LongList) else len(tokens) if isinstance(tokens, tuple) else 0
     )
-
-
-def _first(value: Value | None) -> int:
-    if isinstance(value, list):
-        return max((item for item in value if isinstance(item, int)), default=0)
-    return value if isinstance(value, int) else 0
-
-
-def _vocabulary(header: dict[str, Value], architecture: str) -> int:
-    tokens = header.get("tokenizer.ggml.tokens")
-    return _first(header.get(f"{architecture}.vocab_size")) or (
-        len(tokens) if isinstance(tokens, list) else 0
+    return ModelFacts(
+        architecture=header.architecture,
+        context_train=header.context_length or 0,
+        layers=layers,
+        kv_width=kv_heads * (key_length + value_length),
+        embedding=embedding,
+        feed_forward=number("feed_forward_length", 4 * embedding),
+        vocabulary=number("vocab_size", listed),
+        has_chat_template=header.chat_template is not None,
+        pooling=header.pooling or "",
+        weights_bytes=weights_bytes,
     )

@@ -69,6 +69,8 @@ class Hosted:
     error: FustError | None = None
     failed: bool = False
     crashes: list[float] = field(default_factory=lambda: [])
+    starting: int = 0
+    """Threads that were told to load it and are not done."""
     retry_at: float = 0.0
     """Monotonic time before which a crashed engine is not started again."""
     used_s: float = field(default_factory=time.monotonic)
@@ -100,7 +102,7 @@ class Hosted:
             return "stopped"
         if any(running.is_ready for running in self.engines.values()):
             return "ready"
-        if self.engines or self.retry_at > time.monotonic():
+        if self.engines or self.starting or self.retry_at > time.monotonic():
             return "loading"
         return "failed" if self.failed else "idle"
 

@@ -83,7 +83,12 @@ class Keeper:
                 log.exception("a model was not loaded", extra={"deployment": hosted.name})
                 with self.lock:
                     hosted.failed, hosted.error = True, UpstreamFailed("{reason}", reason=error)
+            finally:
+                with self.lock:
+                    hosted.starting -= 1
 
+        with self.lock:
+            hosted.starting += 1
         threading.Thread(target=run, name=f"fust-load-{hosted.id}", daemon=True).start()
 
     def give_back(self, hosted: Hosted, running: Running) -> None:

@@ -48,7 +48,9 @@ def plan_engine(facts: ModelFacts, mode: Mode, settings: ServeSettings, room_byt
     slots, pooling = settings.slots, ""
     if mode == "embed":
         context, pooling = min(context, _EMBED_CONTEXT), facts.embed_pooling()
-        slots = min(slots, 2)
+        # With more slots llama.cpp pools inputs of unequal length wrongly: it cuts their batch into pieces of equal
+        # length, and only the last piece's mean remains (seen in xllamacpp 2026.10.11549).
+        slots = 1
         why.append(
             note("Embeddings are pooled by {pooling}: the file says so.", pooling=pooling)
             if facts.pooling == pooling

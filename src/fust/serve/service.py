@@ -340,14 +340,22 @@ class Serve:
 
     # Targets
 
+    def _lookup(self, model: str) -> Hosted | None:
+        """Finds a deployment by name or alias, else by its repo when that has just one."""
+        hosted = self._by_name.get(model)
+        if hosted is None and ":" not in model:
+            of_repo = [known for known in tuple(self._hosted.values()) if known.repo_id == model]
+            return of_repo[0] if len(of_repo) == 1 else None
+        return hosted
+
     def peek(self, model: str) -> ModelEntry | None:
         """See `Targets.peek`."""
-        hosted = self._by_name.get(model)
+        hosted = self._lookup(model)
         return hosted.entry() if hosted is not None and hosted.has_fresh_visibility() else None
 
     def find(self, model: str) -> ModelEntry | None:
         """See `Targets.find`."""
-        hosted = self._by_name.get(model)
+        hosted = self._lookup(model)
         if hosted is None or not self._refresh_visibility(hosted):
             return None
         return hosted.entry()
@@ -360,7 +368,7 @@ class Serve:
 
     def acquire_now(self, model: str, mode: Mode = "generate") -> Target | None:
         """See `Targets.acquire_now`."""
-        hosted = self._by_name.get(model)
+        hosted = self._lookup(model)
         running = self._keeper.take_ready(hosted, mode) if hosted is not None else None
         if hosted is None or running is None:
             return None
@@ -368,7 +376,7 @@ class Serve:
 
     def acquire(self, model: str, mode: Mode = "generate") -> Target:
         """See `Targets.acquire`."""
-        hosted = self._by_name.get(model)
+        hosted = self._lookup(model)
         if hosted is None:
             raise NotFound(
                 "There is no model {model!r} here.",

@@ -156,7 +156,7 @@ class House:
 
     def __init__(self, home: Path, models: Path, *flags: str) -> None:
         self.home, self.models = home, models
-        source = str(Path(__file__).resolve().parent.parent / "src")
+        source = str(Path(__file__).resolve().parents[2] / "src")
         environ = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, __file__, str(home), str(models), *flags], stdout=subprocess.PIPE, env=environ

@@ -1,0 +1,145 @@
+"""Which file of a repo is served, what a header tells, what fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fust.core.errors import FustError, InvalidInput, NotFound, NotOffered
+from fust.core.settings import ServeSettings
+from fust.serve.engines.llamacpp import load_failure
+from fust.serve.facts import read_facts
+from fust.serve.files import TreeFile, choose_file, list_models
+from fust.serve.plan import plan_engine
+from tests.support.small_models import write_llama
+
+GB = 10**9
+
+
+def files(*pairs: tuple[str, int]) -> list[TreeFile]:
+    return [TreeFile(name, size) for name, size in pairs]
+
+
+MANY = files(
+    ("README.md", 100), ("m-Q4_K_M.gguf", 4 * GB), ("m-Q8_0.gguf", 8 * GB), ("m-F16.gguf", 16 * GB),
+    ("mmproj-m-F16.gguf", 1 * GB),
+)  # fmt: skip
+
+
+def test_the_largest_that_fits_is_taken_and_named() -> None:
+    model, reason = choose_file("a/b", MANY, None, 12 * GB)
+    assert model.path == "m-Q8_0.gguf"
+    assert reason.draw() == "m-Q8_0.gguf (8 GB) is the largest of 3 that fits into 12 GB."
+    assert "m-Q8_0.gguf" in reason.draw("zh")
+
+
+def test_a_projector_is_not_a_model() -> None:
+    assert [model.path for model in list_models(MANY)] == ["m-F16.gguf", "m-Q8_0.gguf", "m-Q4_K_M.gguf"]
+
+
+@pytest.mark.parametrize("wanted", ["m-Q4_K_M.gguf", "Q4_K_M", "q4_k_m.gguf", "m-Q4_K_M"])
+def test_a_file_can_be_asked_for_by_the_end_of_its_name(wanted: str) -> None:
+    assert choose_file("a/b", MANY, wanted, GB)[0].path == "m-Q4_K_M.gguf"
+
+
+def test_a_file_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(NotFound, match="Q5") as caught:
+        choose_file("a/b", MANY, "Q5", GB)
+    assert "m-F16.gguf" in caught.value.hint()
+
+
+def test_nothing_fits() -> None:
+    with pytest.raises(InvalidInput, match=r"smallest, m-Q4_K_M\.gguf, needs about 4.86 GB") as caught:
+        choose_file("a/b", MANY, None, GB)
+    assert caught.value.code == "does_not_fit"
+
+
+def test_parts_of_a_split_model_go_together() -> None:
+    parts = files(*((f"big-Q4-0000{i}-of-00003.gguf", GB) for i in (3, 1, 2)), ("small.gguf", GB))
+    found = list_models(parts)
+    assert found[0].paths == tuple(f"big-Q4-0000{i}-of-00003.gguf" for i in (1, 2, 3))
+    assert (found[0].label, found[0].size_bytes) == ("big-Q4.gguf", 3 * GB)
+    assert choose_file("a/b", parts, "big-Q4", GB)[0].path == "big-Q4-00001-of-00003.gguf"
+
+
+def test_a_missing_part_is_told() -> None:
+    with pytest.raises(InvalidInput, match="not all of them") as caught:
+        choose_file("a/b", files(("big-00001-of-00002.gguf", 1)), None, GB)
+    assert caught.value.code == "split_incomplete"
+
+
+def test_safetensors_only_is_told_what_to_do() -> None:
+    with pytest.raises(NotOffered, match="no GGUF") as caught:
+        choose_file("a/b", files(("model.safetensors", 1), ("config.json", 1)), None, GB)
+    assert "convert_hf_to_gguf" in caught.value.hint()
+    with pytest.raises(InvalidInput, match="no model file"):
+        choose_file("a/b", files(("README.md", 1)), None, GB)
+
+
+def test_facts_of_a_header(tmp_path: Path) -> None:
+    path = write_llama(
+        tmp_path / "m.gguf", layers=3, width=64, heads=4, vocabulary=640, context=1024, pooling=3
+    )
+    facts = read_facts(path, path.stat().st_size)
+    assert (facts.architecture, facts.layers, facts.context_train, facts.vocabulary) == (
+        "llama",
+        3,
+        1024,
+        640,
+    )
+    assert facts.kv_width == 3 * 4 * 2 * 16
+    assert facts.has_chat_template
+    assert facts.embed_pooling() == "last"
+    plain = read_facts(write_llama(tmp_path / "p.gguf", chat_template=None), 1)
+    assert not plain.has_chat_template
+    assert plain.embed_pooling() == "mean"
+
+
+def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
+    whole = write_llama(tmp_path / "m.gguf").read_bytes()
+    bad = tmp_path / "bad.gguf"
+    for size in (*range(1, 200, 7), 500, 1000, 5000):
+        bad.write_bytes(whole[:size])
+        with pytest.raises(FustError):
+            read_facts(bad, size)
+    for at in range(4, 400, 5):
+        bad.write_bytes(whole[:at] + b"\xff" * 8 + whole[at + 8 :])
+        try:
+            read_facts(bad, 1)
+        except InvalidInput:
+            continue
+    bad.write_bytes(b"\x80\x04pickle" * 100)
+    with pytest.raises(InvalidInput):
+        read_facts(bad, 1)
+
+
+def test_a_plan_takes_less_slots_then_less_context_when_memory_is_short(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "m.gguf", layers=8, width=512, heads=8, context=8192)
+    facts = read_facts(path, path.stat().st_size)
+    settings = ServeSettings(threads=1)
+    full = plan_engine(facts, "generate", settings, 10**12)
+    assert (full.context, full.slots, full.threads) == (4096, 4, 1)
+    tight = plan_engine(facts, "generate", settings, full.memory_bytes - 1)
+    assert (tight.context, tight.slots) == (4096, 3)
+    least = plan_engine(facts, "generate", settings, 0)
+    assert (least.context, least.slots) == (1024, 1)
+    assert any("would not fit" in item.draw() for item in tight.why)
+    assert any("3 个槽位" in item.draw("zh") for item in tight.why)
+
+
+def test_context_is_never_more_than_the_models_own(tmp_path: Path) -> None:
+    facts = read_facts(write_llama(tmp_path / "m.gguf", context=512), 1)
+    assert plan_engine(facts, "generate", ServeSettings(), 10**12).context == 512
+
+
+def test_the_reason_is_found_in_the_log() -> None:
+    log = (
+        "0.00.004.301 E llama_model_load: error loading model: unknown model architecture: 'foo'\n"
+        "0.00.004.319 E cmn  common_init_: failed to load model '/tmp/bad.gguf'\n"
+    )
+    assert load_failure(log) == "unknown model architecture: 'foo'"
+    assert load_failure("0.00.003.922 E gguf_init_from_reader: invalid magic characters: 'x'\n") == (
+        "invalid magic characters: 'x'"
+    )
+    assert load_failure("") == ""

@@ -6,7 +6,7 @@ import logging
 from typing import Any, cast
 
 import msgspec
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
 from litestar.config.compression import CompressionConfig
 from litestar.datastructures import State
 from litestar.di import Provide
@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ControllerRouterHandler
+from litestar.utils.sync import AsyncCallable
 
 from fust import __version__
 from fust.accounts.routes import handlers as accounts_handlers
@@ -56,8 +57,10 @@ def fust_app(services: Services) -> Litestar:
         *jobs_handlers,
         *serve_handlers,
     ]
-    return Litestar(
-        route_handlers=routes,
+    app = Litestar(
+        # One router for all: Litestar registers the handlers of a path again with each further method it meets there, and
+        # wraps a synchronous one each time anew; the second wrapping breaks handlers that return a Response.
+        route_handlers=[Router(path="/", route_handlers=routes)],
         dependencies=dependencies,
         exception_handlers={FustError: _draw, HTTPException: _draw_litestar, Exception: _draw_unknown},
         openapi_config=OpenAPIConfig(
@@ -72,6 +75,21 @@ def fust_app(services: Services) -> Litestar:
         debug=False,
         logging_config=None,
     )
+    _call_each_handler_once(app)
+    return app
+
+
+def _call_each_handler_once(app: Litestar) -> None:
+    """Takes off the extra wrappers that Litestar 2.25 puts around a handler for each other method of its path.
+
+    With them a handler of `sync_to_thread=True` gives a coroutine in place of its value.
+    """
+    for route in app.routes:
+        for handler in getattr(route, "route_handlers", []):
+            function = handler.fn
+            while isinstance(function, AsyncCallable) and isinstance(function.func, AsyncCallable):
+                function = cast("AsyncCallable", function.func)
+            handler._fn = function
 
 
 def _giver(value: object) -> Any:

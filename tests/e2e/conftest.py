@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import start_fust
+from tests.small_models import write_llama
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -70,9 +71,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def starter_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server with the starter model, for all tests of the page."""
-    running = start_fust(tmp_path_factory.mktemp("page") / "home", starter=True)
+def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server for all tests of the page."""
+    running = start_fust(tmp_path_factory.mktemp("page") / "home")
     yield running
     running.stop()
 
@@ -111,7 +112,7 @@ class Watch:
 
 
 @pytest.fixture
-def open_page(browser: Any, starter_server: Any) -> Iterator[Callable[..., Any]]:
+def open_page(browser: Any, page_server: Any) -> Iterator[Callable[..., Any]]:
     """Opens signed-in pages: `open_page("models", lang="zh-CN", width=360)`. Checks at the end what they did."""
     contexts: list[Any] = []
     watches: list[Watch] = []
@@ -128,14 +129,14 @@ def open_page(browser: Any, starter_server: Any) -> Iterator[Callable[..., Any]]
             locale=lang,
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
-            base_url=starter_server.url,
+            base_url=page_server.url,
         )
         contexts.append(context)
         context.set_default_timeout(15_000)
         page = context.new_page()
-        watches.append(Watch(page, starter_server.url))
+        watches.append(Watch(page, page_server.url))
         if signed_in:
-            sign_in(context, starter_server)
+            sign_in(context, page_server)
         if path is not None:
             page.goto("/" + path)
         return page
@@ -186,43 +187,50 @@ def make_repo(server: Any, repo_id: str, kind: str, card: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def hostile(starter_server: Any) -> str:
+def hostile(page_server: Any) -> str:
     """A model whose card attacks; returns its id."""
-    make_repo(starter_server, "admin/hostile", "model", HOSTILE_CARD)
+    make_repo(page_server, "admin/hostile", "model", HOSTILE_CARD)
     return "admin/hostile"
 
 
 @pytest.fixture(scope="session")
-def dataset(starter_server: Any) -> str:
+def dataset(page_server: Any) -> str:
     """A dataset with a card; returns its id."""
-    make_repo(starter_server, "admin/questions", "dataset", "# Questions\n\nOf pupils.\n")
+    make_repo(page_server, "admin/questions", "dataset", "# Questions\n\nOf pupils.\n")
     return "admin/questions"
 
 
 @pytest.fixture(scope="session")
-def failed_run(starter_server: Any) -> str:
+def failed_run(page_server: Any) -> str:
     """A pull of something that does not exist, ended; returns its id."""
-    params = {"repo_id": "nobody/nothing", "source": starter_server.url}
-    status, _, body = starter_server.request("POST", "/fust/v1/runs", {"kind": "pull", "params": params})
+    params = {"repo_id": "nobody/nothing", "source": page_server.url}
+    status, _, body = page_server.request("POST", "/fust/v1/runs", {"kind": "pull", "params": params})
     assert status == 201, body
     run_id = json.loads(body)["id"]
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        run = json.loads(starter_server.request("GET", f"/fust/v1/runs/{run_id}")[2])
+        run = json.loads(page_server.request("GET", f"/fust/v1/runs/{run_id}")[2])
         if run["state"] in ("failed", "succeeded", "cancelled"):
             return run_id
         time.sleep(0.1)
     raise AssertionError("the pull did not end")
 
 
+def serve_model(server: Any, file: Path) -> dict[str, Any]:
+    """Serves a file as a user would; returns the deployment once it is loaded."""
+    return json.loads(server.cli("serve", str(file), "--json").stdout)
+
+
 @pytest.fixture(scope="session")
-def model(starter_server: Any) -> dict[str, Any]:
-    """The starter's deployment, once it can answer."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        items = json.loads(starter_server.request("GET", "/fust/v1/deployments")[2])["items"]
-        ready = [it for it in items if it["state"] in ("ready", "idle")]
-        if ready:
-            return ready[0]
-        time.sleep(0.1)
-    raise AssertionError("the starter model does not serve")
+def model(page_server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A model of random weights that never finds an end by itself: its context ends it."""
+    return serve_model(
+        page_server, write_llama(tmp_path_factory.mktemp("talker") / "talker.gguf", context=512)
+    )
+
+
+@pytest.fixture(scope="session")
+def mute_model(page_server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A model without a chat template."""
+    file = tmp_path_factory.mktemp("mute") / "mute.gguf"
+    return serve_model(page_server, write_llama(file, context=256, chat_template=None))

@@ -121,3 +121,23 @@ def test_example_prompts_begin_a_conversation(open_page: OpenPage, model: dict[s
     page.locator(".examples button").first.click()
     expect(page.locator(".turn.me")).to_have_count(1)
     assert "c=" in page.url
+
+
+def test_a_model_without_a_template_says_so(open_page: OpenPage, mute_model: dict[str, Any]) -> None:
+    page = open_page(f"chat?model={mute_model['name']}")
+    expect(page.get_by_text("has no chat template, so it cannot chat")).to_be_visible()
+    page.get_by_label("Your message").fill("Hello")
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    page.get_by_role("link", name="Call it through /v1/completions instead").click()
+    expect(page.locator("[role=tabpanel] pre").first).to_contain_text("/v1/completions")
+
+
+def test_the_model_changes_in_mid_thread(
+    open_page: OpenPage, model: dict[str, Any], mute_model: dict[str, Any]
+) -> None:
+    page = open_page(f"chat?model={model['name']}")
+    page.get_by_label("Your message").fill("Hello")
+    page.get_by_role("button", name="Send").click()
+    finished(page)
+    page.get_by_label("Model", exact=True).select_option(mute_model["name"])
+    expect(page.get_by_text(f"Model changed to {mute_model['name']}")).to_be_visible()

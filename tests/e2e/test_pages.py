@@ -133,12 +133,12 @@ def test_the_server_speaks_the_chosen_language(open_page: OpenPage) -> None:
     assert words[0] != words[1]
 
 
-def test_keys_are_made_shown_once_and_revoked(open_page: OpenPage, starter_server: Any) -> None:
+def test_keys_are_made_shown_once_and_revoked(open_page: OpenPage, page_server: Any) -> None:
     page = open_page("keys")
     page.get_by_label("Name", exact=True).fill("e2e key")
     page.get_by_role("button", name="Make a key").click()
     token = page.locator("code.token").inner_text()
-    assert starter_server.request("GET", "/v1/models", token=token)[0] == 200
+    assert page_server.request("GET", "/v1/models", token=token)[0] == 200
     page.reload()
     row = page.get_by_role("row", name="e2e key")
     row.wait_for()
@@ -146,21 +146,21 @@ def test_keys_are_made_shown_once_and_revoked(open_page: OpenPage, starter_serve
     row.get_by_role("button", name="Revoke").click()
     page.get_by_role("button", name="Revoke e2e key now").click()
     expect(row).to_have_count(0)
-    assert starter_server.request("GET", "/v1/models", token=token)[0] == 401
+    assert page_server.request("GET", "/v1/models", token=token)[0] == 401
 
 
 def test_the_snippet_carries_a_key_that_works(
-    open_page: OpenPage, starter_server: Any, model: dict[str, Any]
+    open_page: OpenPage, page_server: Any, model: dict[str, Any]
 ) -> None:
     page = open_page(f"models/{model['repo_id']}?tab=use")
     page.get_by_role("button", name="Make a key for this model").click()
     token = page.locator("code.token").inner_text()
     code = page.locator("[role=tabpanel]:not([hidden]) pre").last
     expect(code).to_contain_text(token)
-    assert starter_server.url + "/v1/chat/completions" in code.inner_text()
+    assert page_server.url + "/v1/chat/completions" in code.inner_text()
     page.get_by_role("tab", name="Python").press("ArrowRight")
     expect(page.get_by_role("tab", name="LangChain")).to_have_attribute("aria-selected", "true")
-    assert starter_server.request("GET", "/v1/models", token=token)[0] == 200
+    assert page_server.request("GET", "/v1/models", token=token)[0] == 200
 
 
 def test_a_job_is_found_again_after_a_reload(open_page: OpenPage, failed_run: str) -> None:
@@ -173,11 +173,11 @@ def test_a_job_is_found_again_after_a_reload(open_page: OpenPage, failed_run: st
     expect(page.get_by_role("alert").first).to_have_text(said)
 
 
-def test_a_pull_starts_from_the_form(open_page: OpenPage, starter_server: Any, hostile: str) -> None:
+def test_a_pull_starts_from_the_form(open_page: OpenPage, page_server: Any, hostile: str) -> None:
     page = open_page("jobs")
     page.get_by_label("Name", exact=True).fill("nobody/nothing")
     page.get_by_text("File and source").click()
-    page.get_by_label("From (address of a hub)").fill(starter_server.url)
+    page.get_by_label("From (address of a hub)").fill(page_server.url)
     page.get_by_role("button", name="Start the pull").click()
     page.wait_for_url("**/jobs/*")
     expect(page.locator("h1")).to_contain_text("nobody/nothing")

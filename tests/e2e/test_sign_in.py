@@ -12,8 +12,8 @@ pytestmark = pytest.mark.e2e
 OpenPage = Callable[..., Any]
 
 
-def test_a_link_signs_in_once(open_page: OpenPage, starter_server: Any) -> None:
-    link = starter_server.open_link()
+def test_a_link_signs_in_once(open_page: OpenPage, page_server: Any) -> None:
+    link = page_server.open_link()
     page = open_page(None, signed_in=False)
     page.goto(link)
     page.get_by_role("navigation", name="Sections").wait_for()
@@ -28,12 +28,12 @@ def test_a_link_signs_in_once(open_page: OpenPage, starter_server: Any) -> None:
     assert again.get_by_text("fust open").count() > 0
 
 
-def test_a_token_signs_in_where_one_wanted_to_go(open_page: OpenPage, starter_server: Any) -> None:
+def test_a_token_signs_in_where_one_wanted_to_go(open_page: OpenPage, page_server: Any) -> None:
     page = open_page("keys", signed_in=False)
     page.get_by_label("Access token").fill("fust_wrong")
     page.get_by_role("button", name="Sign in with the token").click()
     page.get_by_role("alert").wait_for()
-    page.get_by_label("Access token").fill(starter_server.token)
+    page.get_by_label("Access token").fill(page_server.token)
     page.get_by_label("Access token").press("Enter")
     page.get_by_role("heading", name="Keys", exact=True).wait_for()
     assert page.url.endswith("/keys")

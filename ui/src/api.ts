@@ -127,7 +127,9 @@ export interface Deployment {
   last_used_at: string | null;
   error: string | null;
   note: string | null;
-  pooling: string | null;
+  /** How vectors are pooled; every model has a word here, not only those made for embedding. */
+  pooling: string;
+  /** Null until the file was read. */
   has_chat_template: boolean | null;
   why: string[];
   tokens_per_s: number | null;

@@ -13,9 +13,10 @@ import { ask, growing, openThreads, regenerate, removeThread, stopAnswer, thread
 
 const EXAMPLES = ["chat.example.1", "chat.example.2", "chat.example.3"] as const;
 
-/** Models one can talk to, or could if they had a template; embedding models are left out. */
+/** Models that answer; those without a chat template last. */
 function talkers(page: Page<Deployment> | undefined): Deployment[] {
-  return page?.items.filter((it) => it.state !== "stopped" && it.state !== "failed" && (it.has_chat_template || !it.pooling)) ?? [];
+  const answering = page?.items.filter((it) => it.state !== "stopped" && it.state !== "failed") ?? [];
+  return answering.sort((a, b) => Number(a.has_chat_template === false) - Number(b.has_chat_template === false));
 }
 
 const called = (it: Deployment): string => it.alias ?? it.name;

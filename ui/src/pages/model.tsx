@@ -48,7 +48,7 @@ export function ModelPage({ repoId }: { repoId: string }) {
       <Head kick={kick} title={name ?? repoId} sum={<>{it.description} {best && <State of={best.state} />}</>}>
         <Buttons repo={it} deployed={best} reload={deployments.reload} />
       </Head>
-      <Deployed deployments={mine} />
+      <Deployed repo={it} deployments={mine} />
       {mine.length === 0 && it.files.some((file) => /\.(safetensors|bin|pt)$/i.test(file.path)) && !it.formats.includes("gguf") && (
         <div class="note calm"><p>{t("use.cannot")}</p></div>
       )}
@@ -76,13 +76,13 @@ export function ModelPage({ repoId }: { repoId: string }) {
           {tab === "use" && (
             <>
               {best === undefined && <div class="note calm"><p>{it.formats.includes("gguf") ? t("use.notserved") : t("use.cannot")}</p></div>}
-              <Snippet model={best?.alias ?? best?.name ?? it.repo_id} talk={talkOf(it, best?.has_chat_template ?? null, best?.pooling ?? null)} keyName={it.repo_id} />
+              <Snippet model={best?.alias ?? best?.name ?? it.repo_id} talk={talkOf(it, best?.has_chat_template ?? null)} keyName={it.repo_id} />
             </>
           )}
         </div>
         <aside class="aside" aria-label={t("facts.title")}>
           <ModelFacts repo={it} />
-          {best && <DeploymentFacts of={best} />}
+          {best && <DeploymentFacts of={best} embeds={talkOf(it, best.has_chat_template) === "embedding"} />}
         </aside>
       </div>
     </div>
@@ -104,7 +104,7 @@ async function stop(deployment: Deployment, reload: () => Promise<void>): Promis
 /** What one can do with the model now: talk to it, serve it, stop it. */
 function Buttons({ repo, deployed, reload }: { repo: Repo; deployed: Deployment | undefined; reload: () => Promise<void> }) {
   const act = useAct();
-  const chattable = deployed !== undefined && deployed.state !== "failed" && talkOf(repo, deployed.has_chat_template, deployed.pooling) === "chat";
+  const chattable = deployed !== undefined && deployed.state !== "failed" && talkOf(repo, deployed.has_chat_template) === "chat";
   return (
     <>
       {deployed === undefined ? (
@@ -125,8 +125,9 @@ function Buttons({ repo, deployed, reload }: { repo: Repo; deployed: Deployment 
 }
 
 /** One line for each thing worth knowing about how the model is served: a failure, a note, a missing template. */
-function Deployed({ deployments }: { deployments: Deployment[] }) {
-  const told = deployments.filter((it) => it.error || it.note || (it.has_chat_template === false && !it.pooling) || it.state === "loading");
+function Deployed({ repo, deployments }: { repo: Repo; deployments: Deployment[] }) {
+  const mute = (it: Deployment): boolean => talkOf(repo, it.has_chat_template) === "text";
+  const told = deployments.filter((it) => it.error || it.note || mute(it) || it.state === "loading");
   if (told.length === 0) return null;
   return (
     <div class="tellings">
@@ -135,7 +136,7 @@ function Deployed({ deployments }: { deployments: Deployment[] }) {
           {it.state === "loading" && <p>{t("serve.loading")}</p>}
           {it.error && <p>{it.error}</p>}
           {it.note && <p>{it.note}</p>}
-          {it.has_chat_template === false && !it.pooling && <p>{t("serve.notemplate")}</p>}
+          {mute(it) && <p>{t("serve.notemplate")}</p>}
         </div>
       ))}
     </div>
@@ -193,14 +194,14 @@ function ModelFacts({ repo }: { repo: Repo }) {
   );
 }
 
-function DeploymentFacts({ of }: { of: Deployment }) {
+function DeploymentFacts({ of, embeds }: { of: Deployment; embeds: boolean }) {
   const rows: [string, preact.ComponentChildren][] = [[t("facts.name"), <code>{of.alias ?? of.name}</code>]];
   if (of.file) rows.push([t("facts.file"), <code>{of.file}</code>]);
   rows.push([t("facts.engine"), of.engine]);
   if (of.context) rows.push([t("facts.context"), t("facts.tokens", { n: of.context })]);
   if (of.memory_bytes) rows.push([t("facts.memory"), <Size of={of.memory_bytes} />]);
   if (of.tokens_per_s) rows.push([t("facts.speed"), `${decimal(of.tokens_per_s)} ${t("unit.tps")}`]);
-  if (of.pooling) rows.push([t("facts.pooling"), of.pooling]);
+  if (embeds) rows.push([t("facts.pooling"), of.pooling]);
   return (
     <Section id="h-served" title={t("facts.served")}>
       <Facts rows={rows} />

@@ -12,9 +12,8 @@ export type Talk = "chat" | "text" | "embedding";
 
 const EMBEDDING_TASKS = new Set(["feature-extraction", "sentence-similarity", "embedding"]);
 
-/** What the model is asked for: chat, plain text when it has no template, or vectors. */
-export function talkOf(repo: Pick<Repo, "task">, has_chat_template: boolean | null, pooling: string | null): Talk {
-  if (pooling !== null && pooling !== "none" && pooling !== "") return "embedding";
+/** What the model is asked for: chat, plain text when it has no template, or vectors when its task says so. */
+export function talkOf(repo: Pick<Repo, "task">, has_chat_template: boolean | null): Talk {
   if (repo.task !== null && EMBEDDING_TASKS.has(repo.task)) return "embedding";
   return has_chat_template === false ? "text" : "chat";
 }

@@ -64,6 +64,7 @@ class Dispatcher:
         self._seconds = Histogram(
             "fust_http_request_seconds", "Time until the answer ended.", ["surface"], registry=registry
         )
+        self._metered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection's request (ASGI 3)."""
@@ -122,8 +123,17 @@ class Dispatcher:
                 )
                 await answer(send, 500, body, b"application/json", request_id=scope["fust.request_id"])
         finally:
-            self._requests.labels(surface, f"{status // 100}xx" if status else "cut").inc()
-            self._seconds.labels(surface).observe(time.perf_counter() - started)
+            count, seconds = self._meters(surface, status // 100)
+            count.inc()
+            seconds.observe(time.perf_counter() - started)
+
+    def _meters(self, surface: str, kind: int) -> tuple[Counter, Histogram]:
+        """Returns the two meters of a surface and a status class; looking labels up costs more than counting."""
+        found = self._metered.get((surface, kind))
+        if found is None:
+            count = self._requests.labels(surface, f"{kind}xx" if kind else "cut")
+            found = self._metered[(surface, kind)] = (count, self._seconds.labels(surface))
+        return found
 
     async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
         healthy = self._healthy()

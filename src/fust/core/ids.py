@@ -31,7 +31,12 @@ def check_name(value: str, what: str = "name") -> str:
         InvalidInput: it holds other characters, is too long, or ends in `.git`.
 
     """
-    if not _NAME.fullmatch(value) or ".." in value or "--" in value or value.lower().endswith((".git", ".ipynb")):
+    if (
+        not _NAME.fullmatch(value)
+        or ".." in value
+        or "--" in value
+        or value.lower().endswith((".git", ".ipynb"))
+    ):
         raise InvalidInput(
             "{value!r} cannot be a {what}.",
             hint="Use 1 to 96 letters, digits, '.', '_' or '-'; no '..' or '--', no '-' or '.' at either end, no '.git'.",
@@ -66,9 +71,9 @@ def check_repo_type(value: str) -> RepoType:
 
 def new_id(prefix: str = "") -> str:
     """Returns a new identifier: 9 characters of time, then 10 of chance; sorts by time, safe in URLs and paths."""
-    stamp = int(time.time() * 1000)
+    stamp = int(time.time() * 1000) << 50 | secrets.randbits(50)
     digits = ""
-    for _ in range(9):
+    for _ in range(19):
         stamp, rest = divmod(stamp, 32)
         digits = _ALPHABET[rest] + digits
-    return prefix + digits + "".join(secrets.choice(_ALPHABET) for _ in range(10))
+    return prefix + digits

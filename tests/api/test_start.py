@@ -226,16 +226,26 @@ def test_another_address_demands_a_password(tmp_path: Path) -> None:
 
 
 def test_a_sub_path(fust_factory: Factory) -> None:
-    running = fust_factory(server__public_url="https://ai.example.org/fust")
-    for path in ("/fust/v1/status", "/fust/fust/v1/status"):
+    """The proxy hands the sub-path on; one that strips it works too."""
+    running = fust_factory(server__public_url="https://ai.example.org/ai")
+    for path in ("/ai/fust/v1/status", "/fust/v1/status"):
         status, _, body = running.request("GET", path)
-        assert status == 200 and json.loads(body)["openai_base_url"] == "https://ai.example.org/fust/v1"
-    status, headers, body = running.request("GET", "/fust/")
-    assert b'<base href="/fust/">' in body
-    code = json.loads(running.request("POST", "/fust/v1/open")[2])["url"].partition("?")[2]
-    status, headers = get_raw(f"{running.url}/fust/?{code}")
-    assert headers["location"] == "/fust/"
-    assert "Path=/fust/" in headers["set-cookie"] and "Secure" in headers["set-cookie"]
+        assert status == 200 and json.loads(body)["openai_base_url"] == "https://ai.example.org/ai/v1"
+    assert running.request("GET", "/ai/v1/models")[0] == 200
+    assert running.request("GET", "/ai/api/whoami-v2")[0] == 200
+    assert b'<base href="/ai/">' in running.request("GET", "/ai/")[2]
+    link = running.open_link()
+    assert link.startswith("https://ai.example.org/ai/?code=")
+    status, headers = get_raw(f"{running.url}/ai/?{link.partition('?')[2]}")
+    assert headers["location"] == "/ai/"
+    assert "Path=/ai/" in headers["set-cookie"] and "Secure" in headers["set-cookie"]
+
+
+def test_the_sub_path_may_be_called_fust(fust_factory: Factory) -> None:
+    running = fust_factory(server__public_url="https://school.example.org/fust")
+    assert running.request("GET", "/fust/fust/v1/status")[0] == 200
+    assert running.request("GET", "/fust/v1/models")[0] == 200
+    assert json.loads(running.cli("status", "--json").stdout)["base_url"] == "https://school.example.org/fust"
 
 
 def test_page_headers_and_unknown_paths(server: RunningFust) -> None:

@@ -29,6 +29,8 @@ class Bad:
     no_ranges: bool = False
     endless: bool = False
     no_length: bool = False
+    pause_s: float = 0
+    """Wait so long after each 64 KiB."""
 
 
 class BadHub:
@@ -145,9 +147,13 @@ class BadHub:
             handler.close_connection = True
         if bad.no_length:
             handler.close_connection = True
-        self.sent_bytes += end - start
-        handler.wfile.write(data[start:end])
-        handler.wfile.flush()
+        step = 65536 if bad.pause_s else max(1, end - start)
+        for position in range(start, end, step):
+            piece = data[position : min(end, position + step)]
+            handler.wfile.write(piece)
+            handler.wfile.flush()
+            self.sent_bytes += len(piece)
+            time.sleep(bad.pause_s)
 
     def head(self, handler, status, headers):
         handler.send_response(status)

@@ -85,11 +85,10 @@ def _call_each_handler_once(app: Litestar) -> None:
     With them a handler of `sync_to_thread=True` gives a coroutine in place of its value.
     """
     for route in app.routes:
-        for handler in getattr(route, "route_handlers", []):
-            function = handler.fn
-            while isinstance(function, AsyncCallable) and isinstance(function.func, AsyncCallable):
-                function = cast("AsyncCallable", function.func)
-            handler._fn = function
+        handlers: list[Any] = getattr(route, "route_handlers", [])
+        for handler in handlers:
+            while isinstance(getattr(handler.fn, "func", None), AsyncCallable):
+                handler._fn = handler.fn.func
 
 
 def _giver(value: object) -> Any:
@@ -117,6 +116,10 @@ def _draw(request: Connection, error: FustError) -> Response[bytes]:
 def _draw_litestar(request: Connection, error: HTTPException) -> Response[bytes]:
     if isinstance(error, ValidationException):
         return _draw(request, InvalidInput("The request is not valid: {reason}.", reason=_reason(error)))
+    if error.status_code == 400:
+        return _draw(
+            request, InvalidInput("The request is not valid: {reason}.", reason=error.detail.rstrip("."))
+        )
     if error.status_code == 404:
         return _draw(request, NotFound("There is nothing at {path}.", path=request.url.path[:200]))
     drawn = FustError("{reason}.", code="http_error", reason=error.detail.rstrip(".") or "refused")

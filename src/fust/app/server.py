@@ -154,7 +154,7 @@ async def _serve(services: Services, ready: Callable[[Services, str], None]) -> 
         await _listening(settings, serving)
         write_atomic(
             settings.home / "server.json",
-            msgspec.json.encode(ServerFile(settings.public_url, os.getpid(), iso(now()) or "", __version__)),
+            msgspec.json.encode(ServerFile(settings.local_url, os.getpid(), iso(now()) or "", __version__)),
             mode=0o600,
         )
         code, _ = services.accounts.create_code(first_admin(services))

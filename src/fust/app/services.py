@@ -12,7 +12,6 @@ from fust.accounts.service import Accounts
 from fust.core.clock import now
 from fust.core.settings import Settings
 from fust.hub.pull import pull_kind
-from fust.hub.pull import pull_kind
 from fust.hub.service import Hub
 from fust.jobs.service import Jobs
 from fust.records.usage import UsageWriter

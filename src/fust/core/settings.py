@@ -139,11 +139,16 @@ class Settings:
     @property
     def public_url(self) -> str:
         """How clients reach Fust, without a trailing slash."""
-        if self.server.public_url:
-            return self.server.public_url.rstrip("/")
-        host = self.server.host
-        if host in ("0.0.0.0", "::"):
-            host = "127.0.0.1"
+        return self.server.public_url.rstrip("/") or self._listening_url
+
+    @property
+    def local_url(self) -> str:
+        """How programs on this machine reach Fust, below the same sub-path."""
+        return self._listening_url + self.base_path
+
+    @property
+    def _listening_url(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.server.host, self.server.host)
         return f"http://[{host}]:{self.server.port}" if ":" in host else f"http://{host}:{self.server.port}"
 
     @property

@@ -296,7 +296,8 @@ class Accounts:
                 hint="Use your own name, or ask an administrator to make it.",
                 owner=owner,
             )
-        _check_free(owner)
+        if identity is not SYSTEM:
+            _check_free(owner)
         with self._database.write() as session:
             holder = session.scalars(select(User).where(User.name == identity.user)).first()
             holder = (

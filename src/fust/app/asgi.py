@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from fust.accounts.service import Accounts
 from fust.core.errors import FustError
 from fust.core.ids import new_id
+from fust.hub.routes import HubApp
 from fust.wire.problems import draw_problem
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Dispatcher:
         *,
         fust: ASGIApp,
         model: ASGIApp,
-        hub: ASGIApp,
+        hub: HubApp,
         page: ASGIApp,
         base_path: str,
         registry: CollectorRegistry,
@@ -72,6 +73,12 @@ class Dispatcher:
             await _lifespan(receive, send)
             return
         if scope["type"] != "http":
+            return
+        hot = self._hub.find_hot(scope) if scope["method"] == "GET" else None
+        if hot is not None:
+            await send(hot[0])
+            await send(hot[1])
+            self._meters("hub", 2)[0].inc()
             return
         raw: bytes = (scope.get("raw_path") or scope["path"].encode()).split(b"?")[0]
         if (

@@ -14,7 +14,6 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ControllerRouterHandler
-from litestar.utils.sync import AsyncCallable
 
 from fust import __version__
 from fust.accounts.routes import handlers as accounts_handlers
@@ -57,7 +56,7 @@ def fust_app(services: Services) -> Litestar:
         *jobs_handlers,
         *serve_handlers,
     ]
-    app = Litestar(
+    return Litestar(
         # One router for all: Litestar registers the handlers of a path again with each further method it meets there, and
         # wraps a synchronous one each time anew; the second wrapping breaks handlers that return a Response.
         route_handlers=[Router(path="/", route_handlers=routes)],
@@ -75,20 +74,6 @@ def fust_app(services: Services) -> Litestar:
         debug=False,
         logging_config=None,
     )
-    _call_each_handler_once(app)
-    return app
-
-
-def _call_each_handler_once(app: Litestar) -> None:
-    """Takes off the extra wrappers that Litestar 2.25 puts around a handler for each other method of its path.
-
-    With them a handler of `sync_to_thread=True` gives a coroutine in place of its value.
-    """
-    for route in app.routes:
-        handlers: list[Any] = getattr(route, "route_handlers", [])
-        for handler in handlers:
-            while isinstance(getattr(handler.fn, "func", None), AsyncCallable):
-                handler._fn = handler.fn.func
 
 
 def _giver(value: object) -> Any:

@@ -93,13 +93,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_fust(home: Path, *, starter: bool = False, **settings: object) -> RunningFust:
+def start_fust(home: Path, *, starter: bool = False, port: int = 0, **settings: object) -> RunningFust:
     """Starts `fust up` on a home and waits until it is ready. ``settings`` as in `serve__slots=2`."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("FUST_", "HF_"))}
     environ |= {"FUST_HOME": str(home), "FUST_LANG": "en", "PYTHONUNBUFFERED": "1"}
     environ["FUST_SERVE__STARTER"] = "true" if starter else "false"
     environ |= {f"FUST_{key.upper()}": str(value) for key, value in settings.items()}
-    port = free_port()
+    port = port or free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "fust.cli.main", "--json", "up", "--port", str(port)],
         env=environ,

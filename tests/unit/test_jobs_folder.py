@@ -1,6 +1,8 @@
 """The run's folder: events with offsets, torn lines, locks; and the rate."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -110,3 +112,9 @@ def test_rate_is_that_of_the_last_seconds():
     for i in range(40, 80):
         found = rate.add(2000 + (i - 40) * 5, i * 0.5)
     assert found == pytest.approx(10, rel=0.2)
+
+
+def test_the_worker_s_generic_part_needs_neither_web_nor_database():
+    code = "import fust.jobs.worker, sys; print([m for m in ('sqlalchemy', 'litestar', 'fust.accounts') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

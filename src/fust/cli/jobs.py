@@ -26,10 +26,10 @@ def jobs(
     cli: CLI, run_id: str | None, follow_it: bool, cancel: bool, show_log: bool, active: bool, limit: int
 ) -> None:
     """Lists, shows, follows or cancels."""
+    if run_id is None and (follow_it or cancel or show_log):
+        raise click.UsageError(t("Say which run: `fust jobs` lists them."))
     client = cli.client()
     if run_id is None:
-        if follow_it or cancel or show_log:
-            raise click.UsageError(t("Say which run: `fust jobs` lists them."))
         _list(cli, client, active, limit)
         return
     if cancel:

@@ -115,7 +115,7 @@ class BarPainter:
     def progress(self, progress: Progress) -> None:
         """Moves the bar."""
         if self._task is None:
-            self._task = self._bars.add_task("", total=None)
+            self._task = self._bars.add_task("", total=None, figures="")
         figures = show_progress(progress) if progress.total else ""
         self._bars.update(
             self._task,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from fust.client.http import ClientError
@@ -39,6 +40,7 @@ def upload(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")  # advice about cards
     api = HfApi(endpoint=base_url, token=token or False)
     try:
         api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)

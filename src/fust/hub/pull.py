@@ -383,22 +383,27 @@ class Pull:
         self._context.progress(
             self._total, self._total, "bytes", "Writing {repo_id}", now=True, repo_id=self._target
         )
-        repo = self._open_target(private=private)
-        operations = [self._operation(file, repo) for file in files]
-        message = f"Pulled from {self._wish.source}/{self._wish.repo_id} at {revision}"
-        return self._hub.commit(self._identity, repo, operations, message)
-
-    def _open_target(self, *, private: bool) -> RepoInfo:
+        self._context.too_late_to_cancel = True  # from here on all or nothing, within moments
+        repo, is_new = self._open_target(private=private)
         try:
-            return self._hub.get_repo_to_write(self._identity, self._target, self._type)
+            operations = [self._operation(file, repo) for file in files]
+            message = f"Pulled from {self._wish.source}/{self._wish.repo_id} at {revision}"
+            return self._hub.commit(self._identity, repo, operations, message)
+        except BaseException:
+            if is_new:
+                self._hub.delete_repo(self._identity, self._target, self._type)
+            raise
+
+    def _open_target(self, *, private: bool) -> tuple[RepoInfo, bool]:
+        """Returns the repo to write to, and whether it was made for this pull."""
+        try:
+            return self._hub.get_repo_to_write(self._identity, self._target, self._type), False
         except RepoNotFound:
             if private:
                 self._context.say(
                     "{repo_id} is private or gated there, so it is made private here.", repo_id=self._target
                 )
-            return self._hub.create_repo(
-                self._identity, self._target, self._type, private=private, exist_ok=True
-            )
+            return self._hub.create_repo(self._identity, self._target, self._type, private=private), True
 
     def _operation(self, file: UpstreamFile, repo: RepoInfo) -> Operation:
         if file.sha256:

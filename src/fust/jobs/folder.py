@@ -25,6 +25,8 @@ from fust.core.files import write_atomic
 from fust.core.i18n import Language, fill
 from fust.wire.runs import LogLine, Progress, RunError
 
+LOCK_VARIABLE = "FUST_RUN_LOCK"
+"""Environment variable with the number of the inherited descriptor that holds the run's lock."""
 _TAIL_BYTES = 64 * 1024
 Scalar = str | int | float
 

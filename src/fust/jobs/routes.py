@@ -20,8 +20,8 @@ from fust.jobs.service import Jobs
 from fust.wire.runs import FINAL_STATES, NewRun, Run, RunList
 
 _POLL_S = 0.2
-_ROW_EVERY = 5
-"""The row is looked at with every fifth look at the file."""
+_ROW_EVERY = 2
+"""The row is looked at with every second look at the file."""
 _HEARTBEAT_EVERY = 75
 """A comment after so many looks without news, so that proxies keep the connection (15 s)."""
 

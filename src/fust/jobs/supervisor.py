@@ -21,7 +21,7 @@ from fust.core.locks import FileLock
 from fust.core.machine import machine_memory, usable_cores
 from fust.core.settings import Settings, describe_settings
 from fust.core.units import show_size
-from fust.jobs.folder import Fault, Outcome, RunFolder, Spec, plain
+from fust.jobs.folder import LOCK_VARIABLE, Fault, Outcome, RunFolder, Spec, plain
 from fust.jobs.kinds import Kind
 from fust.jobs.models import RunRow
 from fust.store.database import Database
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 CANCEL_GRACE_S = 10.0
 """Between SIGTERM and SIGKILL."""
 _BUSY_S, _IDLE_S = 0.25, 2.0
-LOCK_VARIABLE = "FUST_RUN_LOCK"
-"""Number of the inherited descriptor that holds the run's lock."""
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",

@@ -20,8 +20,7 @@ from fust.core.errors import FustError, InvalidInput
 from fust.core.files import full_disk_is_clear
 from fust.core.logs import configure_logs
 from fust.core.settings import Settings
-from fust.jobs.folder import Event, Fault, Outcome, Process, RunFolder, Spec, plain
-from fust.jobs.supervisor import LOCK_VARIABLE
+from fust.jobs.folder import LOCK_VARIABLE, Event, Fault, Outcome, Process, RunFolder, Spec, plain
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +42,8 @@ class JobContext:
         self._events = os.open(folder.events, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._mend_last_line()
         self._last_progress = 0.0
+        self.too_late_to_cancel = False
+        """Set by the function for its last steps, which are to be done whole: a wish to end is not heard then."""
         self._rate = Rate()
 
     @property
@@ -135,10 +136,16 @@ def run_job(settings: Settings, run_id: str, functions: Mapping[str, JobFunction
     os.nice(10)
     configure_logs(settings.log.level, terminal=False)
     _log_to_stderr()
-    signal.signal(signal.SIGTERM, _on_terminate)
+    context = JobContext(spec, folder, settings)
+
+    def on_terminate(_: int, __: FrameType | None) -> None:
+        if not context.too_late_to_cancel:
+            raise RunCancelled
+
+    signal.signal(signal.SIGTERM, on_terminate)
     try:
         folder.write_process(Process(os.getpid(), os.getpgrp()))
-        outcome = _outcome(spec, folder, settings, functions)
+        outcome = _outcome(context, functions)
     except RunCancelled:
         outcome = Outcome("cancelled")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -146,11 +153,9 @@ def run_job(settings: Settings, run_id: str, functions: Mapping[str, JobFunction
     return 0 if outcome.state == "succeeded" else 1
 
 
-def _outcome(
-    spec: Spec, folder: RunFolder, settings: Settings, functions: Mapping[str, JobFunction]
-) -> Outcome:
+def _outcome(context: JobContext, functions: Mapping[str, JobFunction]) -> Outcome:
+    spec = context.spec
     try:
-        context = JobContext(spec, folder, settings)
         result = _function(spec.kind, functions)(context)
         return Outcome("succeeded", result=msgspec.to_builtins(result) if result is not None else None)
     except RunCancelled:
@@ -192,10 +197,6 @@ def _hold_lock(folder: RunFolder) -> int | None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.set_inheritable(descriptor, False)
     return descriptor
-
-
-def _on_terminate(_: int, __: FrameType | None) -> None:
-    raise RunCancelled
 
 
 def _log_to_stderr() -> None:

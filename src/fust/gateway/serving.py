@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _CLIENT_LEFT = 499
+_WATCH_AFTER_S = 0.02
+_NOTICED_S = 0.1  # within this time `serve` has seen that an engine ended
 _AT_ONCE = 16  # choices of one request that are asked for at the same time
 
 
@@ -129,14 +131,23 @@ class Serving:
         status, code = 200, ""
         me = asyncio.current_task()
         assert me is not None
-        watch = asyncio.create_task(_cancel_when_gone(receive, me))
+        watch = _Watch(receive, me)
         self._meter.running.inc()
         try:
             target = await self._acquire(plan, identity)
             _check_fit(plan, target)
-            await self._send(plan, target, exchange, count)
+            try:
+                await self._send(plan, target, exchange, count)
+            except EngineRefused:
+                if exchange.streaming:
+                    raise
+                self._targets.release(target, failed=True)
+                target = None
+                await asyncio.sleep(_NOTICED_S)
+                target = await self._acquire(plan, identity)
+                await self._send(plan, target, exchange, count)
         except asyncio.CancelledError:
-            if not watch.done():
+            if not watch.gone:
                 raise  # the server itself is stopping
             me.uncancel()
             status, code = _CLIENT_LEFT, "client_left"
@@ -147,7 +158,7 @@ class Serving:
             status, code = 500, "internal"
             raise
         finally:
-            watch.cancel()
+            watch.end()
             self._meter.running.dec()
             self._finish(plan, identity, exchange, target, count, status, code)
 
@@ -351,13 +362,33 @@ def _no_template(plan: Plan) -> Unsupported:
     )
 
 
-async def _cancel_when_gone(receive: Receive, task: asyncio.Task[Any]) -> None:
-    """Cancels the task when the client has gone. (A body that goes on after its end is not read.)"""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            task.cancel()
-            return
+class _Watch:
+    """Cancels a request's task when its client has gone.
+
+    It begins a moment late: an answer that is there by then was never worth a second task.
+    """
+
+    def __init__(self, receive: Receive, task: asyncio.Task[Any]) -> None:
+        self.gone = False
+        self._receive = receive
+        self._task = task
+        self._watcher: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass  # more of a body that had ended already
+        self.gone = True
+        self._task.cancel()
+
+    def end(self) -> None:
+        """Stops watching."""
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
 
 
 @contextlib.asynccontextmanager

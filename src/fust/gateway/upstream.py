@@ -31,6 +31,10 @@ class EngineLost(UpstreamFailed):
     code = "engine_unavailable"
 
 
+class EngineRefused(EngineLost):
+    """Nobody listens where the engine was: it never saw the request, which may go to the next one."""
+
+
 class Upstream:
     """The client of all engines; belongs to one event loop."""
 
@@ -84,7 +88,7 @@ class Upstream:
             try:
                 return await self._client().post(target.base_url + path, data=body, headers=headers)
             except aiohttp.ClientConnectorError as error:
-                raise lost(target) from error
+                raise lost(target, EngineRefused) from error
             except (aiohttp.ClientError, ConnectionError) as error:
                 # A pooled connection may have died unseen; no byte of an answer came, so the request is sent once more.
                 if attempt == 2:
@@ -92,9 +96,9 @@ class Upstream:
         raise AssertionError
 
 
-def lost(target: Target) -> EngineLost:
+def lost(target: Target, kind: type[EngineLost] = EngineLost) -> EngineLost:
     """Returns the error for an engine that is gone."""
-    return EngineLost(
+    return kind(
         "The engine of {model} ended before the answer was complete.",
         hint="It is started again; send the request once more.",
         model=target.model,

@@ -79,6 +79,9 @@ class Keeper:
                 self.give_back(hosted, self.ensure(hosted, wanted))
             except FustError as error:
                 log.warning("a model was not loaded", extra={"deployment": hosted.name, "reason": str(error)})
+                if not isinstance(error, Unavailable):
+                    with self.lock:
+                        hosted.failed, hosted.error = True, error
             except Exception as error:
                 log.exception("a model was not loaded", extra={"deployment": hosted.name})
                 with self.lock:
@@ -107,7 +110,7 @@ class Keeper:
                     "{model} is not served any more.", hint="Serve it again.", model=hosted.name
                 )
             if hosted.failed:
-                raise _failed(hosted)
+                raise failure_of(hosted)
             running = hosted.engines.get(mode)
             if running is not None and running.is_ready:
                 return running
@@ -320,8 +323,13 @@ class Keeper:
 
     # Looking after them, every few seconds
 
-    def sweep(self, suspects: Iterable[tuple[Hosted, Running]]) -> None:
-        """Unloads what is idle, measures memory, and ends engines that do not answer any more."""
+    def sweep(self, suspects: Iterable[tuple[Hosted, Running]], *, thorough: bool) -> None:
+        """Unloads what is idle; ends engines that do not answer any more.
+
+        Args:
+            suspects: engines that failed a request lately.
+            thorough: measures memory too, and looks at every engine that is busy.
+        """
         limit_s = self._settings.serve.idle_unload_s
         moment = time.monotonic()
         for hosted in list(self._hosted()):
@@ -336,11 +344,13 @@ class Keeper:
                         span=show_span(limit_s),
                     )
                     engines = self._doom(hosted)
-                live = [r for r in hosted.engines.values() if r.engine and r.info]
+                live = [r for r in hosted.engines.values() if r.engine and r.info] if thorough else []
             _stop_all(engines)
             for running in live:
                 assert running.engine is not None
                 running.memory_bytes = running.engine.memory_bytes() or running.memory_bytes
+                if running.busy:
+                    self._examine(hosted, running)
         for hosted, running in suspects:
             self._examine(hosted, running)
 
@@ -360,7 +370,8 @@ def _stop_all(engines: Iterable[Engine]) -> None:
         engine.stop()
 
 
-def _failed(hosted: Hosted) -> FustError:
+def failure_of(hosted: Hosted) -> FustError:
+    """Returns the error for requests to a deployment that failed."""
     reason = hosted.error.message().rstrip(".") if hosted.error else "unknown"
     return Unavailable(
         "{model} cannot be served: {reason}.",

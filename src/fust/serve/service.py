@@ -27,7 +27,7 @@ from fust.serve.engines.child import end_orphans
 from fust.serve.facts import ModelFacts
 from fust.serve.files import ModelFiles, choose_file, discard
 from fust.serve.hosted import Hosted, Running, State
-from fust.serve.keeper import Keeper
+from fust.serve.keeper import Keeper, failure_of
 from fust.serve.models import DeploymentRow
 from fust.serve.notes import Note, note
 from fust.store.database import Database
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _ALIAS = re.compile(r"^[A-Za-z0-9_](?:[A-Za-z0-9._/:-]{0,126}[A-Za-z0-9_])?$")
 _SWEEP_S = 2.0
+_THOROUGH_EVERY = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,13 @@ class Serve:
         self._keep_use()
 
     def _look_after(self) -> None:
+        turns = 0
         while not self._wake.wait(_SWEEP_S):
+            turns += 1
             with self._lock:
                 suspects, self._suspects = self._suspects, []
             try:
-                self._keeper.sweep(suspects)
+                self._keeper.sweep(suspects, thorough=turns % _THOROUGH_EVERY == 0)
                 self._keep_use()
             except Exception:
                 log.exception("looking after engines failed; trying again")
@@ -385,6 +388,8 @@ class Serve:
                 param="model",
                 code="model_not_found",
             )
+        if hosted.failed:
+            raise failure_of(hosted)
         if mode == "generate" and self._keeper.facts_of(hosted).is_encoder:
             raise Unsupported(
                 "{model} only makes embeddings; it cannot write text.",

@@ -59,9 +59,8 @@ export function ChatPage() {
           <div class="hrow talkhead">
             <h2>{title}</h2>
             {models.length > 0 && (
-              <label>
-                <span class="sr">{t("chat.model")}</span>
-                <select id="model" value={model ? called(model) : ""} onChange={(event) => setPicked(event.currentTarget.value)}>
+              <div class="pick">
+                <select id="model" aria-label={t("chat.model")} value={model ? called(model) : ""} onChange={(event) => setPicked(event.currentTarget.value)}>
                   {models.map((it) => (
                     <option key={it.id} value={called(it)}>
                       {called(it)}
@@ -69,7 +68,7 @@ export function ChatPage() {
                     </option>
                   ))}
                 </select>
-              </label>
+              </div>
             )}
           </div>
           {deployments.problem && <Trouble problem={deployments.problem} retry={() => void deployments.reload()} />}

@@ -89,7 +89,7 @@ function boxWide(part: Element): void {
 }
 
 /** Headings of a text go below the page's own: its highest becomes h2, none is skipped. */
-function levelHeadings(body: DocumentFragment | Element, floor: number): void {
+function levelHeadings(body: DocumentFragment, floor: number): void {
   const headings = [...body.querySelectorAll("h1,h2,h3,h4,h5,h6")];
   const highest = Math.min(...headings.map((heading) => Number(heading.tagName[1])));
   let last = floor - 1;
@@ -105,12 +105,12 @@ function levelHeadings(body: DocumentFragment | Element, floor: number): void {
 export function safeHTML(html: string, where: Roots, floor: number): string {
   roots = where;
   const body = purifier.sanitize(html, {
+    RETURN_DOM_FRAGMENT: true,
     ALLOWED_TAGS: [...TAGS, "h1"],
     ALLOWED_ATTR: ATTRIBUTES,
     ALLOW_DATA_ATTR: false,
     ALLOW_ARIA_ATTR: false,
     ALLOWED_URI_REGEXP: /^(?:https?:|mailto:|[^a-z]|[a-z+.-]+(?:[^a-z+.\-:]|$))/i,
-    RETURN_DOM_FRAGMENT: true,
   });
   body.querySelectorAll("img").forEach(replaceImage);
   body.querySelectorAll("a").forEach(mendLink);

@@ -14,7 +14,7 @@ from fust.core.errors import FustError
 from fust.core.ids import check_repo_type
 from fust.core.settings import Settings
 from fust.hub import api_routes, file_routes, git_routes, xet_routes
-from fust.hub.file_routes import HotFiles, hot_key
+from fust.hub.file_routes import HotFiles
 from fust.hub.formats import Formats
 from fust.hub.http import (
     DEFAULT_BODY_BYTES,
@@ -163,17 +163,19 @@ class HubApp:
         self._surface = surface
         self._table = _Table(ROUTES)
         self._hot = HotFiles(surface)
+        self.find_hot = self._hot.find
+        """Answers some GETs at once; asked before anything else is done with a request."""
         self._is_async = {id(r.handler): inspect.iscoroutinefunction(r.handler) for r in ROUTES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         if scope["type"] != "http":
             return
-        key = hot_key(scope)
-        if key is not None:
-            hot = self._hot.find(key[0])
-            if hot is not None and await self._hot.answer(hot, key[1], send):
-                return
+        hot = self.find_hot(scope)
+        if hot is not None:
+            await send(hot[0])
+            await send(hot[1])
+            return
         generation = self._surface.hub.repos.generation
         try:
             request = read_request(scope, receive)
@@ -196,8 +198,8 @@ class HubApp:
             )
             error = FustError("Something went wrong inside Fust.", hint="The log says what: `fust logs`.")
             reply = draw_error(error, request.headers, request.identity)
-        if key is not None:
-            self._hot.keep(key[0], request, reply, generation)
+        if request.method == "GET":
+            self._hot.keep(request, reply, generation)
         await send_reply(self._surface, request, reply, send)
 
     async def _answer(self, request: Request) -> AnyReply:

@@ -21,7 +21,7 @@ from fust.gateway.choices import add_usage, merge_answers, number_choice, old_lo
 from fust.gateway.meter import Meter
 from fust.gateway.relay import DONE, EventStream, Names, usage_of
 from fust.gateway.translate import Plan
-from fust.gateway.upstream import Upstream
+from fust.gateway.upstream import EngineRefused, Upstream
 from fust.records.usage import Usage as UsageRecord
 from fust.records.usage import UsageWriter
 from fust.wire.openai import Usage

@@ -33,6 +33,7 @@ def places(model: dict[str, Any], hostile: str, dataset: str, failed_run: str) -
         "jobs": "jobs",
         "job": f"jobs/{failed_run}",
         "keys": "keys",
+        "reference": "reference",
         "not found": "no/such/page/here",
     }
 

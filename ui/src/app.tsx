@@ -11,13 +11,14 @@ import { KeysPage } from "./pages/keys";
 import { ModelPage } from "./pages/model";
 import { ModelsPage } from "./pages/models";
 import { NotFoundPage } from "./pages/notfound";
+import { ReferencePage } from "./pages/reference";
 import { SignInPage } from "./pages/signin";
 import { usePlace } from "./router";
 import { askSession, session } from "./session";
 import { useStore } from "./store";
 
 // Places of the server that one-part and two-part paths must not be taken for.
-const PLACES = new Set(["models", "datasets", "chat", "jobs", "keys", "spaces", "fust", "api", "v1"]);
+const PLACES = new Set(["models", "datasets", "chat", "jobs", "keys", "reference", "spaces", "fust", "api", "v1"]);
 
 function Page() {
   const { path } = usePlace();
@@ -29,6 +30,7 @@ function Page() {
     if (first === "chat") return <ChatPage />;
     if (first === "jobs") return <JobsPage />;
     if (first === "keys") return <KeysPage />;
+    if (first === "reference") return <ReferencePage />;
   }
   if (parts.length === 2 && first && second) {
     if (first === "jobs") return <JobPage key={second} id={second} />;
@@ -110,6 +112,7 @@ export function App() {
           <span>Fust {now.state === "in" || now.state === "out" ? now.version : ""}</span>
           <span>Apache-2.0</span>
           <span>{t("foot.here")}</span>
+          <a href="reference">{t("reference.title")}</a>
         </div>
       </footer>
     </>

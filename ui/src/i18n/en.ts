@@ -352,4 +352,11 @@ export const en = {
   "keys.how.openai": "Programs that speak to OpenAI read two variables:",
   "keys.how.hub": "The Hugging Face tools read these two; then this machine is their hub:",
   "keys.shell": "Shell",
+  "reference.title": "API reference",
+  "reference.sum": "What the page and the commands use, for your own programs. Models answer at /v1, as OpenAI's clients expect; repos at /api, as Hugging Face's do.",
+  "reference.optional": "may be left out",
+  "reference.parameters": "Parameters",
+  "reference.sends": "You send",
+  "reference.gets": "You get",
+  "waiting.reference": "Reading the API's description…",
 } as const;

@@ -354,4 +354,11 @@ export const zh: Record<keyof typeof en, string> = {
   "keys.how.openai": "面向 OpenAI 的程序读取两个变量：",
   "keys.how.hub": "Hugging Face 工具读取以下两个变量，本机即成为其模型库：",
   "keys.shell": "终端",
+  "reference.title": "API 参考",
+  "reference.sum": "页面和命令行所用的接口，也供您的程序使用。模型在 /v1 应答，符合 OpenAI 客户端的约定；仓库在 /api，符合 Hugging Face 客户端的约定。",
+  "reference.optional": "可省略",
+  "reference.parameters": "参数",
+  "reference.sends": "发送",
+  "reference.gets": "返回",
+  "waiting.reference": "正在读取 API 说明……",
 };

@@ -33,7 +33,7 @@ export function DatasetPage({ repoId }: { repoId: string }) {
                 rows={[
                   [t("facts.size"), <Size of={it.size_bytes} />],
                   [t("facts.languages"), it.languages.length > 0 ? it.languages.map(endonym).join(", ") : t("facts.unstated")],
-                  [t("facts.licence"), it.licence ?? t("facts.unstated")],
+                  [t("facts.licence"), it.licence || t("facts.unstated")],
                   [t("facts.access"), it.private ? t("facet.private") : t("facet.open")],
                   [t("facts.updated"), <Time at={it.updated_at} />],
                   [t("facts.downloads"), integer(it.downloads)],

@@ -196,9 +196,9 @@ function Machine({ now }: { now: Status }) {
           <Resource name={t("machine.memory")} share={used / machine.memory_total_bytes} of={pair(used, machine.memory_total_bytes)} />
           <Resource name={t("machine.disk")} share={filled / machine.disk_total_bytes} of={pair(filled, machine.disk_total_bytes)} />
           <Resource
-            name={t("machine.cores")}
+            name={t("machine.load")}
             share={machine.load_1m / machine.cores}
-            of={[decimal(machine.load_1m), t("machine.busy", { n: integer(machine.cores) })]}
+            of={[decimal(machine.load_1m), t("machine.busy", { n: machine.cores })]}
           />
         </ul>
       </section>

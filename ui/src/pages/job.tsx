@@ -131,7 +131,7 @@ function sentenceOf(run: Run, state: RunState, progress: Progress | null): strin
 }
 
 function resultRepo(run: Run): string | null {
-  const named = run.result?.["repo_id"] ?? run.params["to"] ?? run.params["repo_id"];
+  const named = run.params["to"] || (run.result?.["repo_id"] ?? run.params["repo_id"]);
   if (typeof named !== "string" || !named.includes("/")) return null;
   const type = run.result?.["type"] ?? run.params["type"];
   return `${type === "dataset" ? "datasets" : "models"}/${repoPath(named)}`;
@@ -155,7 +155,7 @@ function Figures({ run, progress, over }: { run: Run; progress: Progress | null;
   const done = progress?.done ?? null;
   const total = progress?.total || null; // 0 while it is not known
   const figures: [string, string, string][] = [];
-  if (done !== null) {
+  if (done !== null && (done > 0 || total !== null)) {
     const [figure, unit] = amount(done, progress?.unit ?? null);
     const of = total === null ? unit : `${unit} / ${amount(total, progress?.unit ?? null).join(" ")}`;
     figures.push([t("job.done"), figure, of]);
@@ -210,7 +210,7 @@ function factsOf(run: Run): [string, preact.ComponentChildren][] {
   if (run.memory_bytes) rows.push([t("col.memory"), <Size of={run.memory_bytes} />]);
   if (run.cores) rows.push([t("machine.cores"), decimal(run.cores)]);
   for (const [key, value] of Object.entries(run.params)) {
-    if (value === null || value === "" || (Array.isArray(value) && value.length === 0)) continue;
+    if (value === null || value === "" || value === false || (Array.isArray(value) && value.length === 0)) continue;
     rows.push([key, <code>{typeof value === "string" ? value : JSON.stringify(value)}</code>]);
   }
   return rows;

@@ -177,7 +177,7 @@ function ModelFacts({ repo }: { repo: Repo }) {
           [t("facts.fits"), <>{t(`fits.${repo.fits}`)}{repo.fits_reason && <small class="block quiet">{repo.fits_reason}</small>}</>],
           [t("facts.task"), repo.task ? (maybe(`task.${repo.task}`) ?? repo.task) : t("facts.unstated")],
           [t("facts.languages"), repo.languages.length > 0 ? repo.languages.map(endonym).join(", ") : t("facts.unstated")],
-          [t("facts.licence"), repo.licence ?? t("facts.unstated")],
+          [t("facts.licence"), repo.licence || t("facts.unstated")],
           [t("facts.formats"), repo.formats.join(", ") || "–"],
           [t("facts.access"), repo.private ? t("facet.private") : t("facet.open")],
           [t("facts.updated"), <Time at={repo.updated_at} />],

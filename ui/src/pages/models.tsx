@@ -231,7 +231,7 @@ function Row({ repo }: { repo: RepoSummary }) {
         <div class="bits">
           {repo.task && <span>{maybe(`task.${repo.task}`) ?? repo.task}</span>}
           {repo.languages.length > 0 && <span>{repo.languages.length > 4 ? t("models.languages", { n: repo.languages.length }) : repo.languages.map(endonym).join(", ")}</span>}
-          <span>{repo.licence ?? t("licence.unstated")}</span>
+          <span>{repo.licence || t("licence.unstated")}</span>
           {repo.formats.length > 0 && <span>{repo.formats.join(", ")}</span>}
           {repo.private && <span class="tag">{t("facet.private")}</span>}
         </div>

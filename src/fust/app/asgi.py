@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from fust.accounts.service import Accounts
 from fust.core.errors import FustError
 from fust.core.ids import new_id
+from fust.gateway.routes import Gateway
 from fust.hub.routes import HubApp
 from fust.wire.problems import draw_problem
 
@@ -42,7 +43,7 @@ class Dispatcher:
         self,
         *,
         fust: ASGIApp,
-        model: ASGIApp,
+        model: Gateway,
         hub: HubApp,
         page: ASGIApp,
         base_path: str,
@@ -66,6 +67,10 @@ class Dispatcher:
             "fust_http_request_seconds", "Time until the answer ended.", ["surface"], registry=registry
         )
         self._metered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    async def close(self) -> None:
+        """Closes the connections to engines."""
+        await self._model.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection's request (ASGI 3)."""

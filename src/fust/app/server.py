@@ -169,6 +169,7 @@ async def _serve(services: Services, ready: Callable[[Services, str], None]) -> 
         server.stop()
         with contextlib.suppress(asyncio.TimeoutError, asyncio.CancelledError):
             await asyncio.wait_for(serving, timeout=5)
+        await app.close()
         await loop.run_in_executor(None, stop_rooms, services)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -80,6 +81,8 @@ class Hosted:
     dirty: bool = False
     """Whether `last_used_at` is newer than its row."""
     deleted: bool = False
+    bringing: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the model's file is brought from the hub and read."""
 
     @classmethod
     def of(cls, row: DeploymentRow) -> Hosted:

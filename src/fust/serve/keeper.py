@@ -128,18 +128,19 @@ class Keeper:
 
     def facts_of(self, hosted: Hosted) -> ModelFacts:
         """Returns the shape of the deployment's model, its file brought from the hub when needed."""
-        if hosted.facts is None or hosted.path is None or not hosted.path.exists():
-            tree = self._files.list_files(hosted.repo_id, hosted.revision)
-            model = next(
-                (m for m in list_models(tree) if hosted.file in m.paths),
-                ModelFile((hosted.file,), hosted.size_bytes),
-            )
-            folder = self._settings.home / "engines" / "files" / hosted.id
-            path = bring(self._files, hosted.repo_id, hosted.revision, model, folder)
-            facts = read_facts(path, model.size_bytes)
-            with self.lock:
-                hosted.path, hosted.facts = path, facts
-        return hosted.facts
+        with hosted.bringing:  # two requests may meet here; the folder of links is made by one of them
+            if hosted.facts is None or hosted.path is None or not hosted.path.exists():
+                tree = self._files.list_files(hosted.repo_id, hosted.revision)
+                model = next(
+                    (m for m in list_models(tree) if hosted.file in m.paths),
+                    ModelFile((hosted.file,), hosted.size_bytes),
+                )
+                folder = self._settings.home / "engines" / "files" / hosted.id
+                path = bring(self._files, hosted.repo_id, hosted.revision, model, folder)
+                facts = read_facts(path, model.size_bytes)
+                with self.lock:
+                    hosted.path, hosted.facts = path, facts
+            return hosted.facts
 
     def _load(self, hosted: Hosted, running: Running, deadline: float) -> None:
         try:

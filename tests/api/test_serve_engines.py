@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,7 +187,14 @@ def test_deployments_come_back_after_a_restart(models: Path, tmp_path: Path) -> 
         assert pinned["state"] == "ready"
         assert states(house)["acme/chat"]["state"] == "idle"
         assert states(house)["acme/chat"]["last_used_at"]
-        assert complete(house, "tiny")["choices"]
+        answers: list[dict[str, Any]] = []
+        threads = [threading.Thread(target=lambda: answers.append(complete(house, "tiny"))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(answers) == 8  # all waited for one engine
+        assert len(house.engine_pids()) == 2
 
 
 def test_a_deployment_of_a_repo_that_is_gone_is_not_shown(models: Path, tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ from fust.wire.targets import ModelEntry, Target
 
 log = logging.getLogger(__name__)
 
-_ALIAS = re.compile(r"^[A-Za-z0-9_](?:[A-Za-z0-9._/:-]{0,126}[A-Za-z0-9_])?$")
+# No "/" and no ":", so that an alias never looks like a repo or like a file or an adapter of one.
+_ALIAS = re.compile(r"^[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9_])?$")
 _SWEEP_S = 2.0
 _THOROUGH_EVERY = 3
 
@@ -203,17 +204,16 @@ class Serve:
         if not _ALIAS.match(alias):
             raise InvalidInput(
                 "{alias!r} cannot be an alias.",
-                hint="Use 1 to 128 letters, digits, '.', '_', '-', '/' or ':'.",
+                hint="Use 1 to 128 letters, digits, '.', '_' or '-'.",
                 alias=alias[:150],
             )
         with self._lock:
             other = self._by_name.get(alias)
         if other is not None and other.name != name:
             raise Conflict(
-                "The alias {alias!r} belongs to {other}.",
+                "The alias {alias!r} is taken by another model.",
                 hint="Choose another, or stop that one first: `fust stop {alias}`.",
                 alias=alias,
-                other=other.name,
             )
 
     def _adopt(self, fresh: Hosted, *, changed: bool) -> Hosted:

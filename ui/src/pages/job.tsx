@@ -4,7 +4,7 @@ import { Bar, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } 
 import { bytes, clock, decimal, fullTime, integer, span } from "../format";
 import { t, useLang } from "../i18n";
 import { useAct, useLoad } from "../load";
-import { Link, repoPath, url } from "../router";
+import { go, Link, repoPath, url } from "../router";
 import { follow } from "../stream";
 import { kindName, took } from "./jobs";
 
@@ -110,6 +110,7 @@ function Loaded({ run, kick, reload }: { run: Run; kick: preact.ComponentChildre
       )}
       <Figures run={run} progress={progress} over={over} />
       {live.lost && !over && <p class="note calm" role="status">{t("job.lost")}</p>}
+      <Choices run={run} />
       <div class="split">
         <Section id="h-log" title={t("job.log")} side={<a class="small" href={url(`fust/v1/runs/${encodeURIComponent(run.id)}/log`)}>{t("job.log.whole")}</a>}>
           <Log lines={live.log} over={over} />
@@ -121,6 +122,56 @@ function Loaded({ run, kick, reload }: { run: Run; kick: preact.ComponentChildre
         </aside>
       </div>
     </div>
+  );
+}
+
+interface Choice {
+  file: string;
+  size_bytes: number;
+  fits: boolean;
+  taken: boolean;
+}
+
+/** The GGUF files that a pull chose between; another one is pulled from here. */
+function Choices({ run }: { run: Run }) {
+  const act = useAct();
+  const choices = (run.result?.["choices"] ?? []) as Choice[];
+  if (run.kind !== "pull" || choices.length < 2) return null;
+  const pull = (file: string): Promise<void> =>
+    act.run(async () => {
+      const next = await call<Run>("fust/v1/runs", { method: "POST", body: { kind: "pull", params: { ...run.params, files: [file], all: false } } });
+      go(`jobs/${encodeURIComponent(next.id)}`);
+    });
+  return (
+    <Section id="h-choices" class="choices" title={t("choices.title")}>
+      {act.problem && <Trouble problem={act.problem} />}
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">{t("files.file")}</th>
+            <th scope="col">{t("col.state")}</th>
+            <th scope="col" class="r">{t("files.size")}</th>
+            <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
+          </tr>
+        </thead>
+        <tbody>
+          {choices.map((it) => (
+            <tr key={it.file}>
+              <th scope="row" class="mono">{it.file}</th>
+              <td>{it.taken ? <b>{t("choices.taken")}</b> : t(it.fits ? "fits.yes" : "fits.no")}</td>
+              <td class="r"><Size of={it.size_bytes} /></td>
+              <td class="r">
+                {!it.taken && (
+                  <button class="b bare" type="button" disabled={act.busy} aria-label={t("choices.pull.file", { file: it.file })} onClick={() => void pull(it.file)}>
+                    {t("choices.pull")}
+                  </button>
+                )}
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Section>
   );
 }
 

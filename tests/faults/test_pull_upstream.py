@@ -1,5 +1,6 @@
 """Pull from a hub that misbehaves: every fault is one clear error, and nothing half is left behind."""
 
+import os
 import random
 import shutil
 import socket
@@ -146,12 +147,12 @@ def test_an_interrupted_pull_continues_without_fetching_a_verified_byte_again(wo
     with monkeypatch.context() as patch:
         patch.setattr(upstream, "MAX_ATTEMPTS", 0)  # the first break ends the run, as a kill would
         with pytest.raises(UpstreamFailed, match=r"broke off in the middle of b\.gguf"):
-            world.pull(hub.url, run_id="same", all=True)
+            world.pull(hub.url, all=True)
     assert world.is_empty()
     assert hub.sent_bytes == len(BIG) + 1_000_000 + 2
     hub.sent_bytes = 0
-    result = world.pull(hub.url, run_id="same", all=True)
-    assert hub.sent_bytes == len(BIG) - 1_000_000 == result.fetched_bytes
+    result = world.pull(hub.url, all=True)  # another run: parts belong to the home
+    assert hub.sent_bytes == len(BIG) - 1_000_000 + 2 == result.fetched_bytes
     assert world.read("b.gguf") == BIG[::-1]
 
 
@@ -162,7 +163,7 @@ def test_a_wrong_hash_keeps_nothing(world, hub_of, bad):
     with pytest.raises(UpstreamFailed, match=r"big\.gguf is not what it announced") as caught:
         world.pull(hub_of(big__gguf=bad).url)
     assert caught.value.code == "wrong_hash"
-    assert world.is_empty() and not list((world.home / "runs").rglob("*.part"))
+    assert world.is_empty() and not list(world.home.rglob("*.part"))
     assert "big.gguf arrived damaged; fetching it again." in world.said()
 
 
@@ -188,7 +189,7 @@ def test_lies_about_length_end_the_pull(world, hub_of, bad, words):
     with pytest.raises(UpstreamFailed, match=words) as caught:
         world.pull(hub.url)
     assert caught.value.code == "wrong_length"
-    assert world.is_empty()
+    assert world.is_empty() and not list(world.home.rglob("*.part"))
 
 
 def test_a_stall_is_tried_again_and_then_given_up(world, hub_of, monkeypatch):
@@ -285,6 +286,20 @@ def test_a_full_disk_is_told_before_anything_is_fetched(world, hub_of, monkeypat
     with pytest.raises(StorageFull, match=r"org/model needs 203 MB, and the disk of .* has 1 MB free"):
         world.pull(hub.url)
     assert hub.sent_bytes == 0
+
+
+def test_two_pulls_of_one_file_at_a_time_do_not_mix(world, tmp_path):
+    from fust.hub.parts import claim_part, parts_folder, sweep_parts
+
+    with claim_part(world.home, tmp_path, "x") as one, claim_part(world.home, tmp_path, "x") as two:
+        assert one == parts_folder(world.home) / "x.part" and two == tmp_path / "x.part"
+    os.utime(one, (0, 0))
+    with claim_part(world.home, tmp_path, "x"):
+        os.utime(one, (0, 0))
+        sweep_parts(world.home)
+        assert one.exists()
+    sweep_parts(world.home)
+    assert not one.exists()
 
 
 # Choosing

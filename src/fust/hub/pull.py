@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fust.accounts.service import SCOPES, Accounts, Identity
-from fust.core.errors import Denied, InvalidInput, StorageFull, UpstreamFailed
+from fust.core.errors import Denied, FustError, InvalidInput, StorageFull, UpstreamFailed
 from fust.core.files import full_disk_is_clear
 from fust.core.ids import RepoType, check_repo_type, split_repo_id
 from fust.core.machine import machine_memory
@@ -21,6 +21,7 @@ from fust.core.settings import Settings
 from fust.core.units import show_size
 from fust.hub.errors import RepoNotFound
 from fust.hub.guard import is_private, public_addresses_only, resolve
+from fust.hub.parts import claim_part, part_size, sweep_parts
 from fust.hub.paths import check_path
 from fust.hub.service import Hub
 from fust.hub.types import AddFile, AddLargeFile, Operation, RepoInfo
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 _RESERVE_BYTES = 200 * 10**6
 """Room that a pull leaves on the disk."""
+
+
+_WORTHLESS = frozenset({"storage_full", "wrong_length", "wrong_hash"})
+"""Errors after which a half-fetched file is of no use; after any other a later pull continues it."""
 
 
 class PullParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -210,6 +215,7 @@ class Pull:
 
         wish, context = self._wish, self._context
         context.progress(0, 0, "bytes", "Asking {source}", now=True, source=wish.source)
+        sweep_parts(context.settings.home)
         repo = self._upstream.read_repo(wish.revision)
         for file in repo.files:
             check_path(file.path)
@@ -258,9 +264,8 @@ class Pull:
 
     def _check_room(self, missing: list[UpstreamFile]) -> None:
         """Raises StorageFull when what is missing would not fit on the disk."""
-        have = sum(self._part(file).stat().st_size for file in missing if self._part(file).exists())
-        needed = sum(file.size for file in missing) - have
         home = self._context.settings.home
+        needed = sum(max(0, file.size - part_size(home, file.sha256 or file.oid)) for file in missing)
         free = min(shutil.disk_usage(home).free, self._hub.content.free_bytes())
         if needed and needed + _RESERVE_BYTES > free:
             raise StorageFull(
@@ -285,22 +290,31 @@ class Pull:
         self._file = file
         before = self._done
         if not self._is_here(file):
-            self._fetch(file, revision)
-            if file.sha256:
-                self._take_in(file)
-            else:
-                self._part(file).replace(self._small(file))
+            home, name = self._context.settings.home, file.sha256 or file.oid
+            with claim_part(home, self._context.work, name) as part:
+                try:
+                    self._fetch(file, revision, part)
+                except FustError as error:
+                    if error.code in _WORTHLESS:
+                        part.unlink(missing_ok=True)
+                    raise
+                if file.sha256:
+                    self._take_in(file, part)
+                else:
+                    part.replace(self._small(file))
         self._done = before + file.size
+        self._context.restart_rate()
         self._show()
 
-    def _fetch(self, file: UpstreamFile, revision: str) -> None:
-        """Fetches into the part file, from where it ends; a file that fails its check is fetched anew, once."""
+    def _fetch(self, file: UpstreamFile, revision: str, part: Path) -> None:
+        """Fetches into the part, from where it ends; a file that fails its check is fetched anew, once."""
+        found = ""
         for attempt in (1, 2):
-            self._fetch_once(file, revision)
-            found = self._hash(file)
+            self._fetch_once(file, revision, part)
+            found = self._hash(file, part)
             if found == (file.sha256 or file.oid):
                 return
-            self._part(file).unlink(missing_ok=True)
+            os.truncate(part, 0)
             if attempt == 1:
                 self._context.say("{path} arrived damaged; fetching it again.", path=file.path)
         raise UpstreamFailed(
@@ -313,9 +327,7 @@ class Pull:
             wanted=(file.sha256 or file.oid)[:16],
         )
 
-    def _fetch_once(self, file: UpstreamFile, revision: str) -> None:
-        part = self._part(file)
-        part.parent.mkdir(parents=True, exist_ok=True)
+    def _fetch_once(self, file: UpstreamFile, revision: str, part: Path) -> None:
         base = self._done
         with full_disk_is_clear(part), part.open("ab", buffering=0) as target:
             if target.tell() > file.size:
@@ -339,9 +351,8 @@ class Pull:
             os.fsync(target.fileno())
         self._done = base
 
-    def _hash(self, file: UpstreamFile) -> str:
+    def _hash(self, file: UpstreamFile, part: Path) -> str:
         """Returns SHA-256 of a large file, git's SHA-1 of a small one."""
-        part = self._part(file)
         digest = hashlib.sha256()
         if not file.sha256:
             digest = hashlib.sha1(b"blob %d\0" % part.stat().st_size, usedforsecurity=False)
@@ -350,11 +361,10 @@ class Pull:
                 digest.update(piece)
         return digest.hexdigest()
 
-    def _take_in(self, file: UpstreamFile) -> None:
+    def _take_in(self, file: UpstreamFile, part: Path) -> None:
         """Gives the checked bytes to the hub. By a second link: a server that starts just now sweeps its own
         temporary files away, and ours must not go with them.
         """
-        part = self._part(file)
         for attempt in (1, 2, 3):
             link = part.with_suffix(".link")
             link.unlink(missing_ok=True)
@@ -371,11 +381,8 @@ class Pull:
         path = self._file.path if self._file else ""
         self._context.progress(self._done, self._total, "bytes", "{path}", path=path)
 
-    def _part(self, file: UpstreamFile) -> Path:
-        return self._context.work / "parts" / f"{file.sha256 or file.oid}.part"
-
     def _small(self, file: UpstreamFile) -> Path:
-        return self._context.work / "parts" / f"{file.oid}.small"
+        return self._context.work / f"{file.oid}.small"
 
     # The commit
 

@@ -84,6 +84,10 @@ class JobContext:
             )
         )
 
+    def restart_rate(self) -> None:
+        """Forgets the rate so far: after a jump that was not work, such as bytes that were here already."""
+        self._rate = Rate()
+
     def say(self, template: str, /, *, data: dict[str, Any] | None = None, **params: object) -> None:
         """Says something that a person may want to read; ``data`` goes with it for programs."""
         event = Event("log", _stamp(), template, plain(params), data=data or {})

@@ -115,7 +115,7 @@ class Rate:
         self._points: list[tuple[float, float]] = []
 
     def add(self, done: float, moment: float) -> float | None:
-        """Takes a point, returns the rate; None while it cannot be told."""
+        """Takes a point, returns the rate; None in the first second."""
         if self._points and done < self._points[-1][1]:
             self._points.clear()
         if not self._points or moment - self._points[-1][0] >= 0.2:
@@ -123,7 +123,7 @@ class Rate:
         while len(self._points) > 2 and moment - self._points[0][0] > 10:
             self._points.pop(0)
         span = moment - self._points[0][0]
-        return (done - self._points[0][1]) / span if span > 0.3 else None
+        return (done - self._points[0][1]) / span if span >= 1 else None
 
 
 JobFunction = Callable[[JobContext], Any]

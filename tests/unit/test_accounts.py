@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 
 from fust.accounts.models import SignInCode, Token, User
 from fust.accounts.passwords import Limiter
+from fust.accounts.proxies import client_address
 from fust.accounts.service import ANONYMOUS, Accounts, token_in
 from fust.core.clock import utc_naive
 from fust.core.errors import Conflict, Denied, InvalidInput, NotFound, RateLimited, Unauthenticated
@@ -188,3 +189,33 @@ def test_the_signing_key_is_private_and_stays(accounts: Accounts) -> None:
     path = accounts._settings.home / "signing-key"
     assert len(key) == 32 and path.stat().st_mode & 0o777 == 0o600
     assert Accounts(accounts._database, accounts._settings).signing_key() == key
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("1.2.3.4", "9.9.9.9", "1.2.3.4"),
+        ("10.0.0.1", "9.9.9.9", "9.9.9.9"),
+        ("10.0.0.1", "6.6.6.6, 9.9.9.9, 10.0.0.2", "9.9.9.9"),
+        ("10.0.0.1", "rubbish", "10.0.0.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("", "9.9.9.9", ""),
+    ],
+)
+def test_only_trusted_proxies_speak_for_a_client(peer: str, forwarded: str, client: str) -> None:
+    assert client_address(peer, forwarded, ("10.0.0.0/24",)) == client
+
+
+def test_a_wrong_proxy_setting_is_named() -> None:
+    with pytest.raises(InvalidInput, match="trusted_proxies"):
+        client_address("1.2.3.4", "", ("the proxy",))
+
+
+def test_guessing_from_one_place_does_not_lock_out_another(accounts: Accounts) -> None:
+    accounts.set_password("eva", "a sentence is good")
+    for _ in range(10):
+        with pytest.raises(Unauthenticated):
+            accounts.sign_in_by_password("eva", "wrong guess", address="6.6.6.6")
+    with pytest.raises(RateLimited):
+        accounts.sign_in_by_password("eva", "a sentence is good", address="6.6.6.6")
+    assert accounts.sign_in_by_password("eva", "a sentence is good", address="1.2.3.4")

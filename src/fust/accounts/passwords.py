@@ -69,14 +69,14 @@ def password_of_basic(encoded: str) -> str | None:
 
 
 class Limiter:
-    """At most ten wrong passwords a minute for a name."""
+    """At most ten wrong passwords a minute for a name from one address."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failures: dict[str, list[float]] = {}
 
     def check(self, name: str) -> None:
-        """Raises RateLimited when the name had too many wrong passwords lately."""
+        """Raises RateLimited when there were too many wrong passwords lately."""
         with self._lock:
             recent = self._recent(name)
             if len(recent) >= _ALLOWED:
@@ -98,6 +98,3 @@ class Limiter:
     def _recent(self, name: str) -> list[float]:
         edge = time.monotonic() - _WINDOW_S
         return [moment for moment in self._failures.get(name.lower(), []) if moment > edge]
-
-
-LIMITER = Limiter()

@@ -13,6 +13,7 @@ from litestar.params import Parameter
 from fust import __version__
 from fust.accounts.cookies import session_cookie
 from fust.accounts.models import User
+from fust.accounts.proxies import client_address
 from fust.accounts.service import Accounts, Identity
 from fust.core.clock import iso, now
 from fust.core.errors import Denied, InvalidInput
@@ -128,14 +129,19 @@ def get_session(accounts: Accounts, identity: Identity) -> SessionState:
 
 
 @post("/fust/v1/session", status_code=200, sync_to_thread=True)
-def sign_in(data: SignIn, accounts: Accounts, settings: Settings) -> Response[SessionState]:
+def sign_in(
+    request: Request[Any, Any, State], data: SignIn, accounts: Accounts, settings: Settings
+) -> Response[SessionState]:
     """Signs a browser in by code, token, or name and password; the answer sets the cookie."""
     if data.code:
         secret = accounts.redeem_code(data.code)
     elif data.token:
         secret = accounts.sign_in_by_token(data.token)
     elif data.name and data.password:
-        secret = accounts.sign_in_by_password(data.name, data.password)
+        peer = request.client.host if request.client else ""
+        forwarded = request.headers.get("x-forwarded-for", "")
+        address = client_address(peer, forwarded, settings.server.trusted_proxies)
+        secret = accounts.sign_in_by_password(data.name, data.password, address=address)
     else:
         raise InvalidInput(
             "Nothing to sign in with was sent.", hint="Send a code, a token, or name and password."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 import threading
 import time
@@ -25,6 +26,8 @@ from fust.core.files import write_atomic
 from fust.core.ids import check_name, new_id
 from fust.core.settings import Settings
 from fust.store.database import Database
+
+log = logging.getLogger(__name__)
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: dict[str, frozenset[str]] = {
@@ -109,6 +112,7 @@ class Accounts:
         self._cache: dict[str, tuple[float, Identity]] = {}
         self._cache_lock = threading.Lock()
         self._signing_key: bytes | None = None
+        self._limiter = passwords.Limiter()
 
     # Identity
 
@@ -496,18 +500,20 @@ class Accounts:
         with self._database.write() as session:
             return self._new_session(session, user.id)
 
-    def sign_in_by_password(self, name: str, password: str) -> str:
-        """Returns a new session secret.
+    def sign_in_by_password(self, name: str, password: str, *, address: str = "") -> str:
+        """Returns a new session secret. ``address`` is the client's, for the brake on guessing.
 
         Raises:
             Unauthenticated: name or password wrong; takes the same time for either.
-            RateLimited: too many wrong passwords for this name lately.
+            RateLimited: too many wrong passwords for this name from there lately.
 
         """
-        passwords.LIMITER.check(name)
+        guesser = f"{name}@{address}"
+        self._limiter.check(guesser)
         user = self.find_user(name)
         if not passwords.verify_password(user.password_hash if user else None, password) or user is None:
-            passwords.LIMITER.failed(name)
+            self._limiter.failed(guesser)
+            log.warning("a sign-in failed", extra={"user": name[:100], "client": address})
             raise Unauthenticated(
                 "Name or password is wrong.", hint="`fust passwd` on the server sets a new password."
             )

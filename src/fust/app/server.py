@@ -15,6 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from fust import __version__
+from fust.accounts.proxies import trusted_networks
 from fust.app.asgi import Dispatcher
 from fust.app.doctor import port_is_free
 from fust.app.fust_api import fust_app
@@ -59,6 +60,7 @@ def run_server(settings: Settings, *, ready: Callable[[Services, str], None]) ->
     lock = open_home(settings.home)
     try:
         with full_disk_is_clear(settings.home):
+            trusted_networks(settings.server.trusted_proxies)
             configure_logs(settings.log.level, settings.home / "log" / "server.log")
             settings, port_note = choose_port(settings)
             database = Database(settings.database_url)

@@ -31,7 +31,7 @@ class ServerSettings:
     public_url: str = ""
     """How clients reach Fust, a sub-path included, e.g. `https://ai.school.org/fust`. Empty: http://host:port."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses whose X-Forwarded-For is believed. Empty: none."""
+    """Addresses or networks of proxies whose X-Forwarded-For is believed. Empty: none."""
     blocking_threads: int = 16
     """Threads for work that blocks (database, git, disk)."""
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import sys
 from pathlib import Path
 
 import click
+import msgspec
 
 from fust.cli.main import COMMANDS, LazyGroup, main
 from fust.core import settings as settings_module
 from fust.core.errors import FustError
 from fust.core.settings import SECTIONS
+from fust.wire import openai
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -121,6 +124,33 @@ def errors_page() -> str:
     return "\n".join([*lines, *seen]) + "\n"
 
 
+def model_api_page() -> str:
+    """Returns the page of `/v1`: what happens to every field of a request."""
+    lines = [
+        "# Model API",
+        "",
+        "Routes: `GET /v1/models`, `GET /v1/models/{id}`, and those below. *sent* goes to the engine as it came; *ours* is done "
+        "by the gateway; *ignored* is accepted and cannot change the answer; *refused* answers 400 `unsupported_parameter` "
+        "unless it is null or has the value named. Any other field answers 400 `unknown_parameter` with its name.",
+    ]
+    routes: dict[str, type[msgspec.Struct]] = {
+        "chat/completions": openai.ChatRequest,
+        "completions": openai.CompletionRequest,
+        "embeddings": openai.EmbeddingRequest,
+    }
+    for route, kind in routes.items():
+        sent = openai.forwarded_fields(kind)
+        lines += ["", f"## `POST /v1/{route}`", "", "| field | what happens |", "|---|---|"]
+        for name in sorted(kind.__struct_fields__):
+            if name in openai.NEUTRAL:
+                passes = ", ".join(f"`{json.dumps(value)}`" for value in openai.NEUTRAL[name])
+                what = f"refused, but {passes} passes" if passes else "refused"
+            else:
+                what = "ignored" if name in openai.IGNORED else "sent" if name in sent else "ours"
+            lines.append(f"| `{name}` | {what} |")
+    return "\n".join(lines) + "\n"
+
+
 MARK = "<!-- modules: written by scripts/reference.py from the first line of each module's docstring -->"
 
 
@@ -144,6 +174,7 @@ PAGES = {
     "settings.md": settings_page,
     "cli.md": cli_page,
     "errors.md": errors_page,
+    "model-api.md": model_api_page,
 }
 
 

@@ -102,6 +102,14 @@ def test_seed_and_stop(house: House) -> None:
     assert cut["message"]["content"] == one[: one.index(word)]
 
 
+def test_logit_bias_is_honoured(house: House) -> None:
+    forced = ask(house, logit_bias={"400": 100}, temperature=0, logprobs=True)["choices"][0]
+    assert len({token["token"] for token in forced["logprobs"]["content"]}) == 1
+    first = forced["logprobs"]["content"][0]["token"]
+    banned = ask(house, logit_bias={"400": -100}, temperature=0)["choices"][0]["message"]["content"]
+    assert first.strip() not in banned.split()
+
+
 def test_a_stream_with_and_without_usage(house: House) -> None:
     whole = ask(house, temperature=0)["choices"][0]["message"]["content"]
     chunks = stream(house, temperature=0, stream_options={"include_usage": True})

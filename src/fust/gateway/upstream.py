@@ -74,7 +74,9 @@ class Upstream:
             response = await self._send(target, path, body)
             try:
                 if response.status != 200:
-                    raise await _fault_of(response, target)
+                    raise explain_fault(
+                        await response.content.read(_FAULT_BYTES), response.status, target, path
+                    )
                 yield response
             except aiohttp.ClientError as error:
                 raise lost(target) from error
@@ -106,12 +108,7 @@ def lost(target: Target, kind: type[EngineLost] = EngineLost) -> EngineLost:
     )
 
 
-async def _fault_of(response: aiohttp.ClientResponse, target: Target) -> FustError:
-    raw = await response.content.read(_FAULT_BYTES)
-    return explain_fault(raw, response.status, target)
-
-
-def explain_fault(raw: bytes, status: int, target: Target) -> FustError:
+def explain_fault(raw: bytes, status: int, target: Target, path: str = "") -> FustError:
     """Returns an engine's error (its HTTP body, or the object of an error event) as one of ours."""
     try:
         fault = msgspec.json.decode(raw, type=EngineFaultBody).error
@@ -131,7 +128,7 @@ def explain_fault(raw: bytes, status: int, target: Target) -> FustError:
             tokens=fault.n_prompt_tokens or "more",
             model=target.model,
             context=fault.n_ctx or target.context,
-            param="messages",
+            param="prompt" if path == "/v1/completions" else "messages",
         )
     if "too large to process" in message or "physical batch size" in message:
         return ContextExceeded(

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 _BATCH = 200
 _EVERY_S = 1.0
 _KEPT = 100_000
+_CHUNK = 500
 
 
 @dataclass(slots=True)
@@ -118,8 +119,8 @@ class UsageWriter:
         return True
 
     def _write(self, rows: list[Usage]) -> None:
-        with self._database.write() as session:
-            known = set(
-                session.scalars(select(UsageRow.id).where(UsageRow.id.in_([row.id for row in rows[:900]])))
-            )
-            session.add_all(UsageRow(**asdict(row)) for row in rows if row.id not in known)
+        for start in range(0, len(rows), _CHUNK):
+            chunk = {row.id: row for row in rows[start : start + _CHUNK]}
+            with self._database.write() as session:
+                known = set(session.scalars(select(UsageRow.id).where(UsageRow.id.in_(list(chunk)))))
+                session.add_all(UsageRow(**asdict(row)) for id_, row in chunk.items() if id_ not in known)

@@ -45,8 +45,10 @@ class ModelFacts:
         """Returns an estimate of what an engine will take: weights, KV cache, work space, the process itself."""
         cache = 0 if self.is_encoder else self.kv_width * _KV_BYTES * context * slots
         batch = context if mode == "embed" else _UBATCH
-        outputs = 0 if mode == "embed" else self.vocabulary
-        work = batch * (outputs + 6 * self.embedding + 3 * self.feed_forward) * 4
+        outputs = (
+            0 if mode == "embed" else self.vocabulary * slots
+        )  # of a prompt only the last token's are kept
+        work = (batch * (6 * self.embedding + 3 * self.feed_forward) + outputs) * 4
         return self.weights_bytes + cache + work + _PROCESS_BYTES
 
 

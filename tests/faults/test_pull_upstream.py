@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import socket
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -286,6 +287,26 @@ def test_a_full_disk_is_told_before_anything_is_fetched(world, hub_of, monkeypat
     with pytest.raises(StorageFull, match=r"org/model needs 203 MB, and the disk of .* has 1 MB free"):
         world.pull(hub.url)
     assert hub.sent_bytes == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_disk_that_fills_up_meanwhile_is_cleaned(world, hub_of, monkeypatch):
+    """The check before was right, then somebody else took the room."""
+    small = world.home / "cache" / "pull"
+    small.mkdir(parents=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], capture_output=True)
+    if done.returncode:
+        pytest.skip(f"no tmpfs here: {done.stderr.decode().strip()}")
+    try:
+        hub = hub_of()
+        with pytest.raises(StorageFull, match="is full; nothing was kept"):
+            world.pull(hub.url)
+        assert not list(world.home.rglob("*.part"))
+        assert world.is_empty()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert world.pull(hub.url).files == 2
+    assert world.read("big.gguf") == BIG
 
 
 def test_two_pulls_of_one_file_at_a_time_do_not_mix(world, tmp_path):

@@ -267,7 +267,7 @@ class Pull:
     def _check_room(self, missing: list[UpstreamFile]) -> None:
         """Raises StorageFull when what is missing would not fit on the disk."""
         home = self._context.settings.home
-        needed = sum(max(0, file.size - part_size(home, file.sha256 or file.oid)) for file in missing)
+        needed = sum(max(0, file.size - part_size(home, file.sha256)) for file in missing)
         free = min(shutil.disk_usage(home).free, self._hub.content.free_bytes())
         if needed and needed + _RESERVE_BYTES > free:
             raise StorageFull(
@@ -292,8 +292,7 @@ class Pull:
         self._file = file
         before = self._done
         if not self._is_here(file):
-            home, name = self._context.settings.home, file.sha256 or file.oid
-            with claim_part(home, self._context.work, name) as part:
+            with self._claim(file) as part:
                 try:
                     self._fetch(file, revision, part)
                 except FustError as error:
@@ -308,6 +307,12 @@ class Pull:
             self._context.restart_rate()  # what was here already is no measure of what comes
         self._done = before + file.size
         self._show()
+
+    def _claim(self, file: UpstreamFile) -> AbstractContextManager[Path]:
+        """Returns where a file is fetched to: a large one where any later pull finds it."""
+        if file.sha256:
+            return claim_part(self._context.settings.home, self._context.work, file.sha256)
+        return nullcontext(self._context.work / f"{file.oid}.part")
 
     def _fetch(self, file: UpstreamFile, revision: str, part: Path) -> None:
         """Fetches into the part, from where it ends; a file that fails its check is fetched anew, once."""
@@ -373,9 +378,14 @@ class Pull:
         for attempt in (1, 2, 3):
             link = part.with_suffix(".link")
             link.unlink(missing_ok=True)
-            os.link(part, link)
             try:
-                self._hub.content.put_file(self._namespace, link, expected_sha256=file.sha256, move=True)
+                os.link(part, link)
+            except OSError:
+                link = part  # a file system without links: then a copy
+            try:
+                self._hub.content.put_file(
+                    self._namespace, link, expected_sha256=file.sha256, move=link is not part
+                )
                 break
             except FileNotFoundError:
                 if attempt == 3:

@@ -38,6 +38,7 @@ T = TypeVar("T")
 JSON = (b"content-type", b"application/json; charset=utf-8")
 CHUNK_BYTES = 2**20
 DEFAULT_BODY_BYTES = 4_000_000
+DRAIN_BYTES, DRAIN_S = 2**27, 20.0
 
 
 class ClientGone(Exception):
@@ -58,6 +59,8 @@ class Request:
     request_id: str
     identity: Identity = ANONYMOUS
     body: bytes = b""
+    is_read: bool = False
+    """The body was read to its end."""
 
     def decode(self, kind: type[T]) -> T:
         """Returns the JSON body as a message.
@@ -211,6 +214,7 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise too_large(limit)
         parts.append(piece)
         if not message.get("more_body", False):
+            request.is_read = True
             return b"".join(parts)
 
 
@@ -244,6 +248,7 @@ async def spool_body(surface: Surface, request: Request, limit: int, *, digest: 
             if spool.size + held > limit:
                 raise too_large(limit)
             more = message.get("more_body", False)
+            request.is_read = not more
             if held >= CHUNK_BYTES or not more:
                 await surface.run(take, b"".join(pending))
                 pending.clear()
@@ -254,6 +259,22 @@ async def spool_body(surface: Surface, request: Request, limit: int, *, digest: 
     except BaseException:
         spool.discard()
         raise
+
+
+async def drain_body(request: Request) -> None:
+    """Reads what a refused request still sends, within bounds: a client that is writing sees no answer before."""
+    declared = request.headers.get("content-length", "")
+    known = request.identity.user is not None or request.segments[:1] == ["xet"]
+    room = DRAIN_BYTES if known and declared else 2**20
+    if request.is_read or request.method in ("GET", "HEAD") or (declared.isdigit() and int(declared) > room):
+        return
+    with contextlib.suppress(asyncio.TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while room > 0:
+                message = await request.receive()
+                room -= len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
 
 
 # Answering
@@ -366,12 +387,11 @@ def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
             raise RangeError
         return max(0, size - length), size
     start = int(match[1])
-    end = int(match[2]) + 1 if match[2] else size
-    if end <= start:
+    if match[2] and int(match[2]) < start:
         return None
     if start >= size:
         raise RangeError
-    return start, min(end, size)
+    return start, min(int(match[2]) + 1, size) if match[2] else size
 
 
 class RangeError(Exception):

@@ -26,6 +26,7 @@ from fust.hub.http import (
     Scope,
     Send,
     Surface,
+    drain_body,
     draw_error,
     read_body,
     read_request,
@@ -191,6 +192,7 @@ class HubApp:
         except FustError as error:
             if error.status >= 500 and error.status != 501:
                 log.warning("hub request failed", extra={"path": scope["path"], "error": str(error)})
+            await drain_body(request)
             reply = draw_error(error, request.headers, request.identity)
         except Exception:
             log.exception(

@@ -22,7 +22,7 @@ from fust.app.fust_api import fust_app
 from fust.app.home import open_home, prepare_schema
 from fust.app.page import Page
 from fust.app.services import Chosen, Services, build_services
-from fust.app.start import first_start, install_starter, listen_to_events
+from fust.app.start import first_start, install_starter, wire_rooms
 from fust.core.clock import iso, now
 from fust.core.errors import Conflict, Denied, FustError
 from fust.core.files import full_disk_is_clear, write_atomic
@@ -204,7 +204,7 @@ def first_admin(services: Services) -> str:
 def start_rooms(services: Services) -> None:
     """Mends what a killed server left, then starts what works in the background."""
     services.hub.recover()
-    listen_to_events(services)
+    wire_rooms(services)
     services.outbox.start()
     services.jobs.start()
     services.serve.start()

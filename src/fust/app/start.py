@@ -15,7 +15,7 @@ from fust.app.services import Chosen, Services
 from fust.core.errors import Conflict, FustError
 from fust.core.files import write_atomic
 from fust.core.units import show_size
-from fust.hub.types import AddFile, AddLargeFile, Operation
+from fust.hub.types import AddFile, AddLargeFile, Operation, RepoInfo
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,14 @@ def push_starter(services: Services) -> None:
         log.warning("the starter model is not served", extra={"reason": error.message()})
 
 
-def listen_to_events(services: Services) -> None:
-    """Wires events to the rooms that act on them."""
+def wire_rooms(services: Services) -> None:
+    """Wires events to the rooms that act on them, and lets the hub's lists say what serves a repo."""
+    services.hub.find_deployment = lambda repo: _deployment_of(services, repo)
     services.outbox.subscribe("repo_deleted", lambda body: services.serve.on_repo_deleted(body))
+
+
+def _deployment_of(services: Services, repo: RepoInfo) -> object | None:
+    for found in services.serve.list_deployments(SYSTEM):
+        if found.repo_id == repo.repo_id:
+            return {"id": found.id, "name": found.alias or found.name, "state": found.state}
+    return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -175,7 +177,7 @@ def status(cli: CLI) -> None:
             disk=show_size(found.machine.disk_free_bytes),
         ),
         t(
-            "{models} models, {datasets} datasets, {deployments} served, {runs} runs active",
+            "Models: {models}; datasets: {datasets}; served: {deployments}; active runs: {runs}",
             models=found.counts.models,
             datasets=found.counts.datasets,
             deployments=found.counts.deployments,
@@ -194,7 +196,12 @@ def doctor(cli: CLI) -> None:
     from fust.core.i18n import terminal_language
 
     language = terminal_language()
-    checks = run_checks(load_settings(cli.home), serving=find_running_server(cli.home) is not None)
+    settings, url = load_settings(cli.home), find_running_server(cli.home)
+    if url is not None:
+        parts = urlsplit(url)
+        server = dataclasses.replace(settings.server, host=parts.hostname or "", port=parts.port or 0)
+        settings = dataclasses.replace(settings, server=server)
+    checks = run_checks(settings, serving=url is not None)
     drawn = [check.drawn(language) for check in checks]
     marks = {"ok": "✓", "warn": "!", "fail": "✗"}
     lines = [

@@ -1,12 +1,14 @@
 """What the gateway adds to an engine: latency of a whole answer, CPU of a streamed token.
 
-The peer is the same engine (llama.cpp's own server, same file, same settings), asked directly, in turns with Fust. The model
-has random weights: 15 million, so that tokens come one by one as they do from real models.
+The peer is the same engine (llama.cpp's own server, same file, same settings), asked directly, in turns with Fust. Weights are
+random: 15 million for streams, so that tokens come one by one as they do from real models; 100 thousand for latency, so
+that the engine's own noise does not hide what is added.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import statistics
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,7 +29,8 @@ from small_models import write_llama
 from fust.serve.engines.base import EngineSpec
 from fust.serve.engines.llamacpp import LlamaCppEngine
 
-MODEL = "admin/bench-15m"
+STREAM_MODEL = "admin/bench-15m"
+QUICK_MODEL = "admin/bench-100k"
 STREAMS = 16
 MESSAGES = [{"role": "user", "content": "ba be bi bo bu " * 5}]
 
@@ -43,14 +47,14 @@ def call(server: Server, method: str, path: str, body: object = None) -> dict:
         return json.loads(answer.read())
 
 
-def deploy(server: Server, file: Path) -> None:
+def deploy(server: Server, name: str, file: Path) -> None:
     """Pushes the model as any user would, and waits until it is served."""
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=server.url, token=server.token)
-    api.create_repo(MODEL, exist_ok=True)
-    api.upload_file(path_or_fileobj=str(file), path_in_repo=file.name, repo_id=MODEL)
-    made = call(server, "POST", "/fust/v1/deployments", {"repo_id": MODEL, "pin": True})
+    api.create_repo(name, exist_ok=True)
+    api.upload_file(path_or_fileobj=str(file), path_in_repo=file.name, repo_id=name)
+    made = call(server, "POST", "/fust/v1/deployments", {"repo_id": name, "pin": True})
     while made["state"] == "loading":
         time.sleep(0.05)
         made = call(server, "GET", f"/fust/v1/deployments/{made['id']}")
@@ -149,9 +153,9 @@ def cpu_s(pid: int) -> float:
 
 def per_token(server: Server, engine: tuple[str, str], tokens: int) -> Result:
     """Returns the CPU that the server's process spends for a token at 16 streams."""
-    asyncio.run(streams(server.url, server.token, MODEL, 8))
+    asyncio.run(streams(server.url, server.token, STREAM_MODEL, 8))
     before = cpu_s(server.pid)
-    count, seconds = asyncio.run(streams(server.url, server.token, MODEL, tokens))
+    count, seconds = asyncio.run(streams(server.url, server.token, STREAM_MODEL, tokens))
     spent = cpu_s(server.pid) - before
     peer_count, peer_seconds = asyncio.run(streams(engine[0], engine[1], "bench", tokens))
     micro = spent / count * 1e6
@@ -171,25 +175,35 @@ def per_token(server: Server, engine: tuple[str, str], tokens: int) -> Result:
     )
 
 
+@contextlib.contextmanager
+def own_engine(file: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    """Starts the engine's own server by itself; gives its URL and key."""
+    spec = EngineSpec(file.stem, file, "bench", "generate", context=512, slots=STREAMS, threads=1)
+    engine = LlamaCppEngine(spec, folder)
+    info = engine.start(60, lambda _, reason: sys.exit(reason))
+    try:
+        yield info.base_url, info.api_key
+    finally:
+        engine.stop()
+
+
 def measure(quick: bool) -> list[Result]:
     """Returns both promises."""
-    with tempfile.TemporaryDirectory(prefix="fust-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fust-bench-") as name:
+        folder = Path(name)
         shape = {"layers": 6, "width": 288, "heads": 6, "feed_forward": 768, "vocabulary": 32000}
-        file = write_llama(Path(folder) / "bench-15m.gguf", half=True, context=512, **shape)
-        spec = EngineSpec("bench", file, "bench", "generate", context=512, slots=STREAMS, threads=1)
-        engine = LlamaCppEngine(spec, Path(folder))
-        info = engine.start(60, lambda _, reason: sys.exit(reason))
-        try:
-            with fust_server(serve__slots=STREAMS, serve__context=512, serve__threads=1) as server:
-                deploy(server, file)
-                ours = Asker(server.url, server.token, MODEL)
-                theirs = Asker(info.base_url, info.api_key, "bench")
-                return [
-                    latency(ours, theirs, 100 if quick else 500),
-                    per_token(server, (info.base_url, info.api_key), 32 if quick else 128),
-                ]
-        finally:
-            engine.stop()
+        large = write_llama(folder / "bench-15m.gguf", half=True, context=512, **shape)
+        small = write_llama(folder / "bench-100k.gguf", context=512)
+        results: list[Result] = []
+        with fust_server(serve__slots=STREAMS, serve__context=512, serve__threads=1) as server:
+            deploy(server, QUICK_MODEL, small)
+            with own_engine(small, folder) as (url, key):
+                ours = Asker(server.url, server.token, QUICK_MODEL)
+                results.append(latency(ours, Asker(url, key, "bench"), 100 if quick else 500))
+            deploy(server, STREAM_MODEL, large)
+            with own_engine(large, folder) as engine:
+                results.append(per_token(server, engine, 32 if quick else 128))
+        return results
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from fust.hub.attributes import is_ignored, is_lfs
 from fust.hub.cards import parse_card
 from fust.hub.commits import read_card
 from fust.hub.draw import Json, draw_commit, draw_details, draw_entry, draw_refs, draw_repo
-from fust.hub.errors import RepoExists, RevisionNotFound
+from fust.hub.errors import RepoExists, revision_not_found
 from fust.hub.git_store import CommitInfo
 from fust.hub.http import Headers, Reply, Request, Surface, header, json_reply, spool_body
 from fust.hub.paths import check_path
@@ -571,7 +571,7 @@ def delete_branch(
     if branch == "main":
         raise Denied("The branch main cannot be deleted.", hint="Delete the repo instead.")
     if not surface.hub.content.open_repo(info).delete_ref("heads", branch):
-        raise RevisionNotFound(info.repo_id, branch)
+        raise revision_not_found(info.repo_id, branch)
     surface.hub.repos.forget()
     return json_reply({"deleted": branch})
 
@@ -596,7 +596,7 @@ def delete_tag(surface: Surface, request: Request, type: RepoType, owner: str, n
     """`DELETE /api/{type}/{id}/tag/{tag}`."""
     info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
     if not surface.hub.content.open_repo(info).delete_ref("tags", tag):
-        raise RevisionNotFound(info.repo_id, tag)
+        raise revision_not_found(info.repo_id, tag)
     surface.hub.repos.forget()
     return json_reply({"deleted": tag})
 

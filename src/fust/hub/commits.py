@@ -18,7 +18,7 @@ from fust.core.settings import Settings
 from fust.hub.attributes import is_lfs, lfs_line
 from fust.hub.cards import MAX_CARD_BYTES, Card, parse_card
 from fust.hub.content import Content
-from fust.hub.errors import BadHash, EntryNotFound, HeadMoved, RevisionNotFound
+from fust.hub.errors import BadHash, HeadMoved, entry_not_found, revision_not_found
 from fust.hub.git_store import MAX_POINTER_BYTES, Entry, GitRepo, TreeEditor, parse_pointer, pointer_bytes
 from fust.hub.models import Repo, RepoFile
 from fust.hub.paths import check_ref_part
@@ -94,7 +94,7 @@ class Committer:
         with repo.lock():
             head = repo.find_ref(ref)
             if head is None:
-                raise RevisionNotFound(info.repo_id, branch)
+                raise revision_not_found(info.repo_id, branch)
             if parent and parent != head:
                 raise HeadMoved(
                     "{ref} is no longer at {expected}: somebody else wrote to it meanwhile.",
@@ -175,9 +175,9 @@ class Committer:
                 self._copy(repo, editor, op, head)
             elif isinstance(op, DeleteFile):
                 if not editor.remove_file(op.path):
-                    raise EntryNotFound(op.path, head, head)
+                    raise entry_not_found(op.path, head, head)
             elif not editor.remove_folder(op.path.rstrip("/")):
-                raise EntryNotFound(op.path, head, head)
+                raise entry_not_found(op.path, head, head)
         if large_paths:
             self._complete_attributes(repo, editor, large_paths)
         return large
@@ -190,7 +190,7 @@ class Committer:
         else:
             found = editor.oid_at(op.source)
         if found is None:
-            raise EntryNotFound(op.source, op.revision or head, head)
+            raise entry_not_found(op.source, op.revision or head, head)
         editor.put(op.path, found[0], found[1])
 
     def _complete_attributes(self, repo: GitRepo, editor: TreeEditor, paths: list[str]) -> None:

@@ -15,7 +15,7 @@ from fust.core.errors import NotFound, TooLarge
 from fust.core.files import full_disk_is_clear, write_atomic
 from fust.hub.blobs import LocalBlobs
 from fust.hub.cache import WholeFiles
-from fust.hub.errors import BadHash, EntryNotFound, RevisionNotFound
+from fust.hub.errors import BadHash, entry_not_found, revision_not_found
 from fust.hub.git_store import Entry, GitRepo, GitStore
 from fust.hub.models import LargeFile, LargeFileOwner, RepoFile
 from fust.hub.paths import is_commit_oid
@@ -52,7 +52,7 @@ class Content:
         """
         found = self.loose_ref(info, revision) or self.open_repo(info).find_revision(revision)
         if found is None:
-            raise RevisionNotFound(info.repo_id, revision)
+            raise revision_not_found(info.repo_id, revision)
         return found
 
     def loose_ref(self, info: RepoInfo, branch: str) -> str | None:
@@ -77,7 +77,7 @@ class Content:
         """
         entry = self._entry(info.id, info.type, info.owner, info.name, commit_oid, path)
         if entry is None or entry.is_folder:
-            raise EntryNotFound(path, revision, commit_oid)
+            raise entry_not_found(path, revision, commit_oid)
         xet_hash = ""
         if entry.sha256:
             state = self.large_states([entry.sha256]).get(entry.sha256)

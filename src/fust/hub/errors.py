@@ -14,26 +14,11 @@ class RepoNotFound(NotFound):
 
     code = "repo_not_found"
 
-    def __init__(self, repo_id: str) -> None:
-        super().__init__(
-            "There is no repo {repo_id!r}, or you may not see it.",
-            hint="Check the name, or sign in with a key that may read it.",
-            repo_id=repo_id[:200],
-        )
-
 
 class RevisionNotFound(NotFound):
     """The repo has no such branch, tag or commit."""
 
     code = "revision_not_found"
-
-    def __init__(self, repo_id: str, revision: str) -> None:
-        super().__init__(
-            "{repo_id} has no revision {revision!r}.",
-            hint="Name a branch, a tag or a commit.",
-            repo_id=repo_id,
-            revision=revision[:200],
-        )
 
 
 class EntryNotFound(NotFound):
@@ -41,14 +26,39 @@ class EntryNotFound(NotFound):
 
     code = "entry_not_found"
 
-    def __init__(self, path: str, revision: str, commit_oid: str = "") -> None:
-        super().__init__(
-            "There is no {path!r} at revision {revision!r}.",
-            hint="List the files of the repo first.",
-            path=path[:300],
-            revision=revision[:200],
-        )
-        self.commit_oid = commit_oid
+    commit_oid = ""
+    """The commit that was looked at: clients remember what it has not."""
+
+
+def repo_not_found(repo_id: str) -> RepoNotFound:
+    """Returns the error for a repo that is not there, or that the caller may not see."""
+    return RepoNotFound(
+        "There is no repo {repo_id!r}, or you may not see it.",
+        hint="Check the name, or sign in with a key that may read it.",
+        repo_id=repo_id[:200],
+    )
+
+
+def revision_not_found(repo_id: str, revision: str) -> RevisionNotFound:
+    """Returns the error for a branch, tag or commit that is not there."""
+    return RevisionNotFound(
+        "{repo_id} has no revision {revision!r}.",
+        hint="Name a branch, a tag or a commit.",
+        repo_id=repo_id,
+        revision=revision[:200],
+    )
+
+
+def entry_not_found(path: str, revision: str, commit_oid: str = "") -> EntryNotFound:
+    """Returns the error for a file or folder that is not there."""
+    error = EntryNotFound(
+        "There is no {path!r} at revision {revision!r}.",
+        hint="List the files of the repo first.",
+        path=path[:300],
+        revision=revision[:200],
+    )
+    error.commit_oid = commit_oid
+    return error
 
 
 class RepoExists(Conflict):

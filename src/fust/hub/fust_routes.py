@@ -6,19 +6,21 @@ from typing import Annotated, Literal
 
 import msgspec
 import psutil
-from litestar import get
+from litestar import Request, get
+from litestar.datastructures import State
 from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
 
 from fust.accounts.service import Identity
 from fust.core.clock import iso
-from fust.core.i18n import fill
+from fust.core.i18n import Language, accepted_language, fill
 from fust.core.ids import RepoType, check_repo_type
 from fust.core.settings import Settings
 from fust.core.units import show_size
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo, Sort
 
+AnyRequest = Request[object, object, State]
 _HEADROOM = 1.15
 """A model needs more than its file: context and buffers."""
 
@@ -88,7 +90,11 @@ class RepoList(msgspec.Struct):
     total: int
 
 
-def _fits(info: RepoInfo) -> tuple[Literal["yes", "no", "unknown"], str]:
+def _language(request: AnyRequest) -> Language:
+    return accepted_language(request.headers.get("accept-language"))
+
+
+def _fits(info: RepoInfo, language: Language) -> tuple[Literal["yes", "no", "unknown"], str]:
     """Returns whether a GGUF of the repo fits into the memory that is free now, and why."""
     if info.type != "model" or not info.smallest_gguf_bytes:
         return "unknown", ""
@@ -96,12 +102,12 @@ def _fits(info: RepoInfo) -> tuple[Literal["yes", "no", "unknown"], str]:
     needed = int(info.smallest_gguf_bytes * _HEADROOM)
     params: dict[str, object] = {"needed": show_size(needed), "free": show_size(free)}
     if needed <= free:
-        return "yes", fill("needs about {needed}, {free} is free", params)
-    return "no", fill("needs about {needed}, only {free} is free", params)
+        return "yes", fill("needs about {needed}, {free} is free", params, language)
+    return "no", fill("needs about {needed}, only {free} is free", params, language)
 
 
-def _summary(hub: Hub, info: RepoInfo) -> dict[str, object]:
-    fits, reason = _fits(info)
+def _summary(hub: Hub, info: RepoInfo, language: Language) -> dict[str, object]:
+    fits, reason = _fits(info, language)
     return {
         "repo_id": info.repo_id,
         "type": info.type,
@@ -124,6 +130,7 @@ def _summary(hub: Hub, info: RepoInfo) -> dict[str, object]:
 
 @get("/fust/v1/repos", sync_to_thread=True, tags=["repos"])
 def list_repos(
+    request: AnyRequest,
     hub: Hub,
     identity: Identity,
     repo_type: Annotated[Literal["model", "dataset", "space"] | None, Parameter(query="type")] = None,
@@ -139,12 +146,16 @@ def list_repos(
     page = hub.list_repos(
         identity, repo_type, search=search, author=author, sort=order, limit=limit, cursor=cursor
     )
-    items = [msgspec.convert(_summary(hub, info), RepoSummary, from_attributes=True) for info in page.items]
+    items = [
+        msgspec.convert(_summary(hub, info, _language(request)), RepoSummary, from_attributes=True)
+        for info in page.items
+    ]
     return RepoList(items, page.next, page.total)
 
 
 @get("/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}", sync_to_thread=True, tags=["repos"])
 def get_repo(
+    request: AnyRequest,
     hub: Hub,
     settings: Settings,
     identity: Identity,
@@ -165,7 +176,7 @@ def get_repo(
         CommitLine(c.oid, c.title, c.authors[0] if c.authors else "", iso(c.date) or "")
         for c in hub.list_commits(info, oid, limit=20)
     ]
-    drawn = _summary(hub, info) | {
+    drawn = _summary(hub, info, _language(request)) | {
         "revision": oid,
         "files": files,
         "card": hub.read_card(info, oid),

@@ -19,7 +19,7 @@ import msgspec
 
 from fust.core.errors import Denied, InvalidInput, NotOffered
 from fust.core.ids import RepoType
-from fust.hub.errors import BadHash, EntryNotFound
+from fust.hub.errors import BadHash, entry_not_found
 from fust.hub.file_routes import bytes_reply
 from fust.hub.http import (
     AnyReply,
@@ -276,7 +276,7 @@ def lfs_verify(surface: Surface, request: Request, type: RepoType, owner: str, n
         or state is None
         or state.size != asked.size
     ):
-        raise EntryNotFound(asked.oid, "lfs")
+        raise entry_not_found(asked.oid, "lfs")
     return _lfs_reply({})
 
 
@@ -288,7 +288,7 @@ def lfs_get(
     info = _opened(surface, request, "get", type, owner, name, oid)
     state = surface.hub.content.large_states([oid]).get(oid)
     if state is None:
-        raise EntryNotFound(oid, "lfs")
+        raise entry_not_found(oid, "lfs")
     file = StoredFile(oid, "", oid, state.size, oid, state.xet_hash)
     headers: Headers = [
         (b"content-type", b"application/octet-stream"),

@@ -22,7 +22,7 @@ from fust.core.errors import Conflict, NotFound
 from fust.core.files import fsync_folder, full_disk_is_clear
 from fust.core.ids import RepoType, new_id
 from fust.core.locks import FileLock
-from fust.hub.errors import BadPath, EntryNotFound, HeadMoved
+from fust.hub.errors import BadPath, HeadMoved, entry_not_found
 from fust.hub.paths import check_path, check_ref_part, is_commit_oid
 
 FILE_MODE = 0o100644
@@ -323,7 +323,7 @@ class GitRepo:
         """
         entry = self.find_entry(commit_oid, path)
         if entry is None:
-            raise EntryNotFound(path, revision, commit_oid)
+            raise entry_not_found(path, revision, commit_oid)
         return entry
 
     def iter_tree(self, commit_oid: str, path: str = "", *, recursive: bool = False) -> Iterator[Entry]:

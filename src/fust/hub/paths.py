@@ -23,34 +23,52 @@ def check_path(path: str) -> str:
         BadPath: absolute, `..`, `.git`, a control character, a backslash, over-long, not UTF-8.
 
     """
-    reason = _reason(path)
-    if reason:
+    try:
+        encoded = path.encode()
+    except UnicodeEncodeError:
         raise BadPath(
-            "{path!r} cannot be a path in a repo: {reason}.",
+            "{path!r} cannot be a path in a repo: it is not UTF-8.",
             hint="Use a relative path such as data/train.csv.",
-            path=path[:200].encode("utf-8", "backslashreplace").decode(),
-            reason=reason,
+            path=_shown(path),
+        ) from None
+    if not encoded or len(encoded) > MAX_PATH_BYTES:
+        raise BadPath(
+            "{path!r} cannot be a path in a repo: 1 to {limit} bytes are allowed.",
+            hint="Use a relative path such as data/train.csv.",
+            path=_shown(path),
+            limit=MAX_PATH_BYTES,
         )
+    if "\\" in path or any(ord(c) < 32 or ord(c) == 127 for c in path):
+        raise BadPath(
+            "{path!r} cannot be a path in a repo: it holds a backslash or a control character.",
+            hint="Use a relative path such as data/train.csv.",
+            path=_shown(path),
+        )
+    for part in path.split("/"):
+        if part in ("", ".", ".."):
+            raise BadPath(
+                "{path!r} cannot be a path in a repo: it is absolute or has an empty, '.' or '..' part.",
+                hint="Use a relative path such as data/train.csv.",
+                path=_shown(path),
+            )
+        if len(part.encode()) > MAX_PART_BYTES:
+            raise BadPath(
+                "{path!r} cannot be a path in a repo: a part is longer than {limit} bytes.",
+                hint="Use a relative path such as data/train.csv.",
+                path=_shown(path),
+                limit=MAX_PART_BYTES,
+            )
+        if _DOT_GIT.match(_IGNORED_BY_HFS.sub("", part)):
+            raise BadPath(
+                "{path!r} cannot be a path in a repo: '.git' belongs to git.",
+                hint="Use a relative path such as data/train.csv.",
+                path=_shown(path),
+            )
     return path
 
 
-def _reason(path: str) -> str:
-    try:
-        encoded = path.encode("utf-8")
-    except UnicodeEncodeError:
-        return "not UTF-8"
-    if not encoded or len(encoded) > MAX_PATH_BYTES:
-        return f"1 to {MAX_PATH_BYTES} bytes are allowed"
-    if "\\" in path or any(ord(c) < 32 or ord(c) == 127 for c in path):
-        return "it holds a backslash or a control character"
-    for part in path.split("/"):
-        if part in ("", ".", ".."):
-            return "it is absolute or has an empty, '.' or '..' part"
-        if len(part.encode()) > MAX_PART_BYTES:
-            return f"a part is longer than {MAX_PART_BYTES} bytes"
-        if _DOT_GIT.match(_IGNORED_BY_HFS.sub("", part)):
-            return "'.git' belongs to git"
-    return ""
+def _shown(path: str) -> str:
+    return path[:200].encode("utf-8", "backslashreplace").decode()
 
 
 def check_ref_part(name: str, what: str) -> str:

@@ -15,7 +15,7 @@ from fust.core.errors import InvalidInput
 from fust.core.ids import RepoType, check_repo_type, new_id, split_repo_id
 from fust.core.locks import FileLock
 from fust.hub.attributes import initial_attributes
-from fust.hub.errors import RepoExists, RepoNotFound
+from fust.hub.errors import RepoExists, repo_not_found
 from fust.hub.git_store import GitStore
 from fust.hub.models import Repo
 from fust.hub.types import RepoInfo, RepoPage, Sort
@@ -105,7 +105,7 @@ class Repos:
         """
         info = self.find(identity, repo_type, repo_id)
         if info is None:
-            raise RepoNotFound(repo_id)
+            raise repo_not_found(repo_id)
         return info
 
     def get_writable(self, identity: Identity, repo_type: RepoType, repo_id: str) -> RepoInfo:
@@ -125,7 +125,7 @@ class Repos:
         with self._database.read() as session:
             row = session.get(Repo, row_id)
         if row is None:
-            raise RepoNotFound(row_id)
+            raise repo_not_found(row_id)
         return to_info(row)
 
     # Listing
@@ -266,7 +266,7 @@ class Repos:
         """
         row = session.get(Repo, info.id)
         if row is None:
-            raise RepoNotFound(info.repo_id)
+            raise repo_not_found(info.repo_id)
         return row
 
     def touch_downloads(self, counts: dict[str, int]) -> None:

@@ -25,7 +25,7 @@ from fust.hub.blobs import LocalBlobs
 from fust.hub.cache import WholeFiles
 from fust.hub.commits import Committer, card_text, pointed_to
 from fust.hub.content import Content
-from fust.hub.errors import BadHash, EntryNotFound, RepoExists
+from fust.hub.errors import BadHash, RepoExists, entry_not_found
 from fust.hub.git_store import CommitInfo, Entry, GitStore, Ref
 from fust.hub.models import LargeFile, Repo
 from fust.hub.repos import Repos
@@ -167,7 +167,7 @@ class Hub:
         oid = self.resolve_revision(repo, revision)
         git = self.content.open_repo(repo)
         if path and not git.get_entry(oid, path, revision).is_folder:
-            raise EntryNotFound(path, revision, oid)
+            raise entry_not_found(path, revision, oid)
         return list(git.iter_tree(oid, path, recursive=recursive))
 
     def list_commits(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from fust.core.errors import Denied, InvalidInput, NotFound, NotOffered, Unauthenticated
 from fust.core.ids import RepoType
-from fust.hub.errors import RevisionNotFound
+from fust.hub.errors import revision_not_found
 from fust.hub.http import (
     AnyReply,
     FileReply,
@@ -49,7 +49,7 @@ def write_token(
     if request.flag("create_pr"):
         raise NotOffered("Pull requests are not offered yet.", hint="Commit to a branch instead.")
     if revision != "None" and surface.hub.content.open_repo(info).find_revision(revision) is None:
-        raise RevisionNotFound(info.repo_id, revision)
+        raise revision_not_found(info.repo_id, revision)
     return _token(surface, request, info.id, info.owner, "write")
 
 

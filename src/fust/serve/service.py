@@ -99,6 +99,9 @@ class Serve:
         end_orphans(self._settings.home)
         with self._database.read() as session:
             rows = list(session.scalars(select(DeploymentRow).order_by(DeploymentRow.created_at)))
+        links = self._settings.home / "engines" / "files"
+        for folder in links.iterdir() if links.is_dir() else ():
+            discard(folder)  # made anew at the first load; those of deployments that are gone must not stay
         for row in rows:
             hosted = Hosted.of(row)
             self._put(hosted)

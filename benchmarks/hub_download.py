@@ -94,6 +94,37 @@ http {{ access_log off; sendfile on; keepalive_requests 1000000; default_type ap
         process.wait(timeout=10)
 
 
+BARE = """
+import asyncio, os, sys
+from granian.server.embed import Server
+path, port = sys.argv[1], int(sys.argv[2])
+descriptor = os.open(path, os.O_RDONLY)
+headers = [(b"content-length", b"%d" % SIZE), (b"content-range", b"bytes 0-0/1")]
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        data = os.pread(descriptor, SIZE, 2**20)
+        await send({"type": "http.response.start", "status": 206, "headers": headers})
+        await send({"type": "http.response.body", "body": data})
+asyncio.run(Server(app, port=port, interface="asginl", log_enabled=False).serve())
+""".replace("SIZE", str(RANGE_BYTES))
+
+
+@contextlib.contextmanager
+def bare_asgi(path: Path) -> Iterator[str]:
+    """Runs the same HTTP server with an app that does nothing but read: the most that Python can reach here."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", BARE, str(path), str(port)], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/"):
+                break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.kill()
+        process.wait()
+
+
 def curl_s(url: str, token: str) -> float:
     """Returns the seconds that curl takes for the whole file."""
     command = [
@@ -141,7 +172,7 @@ def main() -> int:
         return 0
     size = 2**28 if asked.quick else 2**30
     rounds = 3 if asked.quick else 7
-    requests = 2000 if asked.quick else 8000
+    requests = 2000 if asked.quick else 5000
     with tempfile.TemporaryDirectory(prefix="fust-bench-nginx-") as folder, fust_server() as server:
         root = Path(folder)
         os.chmod(root, 0o755)
@@ -155,13 +186,12 @@ def main() -> int:
         with nginx(root) as base:
             theirs = f"{base}/{FILE}"
             whole = [(curl_s(theirs, server.token), curl_s(ours, server.token)) for _ in range(rounds)]
-            ranges = {
-                c: [
-                    (ab_per_s(theirs, server.token, c, requests), ab_per_s(ours, server.token, c, requests))
-                    for _ in range(3)
-                ]
-                for c in (4, 1)
-            }
+            with bare_asgi(path) as bare:
+                urls = (theirs, ours, bare)
+                ranges = {
+                    c: [[ab_per_s(url, server.token, c, requests) for url in urls] for _ in range(rounds)]
+                    for c in (4, 1)
+                }
     peer_s, our_s = min(pair[0] for pair in whole), min(pair[1] for pair in whole)
     results = [
         Result(
@@ -174,7 +204,7 @@ def main() -> int:
         )
     ]
     for connections, target in ((4, 0.3), (1, 0.45)):
-        peer, our = (max(pair[i] for pair in ranges[connections]) for i in (0, 1))
+        peer, our, bare_per_s = (max(row[i] for row in ranges[connections]) for i in range(3))
         results.append(
             Result(
                 f"hub_download.ranges_c{connections}",
@@ -182,7 +212,13 @@ def main() -> int:
                 our / peer,
                 f">= {target}",
                 our / peer >= target,
-                {"KiB": RANGE_BYTES >> 10, "nginx_per_s": round(peer), "fust_per_s": round(our)},
+                {
+                    "KiB": RANGE_BYTES >> 10,
+                    "nginx_per_s": round(peer),
+                    "fust_per_s": round(our),
+                    "bare_asgi_per_s": round(bare_per_s),
+                    "of_bare_asgi": round(our / bare_per_s, 2),
+                },
             )
         )
     return show(results, as_json=asked.json)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from fust.core.files import full_disk_is_clear
 from fust.core.locks import FileLock
+
+SPARE_BYTES = 10**9
+"""Room on the disk that files kept only for speed leave to others."""
 
 
 class WholeFiles:
@@ -60,6 +64,10 @@ class WholeFiles:
             yield
         finally:
             lock.release()
+
+    def has_room(self, size: int) -> bool:
+        """Returns whether keeping a file of ``size`` bytes is wise: within the bound, and the disk stays usable."""
+        return size <= self.room_bytes and shutil.disk_usage(self.root).free > size + SPARE_BYTES
 
     def begin(self, sha256: str, size: int) -> CacheWriter:
         """Makes room and returns a writer for a file of ``size`` bytes."""

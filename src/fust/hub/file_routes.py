@@ -132,7 +132,7 @@ def bytes_reply(
     if not file.sha256:
         return Reply(status, content.read_small(info, file)[start:end], headers)
     pieces = content.iter_bytes(info, file, start, end)
-    if window is None:
+    if window is None and surface.hub.cache.has_room(file.size):
         pieces = _Kept(pieces, surface.hub.cache.begin(file.sha256, file.size))
     return StreamReply(status, headers, pieces, end - start)
 

@@ -334,7 +334,9 @@ def test_a_client_that_leaves_stops_the_engine(house: House, streamed: bool) -> 
         thread.start()
     for thread in threads:
         thread.join()
-    time.sleep(0.5 if streamed else 1.5)  # of whole answers the engine looks once a second whether anybody waits
+    time.sleep(
+        0.5 if streamed else 1.5
+    )  # of whole answers the engine looks once a second whether anybody waits
     (pid,) = set(house.engine_pids()) - before_all
     engine = psutil.Process(pid)
     spent = engine.cpu_times().user

@@ -215,7 +215,18 @@ def test_secrets_are_cut_from_logs() -> None:
 
 
 def test_help_needs_no_heavy_module() -> None:
-    heavy = ["torch", "ray", "litestar", "sqlalchemy", "pydantic", "httpx", "aiohttp", "huggingface_hub", "xllamacpp", "numpy"]
+    heavy = [
+        "torch",
+        "ray",
+        "litestar",
+        "sqlalchemy",
+        "pydantic",
+        "httpx",
+        "aiohttp",
+        "huggingface_hub",
+        "xllamacpp",
+        "numpy",
+    ]
     program = f"import sys; sys.argv=['fust','--help']\nimport fust.cli.main as m\ntry: m.main()\nexcept SystemExit: pass\nbad=[x for x in {heavy} if x in sys.modules]; assert not bad, bad"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -19,6 +19,7 @@ TEMPLATES = {
     "Check": (0, 2, 3),
     "Chosen": (0, 2),
     "add": (2, 3),
+    "note": (0,),
     "Fault": (1, 2),
     "Kind": (1,),
     "say": (0,),

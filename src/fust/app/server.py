@@ -217,6 +217,7 @@ def stop_rooms(services: Services) -> None:
         services.serve.stop,
         services.jobs.stop,
         services.usage.stop,
+        services.hub.flush_downloads,
         services.outbox.stop,
         lambda: services.pool.shutdown(wait=False, cancel_futures=True),
         services.database.close,

@@ -219,3 +219,15 @@ def test_guessing_from_one_place_does_not_lock_out_another(accounts: Accounts) -
     with pytest.raises(RateLimited):
         accounts.sign_in_by_password("eva", "a sentence is good", address="6.6.6.6")
     assert accounts.sign_in_by_password("eva", "a sentence is good", address="1.2.3.4")
+
+
+def test_a_key_works_when_its_use_cannot_be_noted(accounts: Accounts) -> None:
+    """A database that cannot be written (full disk) still lets its users read."""
+    made = accounts.create_token("eva", "laptop", "read")
+    path = accounts._settings.home / "fust.db"
+    with accounts._database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    accounts._database.close()
+    read_only = Accounts(Database(f"sqlite:///file:{path}?mode=ro&uri=true"), accounts._settings)
+    assert read_only.identify(bearer(made.secret)).user == "eva"
+    read_only._database.close()

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from fust.accounts import passwords
 from fust.accounts.models import AuditRow, BrowserSession, Namespace, SignInCode, Token, User
 from fust.core.clock import utc_naive
-from fust.core.errors import Conflict, Denied, InvalidInput, NotFound, Unauthenticated
+from fust.core.errors import Conflict, Denied, FustError, InvalidInput, NotFound, Unauthenticated
 from fust.core.files import write_atomic
 from fust.core.ids import check_name, new_id
 from fust.core.settings import Settings
@@ -186,8 +186,12 @@ class Accounts:
     def _note_use(self, token: Token) -> None:
         moment = utc_naive()
         if token.last_used_at is None or moment - token.last_used_at > timedelta(minutes=1):
-            with self._database.write() as session:
-                session.execute(update(Token).where(Token.id == token.id).values(last_used_at=moment))
+            try:
+                with self._database.write() as session:
+                    session.execute(update(Token).where(Token.id == token.id).values(last_used_at=moment))
+            except FustError as error:
+                # A full disk must not keep anyone from reading what is there.
+                log.warning("the use of a key was not noted", extra={"reason": error.message()})
 
     def _session_identity(self, digest: str) -> Identity | None:
         with self._database.read() as session:

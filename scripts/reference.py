@@ -169,12 +169,33 @@ def architecture_page() -> str:
     return above + "\n".join(lines) + "\n"
 
 
+def hub_contract_page() -> str:
+    """Returns the page of the hub's routes, with what each answers."""
+    from fust.hub.routes import ROUTES
+
+    lines = [
+        "# The hub's contract",
+        "",
+        "What Hugging Face's clients, git and git-lfs can ask of a Fust hub. `{type}` is models, datasets or spaces; "
+        "`{x*}` takes the rest of the path. What is not offered answers 501 with a sentence, never a misleading 200.",
+        "",
+        "| method | path | state | what it gives |",
+        "|---|---|---|---|",
+    ]
+    for route in ROUTES:
+        state = "not offered" if "not_offered" in route.handler.__name__ else "offered"
+        doc = (inspect.getdoc(route.handler) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+        lines.append(f"| {route.method} | `{route.pattern}` | {state} | {doc} |")
+    return "\n".join(lines) + "\n"
+
+
 PAGES = {
     "../architecture.md": architecture_page,
     "settings.md": settings_page,
     "cli.md": cli_page,
     "errors.md": errors_page,
     "model-api.md": model_api_page,
+    "hub-contract.md": hub_contract_page,
 }
 
 

@@ -92,6 +92,7 @@ def run(root: Path, out: Path, recipe: train.Recipe, vocab_size: int = 8192) -> 
             "bits_per_byte_after_stories": stories_bpb,
             "bits_per_byte_after_chat": chat_bpb,
             "vocabulary": tokenizer.get_vocab_size(),
+            "plan_tokens": len(rows) * recipe.context,
             "tokens_read": {"stories": stories.tokens, "chat": talks.tokens},
             "pretraining_s": round(stories.seconds),
             "chat_s": round(talks.seconds),

@@ -22,9 +22,11 @@ def card(training: dict[str, Any], measured: dict[str, Any], machine: str, note:
     """Returns the card: YAML front matter, English, then Chinese."""
     recipe = training["recipe"]
     corpus, files = training["corpus"], training["files"]
+    share = min(1.0, training["tokens_read"]["stories"] / training["plan_tokens"])
     languages = "\n".join(f"- {language}" for language in LANGUAGES)
     rows = "\n".join(
-        f"| {NAMES[x]} | {corpus[f'{x}/train']['stories']:,} | {corpus[f'{x}/train']['characters']:,} | {REPEATS[x]} | "
+        f"| {NAMES[x]} | {corpus[f'{x}/train']['stories']:,} | {corpus[f'{x}/train']['characters']:,} | "
+        f"{corpus[f'{x}/held_out']['stories']:,} | {REPEATS[x] * share:.1f} | "
         f"{training['fertility'].get(x, {}).get('tokens_per_word', '-')} |"
         for x in LANGUAGES
     )
@@ -76,7 +78,7 @@ ids = tokenizer.apply_chat_template([{{"role": "user", "content": "Tell me a sto
                                     add_generation_prompt=True, return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids)[0]))
 ```
-`starter-q8_0.gguf` runs in llama.cpp and everything built on it. Sampling that works: temperature 0.7, top-p 0.9,
+`starter-q8_0.gguf` runs in llama.cpp and everything built on it. Sampling that works: temperature 0.8, top-p 0.9,
 repetition penalty 1.1 (`generation_config.json`).
 
 ## The model
@@ -103,13 +105,12 @@ and near duplicates (half of the 8-word runs) dropped; 4 % held out by a hash of
 written by language models (Gemma 2 and others) and carry their habits; the English books are from 1890 to 1912 and
 carry the views of their time.
 
-| Language | Stories for training | Characters | Readings planned | Tokens per word |
-|---|---:|---:|---:|---:|
+| Language | Stories for training | Characters | Held out | Readings | Tokens per word |
+|---|---:|---:|---:|---:|---:|
 {rows}
 
 Chat: conversations composed from phrases that the project wrote itself (`chat_rows.json`: greetings, who it is, thanks,
-farewells, what it cannot do) and from training stories that answer "tell me a story". No output of another chat model
-was used for them. Chinese is not in the corpus: the model has one Chinese sentence, which says so.
+farewells, what it cannot do) and from training stories that answer "tell me a story". Chinese is not in the corpus: the model has one Chinese sentence, which says so.
 
 ## Training
 {tokens["stories"]:,} tokens of stories, then {tokens["chat"]:,} tokens of conversations ({recipe["chat_epochs"]} epochs), in
@@ -122,7 +123,8 @@ not readable on this machine; at a guess of 10 W for the share of the processor 
 Last training loss: {training["loss_stories"]} nats a token on stories, {training["loss_chat"]} on conversations. {note}
 
 ## Measured
-Bits per byte on held-out stories (lower is better; after pre-training, after chat tuning). Then, of
+Bits per byte on held-out stories, each cut to one context (lower is better; after pre-training, after chat tuning;
+with few held-out stories in Hindi and Swahili these are rough). Then, of
 {measured["en"]["samples"]} sampled answers to wishes for a story (Q8_0 file, sampling as above): how many end by themselves,
 how many py3langid takes for the prompt's language, and how many share a run of 20 tokens with a training story.
 

@@ -22,7 +22,7 @@ LICENCE = "CC-BY-4.0"
 
 GENERATION = {
     "do_sample": True,
-    "temperature": 0.7,
+    "temperature": 0.8,
     "top_p": 0.9,
     "repetition_penalty": 1.1,
     "max_new_tokens": 500,

@@ -114,7 +114,10 @@ def training_runs(corpus: Corpus, tokenizer: Tokenizer, language: str) -> npt.ND
 
 def copies(text: str, tokenizer: Tokenizer, known: npt.NDArray[np.uint64]) -> bool:
     """Returns whether the text shares a run of 20 tokens with the training stories."""
-    return bool(np.isin(runs_of(tokenizer.encode(text).ids), known).any())
+    own = runs_of(tokenizer.encode(text).ids)
+    if not len(own) or not len(known):
+        return False
+    return bool((known[np.minimum(np.searchsorted(known, own), len(known) - 1)] == own).any())
 
 
 def language_of(text: str) -> str:

@@ -54,8 +54,8 @@ class Recipe:
     chat_epochs: int = 2
     warmup_steps: int = 100
     weight_decay: float = 0.01
-    max_steps: int = 0
-    """Stop after so many steps; 0 reads the whole plan of REPEATS."""
+    max_steps: int = 2000
+    """Stop after so many steps; 0 reads the whole plan of REPEATS (7,489 steps). 2,000 is what a shared machine gave."""
     checkpoint_every: int = 100
     evaluate_every: int = 400
     threads: int = 1
@@ -142,12 +142,11 @@ def train_stories(
     steps = len(rows) // recipe.rows_per_step
     steps = min(steps, recipe.max_steps) if recipe.max_steps else steps
     optimizer = Optimizers(model, recipe)
-    first, spent_s = load_checkpoint(out, model, optimizer)
+    first, spent_s, mean = load_checkpoint(out, model, optimizer)
     loss_of = maybe_compiled(model, recipe.compiled)
     say(f"pre-training: {steps} steps of {recipe.rows_per_step * recipe.context} tokens, from step {first}")
     began = time.monotonic() - spent_s
     recent: list[float] = []
-    mean = math.nan
     for step in range(first, steps):
         batch = rows[step * recipe.rows_per_step : (step + 1) * recipe.rows_per_step]
         ids = torch.from_numpy(batch.astype(np.int64))
@@ -164,7 +163,7 @@ def train_stories(
         if done % recipe.evaluate_every == 0 or done == steps:
             say(f"step {done} held-out bits per byte {json.dumps(evaluate(model))}")
         if done % recipe.checkpoint_every == 0 or done == steps:
-            save_checkpoint(out, done, time.monotonic() - began, model, optimizer, recipe)
+            save_checkpoint(out, done, time.monotonic() - began, mean, model, optimizer, recipe)
     return Trained(steps * recipe.rows_per_step * recipe.context, time.monotonic() - began, round(mean, 4))
 
 
@@ -256,6 +255,7 @@ def save_checkpoint(
     out: Path,
     step: int,
     spent_s: float,
+    loss: float,
     model: LlamaForCausalLM,
     optimizer: Optimizers,
     recipe: Recipe,
@@ -267,7 +267,9 @@ def save_checkpoint(
     part.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in _weights(model).items()}, part / "model.safetensors")
     torch.save(optimizer.state_dict(), part / "optimizer.pt")
-    (part / "state.json").write_text(json.dumps({"step": step, "spent_s": spent_s, "recipe": asdict(recipe)}))
+    (part / "state.json").write_text(
+        json.dumps({"step": step, "spent_s": spent_s, "loss": loss, "recipe": asdict(recipe)})
+    )
     for path in part.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -285,16 +287,16 @@ def checkpoints(out: Path) -> list[Path]:
 
 def load_checkpoint(
     out: Path, model: LlamaForCausalLM, optimizer: Optimizers | None = None
-) -> tuple[int, float]:
-    """Fills the model (and optimizer) from the newest checkpoint; returns its step and seconds spent, else zeros."""
+) -> tuple[int, float, float]:
+    """Fills model and optimizer from the newest checkpoint; returns its step, seconds spent and loss, else zeros."""
     found = checkpoints(out)
     if not found:
-        return 0, 0.0
+        return 0, 0.0, 0.0
     load_weights(model, found[-1] / "model.safetensors")
     if optimizer is not None:
         optimizer.load_state_dict(torch.load(found[-1] / "optimizer.pt", weights_only=True))
     state = json.loads((found[-1] / "state.json").read_text())
-    return int(state["step"]), float(state["spent_s"])
+    return int(state["step"]), float(state["spent_s"]), float(state["loss"])
 
 
 def load_weights(model: LlamaForCausalLM, path: Path) -> None:

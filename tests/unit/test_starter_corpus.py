@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("tokenizers", reason="needs fust[test]")
 
-from examples.starter.corpus import read_corpus  # noqa: E402
+from examples.starter.corpus import read_corpus
 
 
 @pytest.fixture(scope="module")

@@ -298,9 +298,9 @@ api.upload_file(path_or_fileobj=b"hi", path_in_repo="a/b.txt", repo_id=rid)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cloned/a/b.txt").read_text() == "hi"
     assert (tmp_path / "cloned/w.bin").read_text().startswith("version https://git-lfs")
-    assert (
-        git("clone", "--depth", "1", "--filter=blob:none", f"{url}/admin/cloned", "shallow").returncode == 0
-    )
+    for i in range(10):  # git may leave its input unread and closed: that must never be a fault of the server
+        done = git("clone", "--depth", "1", "--filter=blob:none", f"{url}/admin/cloned", f"shallow{i}")
+        assert done.returncode == 0, done.stderr
     assert git("clone", f"{server.url}/admin/cloned", "stranger").returncode != 0
     if shutil.which("git-lfs"):
         del environ["GIT_LFS_SKIP_SMUDGE"]

@@ -76,7 +76,7 @@ async def info_refs(surface: Surface, request: Request, type: RepoType, owner: s
         raise _no_push()
     if request.query.get("service") != "git-upload-pack":
         raise InvalidInput("Only git's smart protocol is spoken here.", hint="Use git 2.0 or newer.")
-    output = await _run(surface, request, info, ["--advertise-refs"], b"")
+    output = await _advertise(surface, request, info)
     body = b"001e# service=git-upload-pack\n0000" + output
     return Reply(200, body, _git_headers("application/x-git-upload-pack-advertisement"))
 
@@ -87,7 +87,7 @@ async def upload_pack(surface: Surface, request: Request, type: RepoType, owner:
     body = await read_body(request, _MAX_REQUEST_BYTES)
     if request.headers.get("content-encoding", "") in ("gzip", "x-gzip"):
         body = _gunzip(body)
-    process = await _start(surface, request, info, [])
+    process = await _start(surface, request, info, [], asyncio.subprocess.PIPE)
     return AsyncReply(200, _git_headers("application/x-git-upload-pack-result"), _talk(process, body))
 
 
@@ -113,7 +113,7 @@ def _gunzip(body: bytes) -> bytes:
 
 
 async def _start(
-    surface: Surface, request: Request, info: RepoInfo, extra: list[str]
+    surface: Surface, request: Request, info: RepoInfo, extra: list[str], stdin: int
 ) -> asyncio.subprocess.Process:
     path = surface.hub.git.path(info.type, info.owner, info.name)
     env = {
@@ -126,16 +126,22 @@ async def _start(
     version = request.headers.get("git-protocol", "")
     if version in ("version=1", "version=2"):
         env["GIT_PROTOCOL"] = version
-    pipe = asyncio.subprocess.PIPE
     command = ["git", "-c", "safe.directory=*", "upload-pack", "--strict", "--timeout=600", "--stateless-rpc"]
     return await asyncio.create_subprocess_exec(
-        *command, *extra, str(path), stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL, env=env
+        *command,
+        *extra,
+        str(path),
+        stdin=stdin,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=env,
     )
 
 
-async def _run(surface: Surface, request: Request, info: RepoInfo, extra: list[str], given: bytes) -> bytes:
-    process = await _start(surface, request, info, extra)
-    output, _ = await process.communicate(given)
+async def _advertise(surface: Surface, request: Request, info: RepoInfo) -> bytes:
+    # It reads nothing: a pipe to it may be closed before the first write, which uvloop takes for a fault.
+    process = await _start(surface, request, info, ["--advertise-refs"], asyncio.subprocess.DEVNULL)
+    output, _ = await process.communicate()
     return output
 
 
@@ -143,8 +149,11 @@ async def _talk(process: asyncio.subprocess.Process, given: bytes) -> AsyncGener
     """Yields what git answers; git is ended when the client leaves."""
     assert process.stdin is not None and process.stdout is not None
     try:
-        process.stdin.write(given)
-        process.stdin.close()
+        with contextlib.suppress(
+            RuntimeError, ConnectionError
+        ):  # git left already: what it said is read below
+            process.stdin.write(given)
+            process.stdin.close()
         while piece := await process.stdout.read(2**18):
             yield piece
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import logging
 import secrets
 import threading
@@ -558,10 +557,6 @@ class Accounts:
                 write_atomic(path, secrets.token_bytes(32), mode=0o600)
             self._signing_key = path.read_bytes()
         return self._signing_key
-
-    def same_secret(self, one: str, other: str) -> bool:
-        """Returns whether two secrets are equal, in constant time."""
-        return hmac.compare_digest(one.encode(), other.encode())
 
 
 _SECRET_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"

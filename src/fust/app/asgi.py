@@ -14,16 +14,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from fust.accounts.service import Accounts
 from fust.core.errors import FustError
-from fust.core.ids import new_id
 from fust.gateway.routes import Gateway
 from fust.hub.routes import HubApp
+from fust.wire.asgi import Receive, Scope, Send, headers_of, request_id_of
 from fust.wire.problems import draw_problem
 
 log = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _HUB = re.compile(
@@ -74,9 +71,6 @@ class Dispatcher:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection's request (ASGI 3)."""
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-            return
         if scope["type"] != "http":
             return
         hot = self._hub.find_hot(scope) if scope["method"] == "GET" else None
@@ -96,7 +90,7 @@ class Dispatcher:
         scope["raw_path"] = raw
         scope["root_path"] = ""
         surface, app = self._surface(raw)
-        scope["fust.request_id"] = request_id_of(scope)
+        request_id_of(scope)  # made here, so that every surface and the log name the same one
         await self._measured(surface, app, scope, receive, send)
 
     def _surface(self, raw: bytes) -> tuple[str, ASGIApp]:
@@ -125,15 +119,13 @@ class Dispatcher:
         try:
             await app(scope, receive, watched)
         except Exception:
-            log.exception(
-                "a request failed", extra={"request_id": scope["fust.request_id"], "surface": surface}
-            )
+            log.exception("a request failed", extra={"request_id": request_id_of(scope), "surface": surface})
             if not status:
                 status = 500
                 body = (
                     b'{"code":"internal","detail":"Something went wrong inside Fust; the log has the trace."}'
                 )
-                await answer(send, 500, body, b"application/json", request_id=scope["fust.request_id"])
+                await answer(send, 500, body, b"application/json", request_id=request_id_of(scope))
         finally:
             count, seconds = self._meters(surface, status // 100)
             count.inc()
@@ -156,7 +148,7 @@ class Dispatcher:
             # Labels name models, private ones too: only an administrator's key reads them.
             await asyncio.get_running_loop().run_in_executor(self._pool, self._check_admin, headers_of(scope))
         except FustError as error:
-            request_id = scope["fust.request_id"]
+            request_id = request_id_of(scope)
             status, body = draw_problem(error, "en", request_id)
             await answer(send, status, body, b"application/problem+json", request_id=request_id)
             return
@@ -164,22 +156,6 @@ class Dispatcher:
 
     def _check_admin(self, headers: dict[str, str]) -> None:
         self._accounts.check_admin(self._accounts.identify(headers))
-
-
-def headers_of(scope: Scope) -> dict[str, str]:
-    """Returns the request's headers, names in lower case; of a repeated one the last."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-_SAFE_ID = re.compile(rb"^[A-Za-z0-9._-]{8,64}$")
-
-
-def request_id_of(scope: Scope) -> str:
-    """Returns the caller's `x-request-id` when it is a harmless one, else a new id."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SAFE_ID.match(value):
-            return value.decode()
-    return new_id("req_")
 
 
 async def answer(
@@ -197,13 +173,3 @@ async def answer(
         fields.append((b"x-request-id", request_id.encode()))
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        elif message["type"] == "lifespan.shutdown":
-            await send({"type": "lifespan.shutdown.complete"})
-            return

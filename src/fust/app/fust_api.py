@@ -25,6 +25,7 @@ from fust.core.i18n import accepted_language
 from fust.hub.fust_routes import handlers as hub_handlers
 from fust.jobs.routes import handlers as jobs_handlers
 from fust.serve.routes import handlers as serve_handlers
+from fust.wire.asgi import Scope, request_id_of
 from fust.wire.problems import draw_problem
 
 log = logging.getLogger(__name__)
@@ -84,8 +85,7 @@ def _giver(value: object) -> Any:
 
 
 def _request_id(request: Connection) -> str:
-    scope = cast("dict[str, object]", request.scope)
-    return str(scope.get("fust.request_id", ""))
+    return request_id_of(cast("Scope", request.scope))
 
 
 def _draw(request: Connection, error: FustError) -> Response[bytes]:

@@ -135,10 +135,3 @@ def migrate(database: Database) -> None:
         config.attributes["connection"] = connection
         with contextlib.redirect_stdout(None):
             command.upgrade(config, "head")
-
-
-def write_server_file(home: Path, body: bytes) -> None:
-    """Tells other programs of this user where the server is (`server.json`, 0600)."""
-    from fust.core.files import write_atomic
-
-    write_atomic(home / "server.json", body, mode=0o600)

@@ -8,7 +8,6 @@ import msgspec
 
 from fust.accounts.service import Identity
 from fust.app.services import Services
-from fust.app.start import STARTER_REPO
 from fust.core.i18n import Language, fill
 from fust.core.units import show_size
 
@@ -35,8 +34,8 @@ class Steps(msgspec.Struct):
 def count_things(services: Services, identity: Identity) -> dict[str, int]:
     """Returns how many repos, deployments and active runs the caller may see."""
     return {
-        "models": services.hub.list_repos(identity, "model", limit=1).total,
-        "datasets": services.hub.list_repos(identity, "dataset", limit=1).total,
+        "models": services.hub.count_repos(identity, "model"),
+        "datasets": services.hub.count_repos(identity, "dataset"),
         "deployments": len(services.serve.list_deployments(identity)),
         "runs_active": len(services.jobs.list_runs(identity, state="active")),
     }
@@ -92,13 +91,5 @@ def first_steps(services: Services, identity: Identity) -> Steps:
         pulled=any(run.kind == "pull" for run in runs),
         chatted=services.usage.has_any(identity.user or ""),
         keyed=any(not token.name.startswith("first start") for token in tokens),
-        pushed=_has_pushed(services, identity),
+        pushed=services.hub.has_pushed(identity),
     )
-
-
-def _has_pushed(services: Services, identity: Identity) -> bool:
-    """Returns whether there is a repo beside the starter model and what was pulled."""
-    runs = services.jobs.list_runs(identity, state="succeeded", limit=50)
-    brought = {str((run.result or {}).get("repo_id", "")) for run in runs} | {STARTER_REPO}
-    page = services.hub.list_repos(identity, limit=len(brought) + 1)
-    return any(repo.repo_id not in brought for repo in page.items)

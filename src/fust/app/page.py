@@ -11,9 +11,10 @@ from urllib.parse import parse_qs
 
 from fust.accounts.cookies import session_cookie
 from fust.accounts.service import Accounts
-from fust.app.asgi import Receive, Scope, Send, answer
+from fust.app.asgi import answer
 from fust.core.errors import FustError
 from fust.core.settings import Settings
+from fust.wire.asgi import Receive, Scope, Send
 
 WEB = Path(__file__).parent / "web"
 _SECURITY = [

@@ -15,14 +15,13 @@ from fust.app.services import Chosen, Services
 from fust.core.errors import Conflict, FustError
 from fust.core.files import write_atomic
 from fust.core.units import show_size
-from fust.hub.types import AddFile, AddLargeFile, Operation, RepoInfo
+from fust.hub.types import RepoInfo
 
 log = logging.getLogger(__name__)
 
 STARTER = Path(__file__).parent / "starter"
 STARTER_REPO = "fust/starter"
 STARTER_ALIAS = "starter"
-_LARGE = frozenset({".gguf", ".safetensors"})
 _NOT_IN_REPO = frozenset({"prompts.json", "__init__.py"})
 
 
@@ -89,16 +88,7 @@ def push_starter(services: Services) -> None:
         for path in sorted(STARTER.iterdir())
         if path.is_file() and path.name not in _NOT_IN_REPO
     }
-    hub = services.hub
-    repo = hub.create_repo(SYSTEM, STARTER_REPO, exist_ok=True)
-    operations: list[Operation] = []
-    for name, path in files.items():
-        if path.suffix in _LARGE:
-            stored = hub.put_file_from_path(repo, path)
-            operations.append(AddLargeFile(name, stored.sha256, stored.size))
-        else:
-            operations.append(AddFile(name, path.read_bytes()))
-    hub.commit(SYSTEM, repo, operations, "The starter model of this Fust")
+    services.hub.import_files(SYSTEM, STARTER_REPO, "model", files, message="The starter model of this Fust")
     try:
         services.serve.deploy(SYSTEM, STARTER_REPO, alias=STARTER_ALIAS)
     except Conflict:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -16,13 +14,13 @@ from prometheus_client import CollectorRegistry
 from fust.accounts.service import Accounts, Identity
 from fust.core.errors import FustError, InvalidInput, NotFound, TooLarge
 from fust.core.i18n import accepted_language
-from fust.core.ids import new_id
 from fust.core.settings import Settings
 from fust.gateway.meter import Meter
 from fust.gateway.serving import Exchange, Serving, no_model
 from fust.gateway.translate import Plan, plan_chat, plan_completion, plan_embedding
 from fust.gateway.upstream import Upstream
 from fust.records.usage import UsageWriter
+from fust.wire.asgi import Receive, Scope, Send, headers_of, request_id_of
 from fust.wire.openai import (
     ChatRequest,
     CompletionRequest,
@@ -35,13 +33,8 @@ from fust.wire.targets import ModelEntry, Targets
 
 log = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 MAX_BODY_BYTES = 32 * 1024 * 1024
 _BODY_S = 120.0
-_SAFE_ID = re.compile(rb"^[A-Za-z0-9._-]{8,64}$")
 
 _CHAT = msgspec.json.Decoder(ChatRequest)
 _COMPLETION = msgspec.json.Decoder(CompletionRequest)
@@ -85,8 +78,8 @@ class Gateway:
         """Handles one request (ASGI 3)."""
         if scope["type"] != "http":
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        request_id = scope.get("fust.request_id") or _request_id(scope)
+        headers = headers_of(scope)
+        request_id = request_id_of(scope)
         exchange = Exchange(
             send, request_id, headers, scope["method"], accepted_language(headers.get("accept-language"))
         )
@@ -202,13 +195,6 @@ def _too_large() -> TooLarge:
     return TooLarge(
         "The body is larger than {limit} MiB.", hint="Send less at once.", limit=MAX_BODY_BYTES >> 20
     )
-
-
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SAFE_ID.match(value):
-            return value.decode()
-    return new_id("req_")
 
 
 def gateway_app(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -24,14 +24,13 @@ from fust.gateway.translate import Plan
 from fust.gateway.upstream import EngineRefused, Upstream
 from fust.records.usage import Usage as UsageRecord
 from fust.records.usage import UsageWriter
+from fust.wire.asgi import Receive, Send
 from fust.wire.openai import Usage
 from fust.wire.problems import draw_openai
 from fust.wire.targets import ModelEntry, Target, Targets
 
 log = logging.getLogger(__name__)
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _CLIENT_LEFT = 499
 _WATCH_AFTER_S = 0.02
 _NOTICED_S = 0.1  # within this time `serve` has seen that an engine ended

@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import functools
 import re
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +27,8 @@ from fust.hub.blobs import Spool
 from fust.hub.errors import EntryNotFound, RepoNotFound, RevisionNotFound
 from fust.hub.formats import Formats
 from fust.hub.service import Hub
+from fust.wire.asgi import Receive, Scope, Send, headers_of, request_id_of
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 T = TypeVar("T")
 
@@ -164,20 +161,14 @@ def read_request(scope: Scope, receive: Receive) -> Request:
         segments = [unquote_to_bytes(part).decode() for part in raw.lstrip(b"/").split(b"/")]
     except UnicodeDecodeError:
         raise InvalidInput("The path is not UTF-8.", code="bad_path") from None
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    headers = headers_of(scope)
     pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=500)
     lists: dict[str, list[str]] = {}
     for name, value in pairs:
         lists.setdefault(name, []).append(value)
     return Request(
-        scope["method"], segments, dict(pairs), lists, headers, scope, receive, request_id_of(headers)
+        scope["method"], segments, dict(pairs), lists, headers, scope, receive, request_id_of(scope)
     )
-
-
-def request_id_of(headers: dict[str, str]) -> str:
-    """Returns the caller's request id when it is a short word, else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
 
 
 def _check_length(request: Request, limit: int) -> None:

@@ -120,14 +120,6 @@ class Repos:
         self._accounts.check_write(identity, info.owner)
         return info
 
-    def get_by_id(self, row_id: str) -> RepoInfo:
-        """Returns a repo by its row's id, whatever the rights."""
-        with self._database.read() as session:
-            row = session.get(Repo, row_id)
-        if row is None:
-            raise repo_not_found(row_id)
-        return to_info(row)
-
     # Listing
 
     def list_page(

@@ -20,20 +20,17 @@ from fust.hub.http import (
     DEFAULT_BODY_BYTES,
     AnyReply,
     ClientGone,
-    Receive,
     Reply,
     Request,
-    Scope,
-    Send,
     Surface,
     drain_body,
     draw_error,
     read_body,
     read_request,
-    request_id_of,
     send_reply,
 )
 from fust.hub.service import Hub
+from fust.wire.asgi import Receive, Scope, Send, request_id_of
 
 log = logging.getLogger(__name__)
 Handler = Callable[..., Any]
@@ -182,7 +179,7 @@ class HubApp:
             request = read_request(scope, receive)
         except FustError as error:
             headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in scope["headers"]}
-            bare = Request(scope["method"], [], {}, {}, headers, scope, receive, request_id_of(headers))
+            bare = Request(scope["method"], [], {}, {}, headers, scope, receive, request_id_of(scope))
             await send_reply(self._surface, bare, draw_error(error, headers, ANONYMOUS), send)
             return
         try:

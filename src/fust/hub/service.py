@@ -6,14 +6,13 @@ Everything here is synchronous and knows no HTTP; routes call it in a thread poo
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from fust.accounts.models import AuditRow
 from fust.accounts.service import SYSTEM, Accounts, Identity
@@ -27,7 +26,6 @@ from fust.hub.commits import Committer, card_text, pointed_to
 from fust.hub.content import Content
 from fust.hub.errors import BadHash, RepoExists, entry_not_found
 from fust.hub.git_store import CommitInfo, Entry, GitStore, Ref
-from fust.hub.models import LargeFile, Repo
 from fust.hub.repos import Repos
 from fust.hub.types import (
     AddFile,
@@ -36,7 +34,6 @@ from fust.hub.types import (
     RepoInfo,
     RepoPage,
     Sort,
-    StorageStatistics,
     Stored,
     StoredFile,
 )
@@ -191,10 +188,6 @@ class Hub:
         """Returns a file's size, hashes and commit, or raises EntryNotFound."""
         return self.content.find_file(repo, self.resolve_revision(repo, revision), path, revision)
 
-    def file_size(self, repo: RepoInfo, path: str, revision: str = "main") -> int:
-        """Returns how many bytes a file has."""
-        return self.find_file(repo, path, revision).size
-
     def read_file(
         self, repo: RepoInfo, path: str, revision: str = "main", *, limit_bytes: int = 10_000_000
     ) -> bytes:
@@ -321,31 +314,6 @@ class Hub:
             self.repos.touch_downloads(dict(counts))
 
     # Storage
-
-    def storage_statistics(self) -> StorageStatistics:
-        """Returns what is on the disk, and what it would be without sharing."""
-        with self._database.read() as session:
-            files = session.scalar(select(func.count()).select_from(LargeFile)) or 0
-            logical = session.scalar(select(func.sum(Repo.size_bytes))) or 0
-        return StorageStatistics(
-            blobs_bytes=sum(size for _, size in self.blobs.iter_names("lfs")),
-            xorbs_bytes=sum(size for _, size in self.blobs.iter_names("xorbs")),
-            git_bytes=_folder_bytes(self.git.root),
-            whole_file_cache_bytes=self.cache.size_bytes(),
-            files=files,
-            logical_bytes=int(logical),
-        )
-
-
-def _folder_bytes(root: Path) -> int:
-    total = 0
-    for folder, _, names in os.walk(root):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except FileNotFoundError:
-                continue
-    return total
 
 
 def _blobs_folder(url: str) -> Path:

@@ -132,19 +132,6 @@ class LargeState:
 
 
 @dataclass(frozen=True, slots=True)
-class StorageStatistics:
-    """Bytes on the disk, by what they are."""
-
-    blobs_bytes: int
-    xorbs_bytes: int
-    git_bytes: int
-    whole_file_cache_bytes: int
-    files: int
-    logical_bytes: int
-    """Sum over repos of what their files measure, copies counted each time."""
-
-
-@dataclass(frozen=True, slots=True)
 class Stored:
     """Bytes taken in as a large file."""
 

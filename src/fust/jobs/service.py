@@ -115,13 +115,6 @@ class Jobs:
         with self._database.read() as session:
             return list(session.scalars(query))
 
-    def count_active(self) -> int:
-        """Returns how many runs are queued or running."""
-        with self._database.read() as session:
-            return len(
-                session.scalars(select(RunRow.id).where(RunRow.state.in_(("queued", "running")))).all()
-            )
-
     def cancel(self, identity: Identity, run_id: str) -> RunRow:
         """Asks for the end of a run; a queued one ends at once and never starts.
 

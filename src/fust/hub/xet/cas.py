@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fust.core.errors import NotFound, RangeNotSatisfiable
@@ -294,16 +293,6 @@ class Cas:
                 Fetch(xorb, start, end, table.start(start), table.ends[end - 1] - 1) for start, end in merged
             ]
         return fetches
-
-    def find_owned_file(self, namespace: str, sha256: str) -> LargeFile | None:
-        """Returns the large file when the namespace brought its bytes."""
-        with self._database.read() as session:
-            query = (
-                select(LargeFile)
-                .join(LargeFileOwner, LargeFileOwner.sha256 == LargeFile.sha256)
-                .where(LargeFileOwner.namespace == namespace, LargeFile.sha256 == sha256)
-            )
-            return session.scalars(query).first()
 
 
 def _verify_file(path: Path, name: str) -> tuple[ChunkTable, int]:

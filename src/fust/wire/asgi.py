@@ -1,0 +1,32 @@
+"""ASGI's types (asgi.readthedocs.io, HTTP), and what every surface reads of a request the same way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from fust.core.ids import new_id
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+REQUEST_ID = "fust.request_id"
+_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Returns the request's headers, names in lower case; of a repeated one the last."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def request_id_of(scope: Scope) -> str:
+    """Returns the request's one id, for its answer and its log: the caller's `x-request-id` when harmless, else new."""
+    known = scope.get(REQUEST_ID)
+    if known is None:
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode(
+            "latin-1"
+        )
+        known = scope[REQUEST_ID] = given if _SAFE_ID.fullmatch(given) else new_id("req_")
+    return known

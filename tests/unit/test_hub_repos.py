@@ -20,10 +20,11 @@ from fust.core.settings import HubSettings, Settings
 from fust.hub.attributes import initial_attributes, is_ignored, is_lfs, lfs_line
 from fust.hub.cards import parse_card
 from fust.hub.errors import BadHash, BadPath, EntryNotFound, HeadMoved, RepoExists, RevisionNotFound
-from fust.hub.git_store import GitRepo, TreeEditor, parse_pointer, pointer_bytes
+from fust.hub.git_repo import GitRepo, parse_pointer, pointer_bytes
 from fust.hub.http import RangeError, parse_range
 from fust.hub.paths import check_path, check_ref_part
 from fust.hub.service import Hub
+from fust.hub.tree_editor import TreeEditor
 from fust.hub.types import AddFile, AddLargeFile, CopyFile, DeleteFile, DeleteFolder
 from fust.store.database import Base, Database
 

@@ -19,10 +19,11 @@ from fust.hub.attributes import is_lfs, lfs_line
 from fust.hub.cards import MAX_CARD_BYTES, Card, parse_card
 from fust.hub.content import Content
 from fust.hub.errors import BadHash, HeadMoved, entry_not_found, revision_not_found
-from fust.hub.git_store import MAX_POINTER_BYTES, Entry, GitRepo, TreeEditor, parse_pointer, pointer_bytes
+from fust.hub.git_repo import MAX_POINTER_BYTES, Entry, GitRepo, parse_pointer, pointer_bytes
 from fust.hub.models import Repo, RepoFile
 from fust.hub.paths import check_ref_part
 from fust.hub.repos import Repos
+from fust.hub.tree_editor import TreeEditor
 from fust.hub.types import AddFile, AddLargeFile, CopyFile, DeleteFile, Operation, RepoInfo
 from fust.store.database import Database
 from fust.store.outbox import emit

@@ -16,7 +16,8 @@ from fust.core.files import full_disk_is_clear, write_atomic
 from fust.hub.blobs import LocalBlobs
 from fust.hub.cache import WholeFiles
 from fust.hub.errors import BadHash, entry_not_found, revision_not_found
-from fust.hub.git_store import Entry, GitRepo, GitStore
+from fust.hub.git_repo import Entry, GitRepo
+from fust.hub.git_store import GitStore
 from fust.hub.models import LargeFile, LargeFileOwner, RepoFile
 from fust.hub.paths import is_commit_oid
 from fust.hub.types import LargeState, RepoInfo, Stored, StoredFile

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from fust.core.clock import iso
 from fust.hub.cards import Card
-from fust.hub.git_store import CommitInfo, Entry, Ref
+from fust.hub.git_repo import CommitInfo, Entry, Ref
 from fust.hub.types import LargeState, RepoInfo
 
 Json = dict[str, object]

@@ -29,6 +29,7 @@ from fust.hub.http import (
     parse_range,
 )
 from fust.hub.paths import is_commit_oid
+from fust.hub.routing import Route
 from fust.hub.types import RepoInfo, StoredFile
 
 _COUNTED = (".gguf",)
@@ -296,3 +297,17 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return (0, 0)
     return stat.st_mtime_ns, stat.st_ino
+
+
+ROUTES = (
+    *(
+        Route(method, f"{prefix}/{{owner}}/{{name}}/{word}/{{revision}}/{{path*}}", resolve)
+        for prefix in ("", "/datasets", "/spaces")
+        for word in ("resolve", "raw")
+        for method in ("GET", "HEAD")
+    ),
+    *(
+        Route(method, "/api/resolve-cache/{type}/{owner}/{name}/{revision}/{path*}", resolve)
+        for method in ("GET", "HEAD")
+    ),
+)

@@ -13,7 +13,7 @@ from fust.core.errors import FustError
 from fust.formats.gguf import read_gguf
 from fust.formats.safetensors import read_safetensors
 from fust.hub.draw import Json
-from fust.hub.git_store import Entry
+from fust.hub.git_repo import Entry
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
 

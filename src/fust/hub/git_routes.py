@@ -12,8 +12,8 @@ import hashlib
 import os
 import time
 import zlib
-from collections.abc import AsyncGenerator, Callable
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Iterator
+from typing import Literal
 
 import msgspec
 
@@ -33,30 +33,13 @@ from fust.hub.http import (
     spool_body,
     too_large,
 )
+from fust.hub.routing import BODY, Route
 from fust.hub.types import RepoInfo, StoredFile
 
 LFS_JSON = (b"content-type", b"application/vnd.git-lfs+json")
 URL_LIFE_S = 6 * 3600
 _MAX_REQUEST_BYTES = 32 * 2**20
 _MAX_OBJECTS = 1000
-
-
-def routes(route: Callable[..., Any], prefixes: tuple[str, ...]) -> list[Any]:
-    """Returns the routes of this file, made by the caller's class."""
-    made: list[Any] = []
-    # git itself leaves out `.git` when the URL that it was given has none.
-    for base in [f"{prefix}/{{owner}}/{{name}}{suffix}" for prefix in prefixes for suffix in (".git", "")]:
-        made += [
-            route("GET", base + "/info/refs", info_refs),
-            route("POST", base + "/git-upload-pack", upload_pack),
-            route("POST", base + "/git-receive-pack", receive_pack),
-            route("POST", base + "/info/lfs/objects/batch", lfs_batch, 4_000_000),
-            route("POST", base + "/info/lfs/objects/verify", lfs_verify, 100_000),
-            route("PUT", base + "/info/lfs/objects/{sha256}", lfs_put),
-            route("GET", base + "/info/lfs/objects/{sha256}", lfs_get),
-            route("HEAD", base + "/info/lfs/objects/{sha256}", lfs_get),
-        ]
-    return made
 
 
 # Smart HTTP
@@ -306,3 +289,20 @@ def lfs_get(
         header("etag", f'"{oid}"'),
     ]
     return bytes_reply(surface, request, info, file, headers)
+
+
+def _routes() -> Iterator[Route]:
+    # git itself leaves out `.git` when the URL that it was given has none.
+    bases = [f"{prefix}/{{owner}}/{{name}}" for prefix in ("", "/datasets", "/spaces")]
+    for base in [base + suffix for base in bases for suffix in (".git", "")]:
+        yield Route("GET", base + "/info/refs", info_refs)
+        yield Route("POST", base + "/git-upload-pack", upload_pack)
+        yield Route("POST", base + "/git-receive-pack", receive_pack)
+        yield Route("POST", base + "/info/lfs/objects/batch", lfs_batch, BODY)
+        yield Route("POST", base + "/info/lfs/objects/verify", lfs_verify, 100_000)
+        yield Route("PUT", base + "/info/lfs/objects/{sha256}", lfs_put)
+        yield Route("GET", base + "/info/lfs/objects/{sha256}", lfs_get)
+        yield Route("HEAD", base + "/info/lfs/objects/{sha256}", lfs_get)
+
+
+ROUTES = tuple(_routes())

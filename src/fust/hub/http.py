@@ -34,7 +34,6 @@ T = TypeVar("T")
 
 JSON = (b"content-type", b"application/json; charset=utf-8")
 CHUNK_BYTES = 2**20
-DEFAULT_BODY_BYTES = 4_000_000
 DRAIN_BYTES, DRAIN_S = 2**27, 20.0
 
 

@@ -25,7 +25,8 @@ from fust.hub.cache import WholeFiles
 from fust.hub.commits import Committer, card_text, pointed_to
 from fust.hub.content import Content
 from fust.hub.errors import BadHash, RepoExists, entry_not_found
-from fust.hub.git_store import CommitInfo, Entry, GitStore, Ref
+from fust.hub.git_repo import CommitInfo, Entry, Ref
+from fust.hub.git_store import GitStore
 from fust.hub.repos import Repos
 from fust.hub.types import (
     AddFile,

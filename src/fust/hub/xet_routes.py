@@ -25,6 +25,7 @@ from fust.hub.http import (
     read_body,
     spool_body,
 )
+from fust.hub.routing import REPO, Route
 from fust.hub.xet import hashing
 from fust.hub.xet.cas import Fetch, Recipe
 from fust.hub.xet.shard import MAX_SHARD_BYTES
@@ -191,3 +192,16 @@ def nothing_here(surface: Surface, request: Request, scope: str = "", path: str 
     """Chunk dedup queries, xorb grants, v2 shards: 404, and the client goes on without."""
     del surface, request, scope, path
     return Reply(404)
+
+
+_SCOPES = ("/xet", "/xet/{scope}")
+ROUTES = (
+    Route("GET", REPO + "/xet-read-token/{revision}", read_token),
+    Route("GET", REPO + "/xet-write-token/{revision}", write_token),
+    Route("GET", "/xet/xorbs/{hash}", get_xorb),
+    *(Route("POST", scope + "/v1/xorbs/default/{hash}", post_xorb) for scope in _SCOPES),
+    *(Route("POST", scope + "/v1/shards", post_shard) for scope in _SCOPES),
+    *(Route("POST", scope + "/shards", post_shard) for scope in _SCOPES),
+    *(Route("GET", scope + "/{version}/reconstructions/{hash}", reconstruct) for scope in _SCOPES),
+    *(Route(method, "/xet/{path*}", nothing_here, 2**20) for method in ("GET", "POST", "HEAD")),
+)

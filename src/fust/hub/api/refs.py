@@ -1,0 +1,92 @@
+"""`/api/{type}/{id}/refs`, `branch` and `tag`: names for commits."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fust.core.errors import Denied
+from fust.core.ids import RepoType
+from fust.hub.draw import draw_refs
+from fust.hub.errors import revision_not_found
+from fust.hub.http import Reply, Request, Surface, json_reply
+from fust.hub.routing import BODY, REPO, Route
+
+
+class NewBranch(msgspec.Struct):
+    """Body of a new branch; the revision it starts at."""
+
+    startingPoint: str | None = None
+    emptyBranch: bool = False
+    overwrite: bool = False
+
+
+class NewTag(msgspec.Struct):
+    """Body of a new tag."""
+
+    tag: str
+    message: str | None = None
+
+
+def list_refs(surface: Surface, request: Request, type: RepoType, owner: str, name: str) -> Reply:
+    """`GET /api/{type}/{id}/refs`."""
+    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    return json_reply(draw_refs(surface.hub.list_refs(info)))
+
+
+def create_branch(
+    surface: Surface, request: Request, type: RepoType, owner: str, name: str, branch: str
+) -> Reply:
+    """`POST /api/{type}/{id}/branch/{branch}`."""
+    asked = request.decode(NewBranch)
+    info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
+    oid = surface.hub.resolve_revision(info, asked.startingPoint or "main")
+    surface.hub.content.open_repo(info).create_ref("heads", branch, oid)
+    surface.hub.repos.forget()
+    return json_reply({"name": branch, "targetCommit": oid})
+
+
+def delete_branch(
+    surface: Surface, request: Request, type: RepoType, owner: str, name: str, branch: str
+) -> Reply:
+    """`DELETE /api/{type}/{id}/branch/{branch}`."""
+    info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
+    if branch == "main":
+        raise Denied("The branch main cannot be deleted.", hint="Delete the repo instead.")
+    if not surface.hub.content.open_repo(info).delete_ref("heads", branch):
+        raise revision_not_found(info.repo_id, branch)
+    surface.hub.repos.forget()
+    return json_reply({"deleted": branch})
+
+
+def create_tag(
+    surface: Surface, request: Request, type: RepoType, owner: str, name: str, revision: str
+) -> Reply:
+    """`POST /api/{type}/{id}/tag/{revision}`."""
+    asked = request.decode(NewTag)
+    info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
+    oid = surface.hub.resolve_revision(info, revision)
+    git = surface.hub.content.open_repo(info)
+    if asked.message:
+        git.create_annotated_tag(asked.tag, oid, asked.message, request.identity.user or "fust")
+    else:
+        git.create_ref("tags", asked.tag, oid)
+    surface.hub.repos.forget()
+    return json_reply({"name": asked.tag, "targetCommit": oid})
+
+
+def delete_tag(surface: Surface, request: Request, type: RepoType, owner: str, name: str, tag: str) -> Reply:
+    """`DELETE /api/{type}/{id}/tag/{tag}`."""
+    info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
+    if not surface.hub.content.open_repo(info).delete_ref("tags", tag):
+        raise revision_not_found(info.repo_id, tag)
+    surface.hub.repos.forget()
+    return json_reply({"deleted": tag})
+
+
+ROUTES = (
+    Route("GET", REPO + "/refs", list_refs),
+    Route("POST", REPO + "/branch/{branch}", create_branch, BODY),
+    Route("DELETE", REPO + "/branch/{branch}", delete_branch),
+    Route("POST", REPO + "/tag/{revision}", create_tag, BODY),
+    Route("DELETE", REPO + "/tag/{tag}", delete_tag),
+)

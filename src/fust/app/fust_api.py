@@ -22,6 +22,7 @@ from fust.app.services import Services
 from fust.app.system_routes import handlers as system_handlers
 from fust.core.errors import FustError, InvalidInput, NotFound
 from fust.core.i18n import accepted_language
+from fust.feedback.routes import handlers as feedback_handlers
 from fust.hub.fust_routes import handlers as hub_handlers
 from fust.jobs.routes import handlers as jobs_handlers
 from fust.serve.routes import handlers as serve_handlers
@@ -45,6 +46,7 @@ def fust_app(services: Services) -> Litestar:
         "hub": services.hub,
         "jobs": services.jobs,
         "serve": services.serve,
+        "chats": services.chats,
         "settings": services.settings,
         "services": services,
     }
@@ -56,6 +58,7 @@ def fust_app(services: Services) -> Litestar:
         *hub_handlers,
         *jobs_handlers,
         *serve_handlers,
+        *feedback_handlers,
     ]
     return Litestar(
         # One router for all: Litestar registers the handlers of a path again with each further method it meets there, and

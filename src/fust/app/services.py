@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from fust.accounts.service import Accounts
 from fust.core.clock import now
 from fust.core.settings import Settings
+from fust.feedback.chats import Chats
 from fust.hub.pull import pull_kind
 from fust.hub.service import Hub
 from fust.jobs.service import Jobs
@@ -42,6 +43,7 @@ class Services:
     jobs: Jobs
     serve: Serve
     usage: UsageWriter
+    chats: Chats
     pool: ThreadPoolExecutor
     registry: CollectorRegistry
     started_at: datetime = field(default_factory=now)
@@ -68,6 +70,7 @@ def build_services(settings: Settings, database: Database) -> Services:
         jobs=jobs,
         serve=serve,
         usage=UsageWriter(database),
+        chats=Chats(database, accounts),
         pool=ThreadPoolExecutor(settings.server.blocking_threads, thread_name_prefix="fust-blocking"),
         registry=CollectorRegistry(),
     )

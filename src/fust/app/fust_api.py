@@ -12,13 +12,14 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ControllerRouterHandler
 
 from fust import __version__
 from fust.accounts.routes import handlers as accounts_handlers
 from fust.accounts.service import Identity
+from fust.app.openapi import PROBLEM_JSON, OpenAPIJson, options_handlers
 from fust.app.services import Services
+from fust.app.strict_json import StrictRequest
 from fust.app.system_routes import handlers as system_handlers
 from fust.core.errors import FustError, InvalidInput, NotFound
 from fust.core.i18n import accepted_language
@@ -63,17 +64,18 @@ def fust_app(services: Services) -> Litestar:
     return Litestar(
         # One router for all: Litestar registers the handlers of a path again with each further method it meets there, and
         # wraps a synchronous one each time anew; the second wrapping breaks handlers that return a Response.
-        route_handlers=[Router(path="/", route_handlers=routes)],
+        route_handlers=[Router(path="/", route_handlers=[*options_handlers(routes), *routes])],
         dependencies=dependencies,
         exception_handlers={FustError: _draw, HTTPException: _draw_litestar, Exception: _draw_unknown},
         openapi_config=OpenAPIConfig(
             title="Fust",
             version=__version__,
             path="/fust/v1/schema",
-            render_plugins=[JsonRenderPlugin()],
+            render_plugins=[OpenAPIJson(services.settings)],
             use_handler_docstrings=True,
         ),
         compression_config=CompressionConfig(backend="gzip", exclude=[r"/events$"]),
+        request_class=StrictRequest,
         request_max_body_size=10_000_000,
         debug=False,
         logging_config=None,
@@ -98,7 +100,7 @@ def _draw(request: Connection, error: FustError) -> Response[bytes]:
     headers = {"x-request-id": request_id}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
-    return Response(body, status_code=status, media_type="application/problem+json", headers=headers)
+    return Response(body, status_code=status, media_type=PROBLEM_JSON, headers=headers)
 
 
 def _draw_litestar(request: Connection, error: HTTPException) -> Response[bytes]:
@@ -112,13 +114,18 @@ def _draw_litestar(request: Connection, error: HTTPException) -> Response[bytes]
         return _draw(request, NotFound("There is nothing at {path}.", path=request.url.path[:200]))
     drawn = FustError("{reason}.", code="http_error", reason=error.detail.rstrip(".") or "refused")
     drawn.status = error.status_code
-    return _draw(request, drawn)
+    response = _draw(request, drawn)
+    if error.headers and "allow" in error.headers:
+        response.headers["allow"] = error.headers["allow"]  # RFC 9110, 15.5.6
+    return response
 
 
 def _reason(error: ValidationException) -> str:
     extra: object = error.extra
     if isinstance(extra, list) and extra:
         first = msgspec.convert(extra[0], dict[str, Any], strict=False)
+        if first.get("key") == "data" and first.get("message") == "'data'":  # Litestar's word for no body
+            return "it has no body"
         return f"{first.get('key', '$')}: {first.get('message', error.detail)}"
     return error.detail
 

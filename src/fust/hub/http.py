@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 JSON = (b"content-type", b"application/json; charset=utf-8")
 CHUNK_BYTES = 2**20
+MAX_QUERY_FIELDS = 500
 DRAIN_BYTES, DRAIN_S = 2**27, 20.0
 
 
@@ -152,7 +153,7 @@ def read_request(scope: Scope, receive: Receive) -> Request:
     """Returns the request of an ASGI scope whose sub-path was cut off already.
 
     Raises:
-        InvalidInput: the path is not UTF-8 when decoded.
+        InvalidInput: the path is not UTF-8 when decoded, or the query has too many fields.
 
     """
     raw = bytes(scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
@@ -161,7 +162,13 @@ def read_request(scope: Scope, receive: Receive) -> Request:
     except UnicodeDecodeError:
         raise InvalidInput("The path is not UTF-8.", code="bad_path") from None
     headers = headers_of(scope)
-    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=500)
+    try:
+        query = scope["query_string"].decode("latin-1")
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+    except ValueError:
+        raise InvalidInput(
+            "The query has more than {limit} fields.", hint="Send less at a time.", limit=MAX_QUERY_FIELDS
+        ) from None
     lists: dict[str, list[str]] = {}
     for name, value in pairs:
         lists.setdefault(name, []).append(value)

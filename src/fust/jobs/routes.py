@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
@@ -73,7 +74,7 @@ def get_log(jobs: Jobs, identity: Identity, run_id: str) -> str:
     return jobs.folder(jobs.get(identity, run_id).id).read_log()
 
 
-@get("/fust/v1/runs/{run_id:str}/events", tags=["runs"])
+@get("/fust/v1/runs/{run_id:str}/events", media_type="text/event-stream", tags=["runs"])
 async def follow_run(
     request: AnyRequest,
     jobs: Jobs,
@@ -83,13 +84,18 @@ async def follow_run(
 ) -> Stream:
     """What the run says, from `Last-Event-ID` on, then live until its end (server-sent events)."""
     await asyncio.to_thread(jobs.get, identity, run_id)  # refuses before the stream begins
-    offset = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
-    stream = _events(jobs, identity, run_id, offset, _language(request))
+    stream = _events(jobs, identity, run_id, _offset(last_event_id), _language(request))
     return Stream(
         stream,
         media_type="text/event-stream",
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
     )
+
+
+def _offset(last_event_id: str | None) -> int:
+    """Returns the offset that a client saw last; anything that no event had starts at the beginning."""
+    known = last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id)
+    return int(last_event_id or 0) if known else 0
 
 
 async def _events(

@@ -329,7 +329,7 @@ def test_recover_cleans_and_reads_again(hub: Hub, tmp_path: Path) -> None:
     editor = TreeEditor(git.git, git.tree_of(oid))
     editor.put("b", git.write_blob(b"2"))
     moved = git.write_commit(editor.write(), [oid], "two", "x")
-    git.move_ref("refs/heads/main", oid, moved)
+    git.swap_ref("refs/heads/main", oid, moved)
     stale = git.path / "refs/heads/main.lock"
     stale.write_text("")
     (hub.blobs.root / "tmp" / "1-999999999-x").write_bytes(b"half")

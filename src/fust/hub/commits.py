@@ -1,72 +1,30 @@
-"""Commits: operations become a tree, the ref moves only from the head that the writer saw, the row follows.
-
-Order, so that `kill -9` at any moment leaves every acknowledged commit and no half one: objects (fsynced); the rows
-that let readers of the repo read its large files, with the mark ``pending``; the ref; then what lists show, the
-event, and the mark's end. A row still marked at the next start is read again from its ref (``Hub.recover``).
-"""
+"""Commits: operations become a tree, and the branch moves only from the head that the writer saw."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from fust.accounts.service import SYSTEM, Accounts, Identity
-from fust.core.clock import utc_naive
+from fust.accounts.service import Identity
 from fust.core.errors import InvalidInput, TooLarge
 from fust.core.settings import Settings
 from fust.hub.attributes import is_lfs, lfs_line
-from fust.hub.cards import MAX_CARD_BYTES, Card, parse_card
 from fust.hub.content import Content
 from fust.hub.errors import BadHash, HeadMoved, entry_not_found, revision_not_found
-from fust.hub.git_repo import MAX_POINTER_BYTES, Entry, GitRepo, parse_pointer, pointer_bytes
-from fust.hub.models import Repo, RepoFile
+from fust.hub.git_repo import MAX_POINTER_BYTES, GitRepo, parse_pointer, pointer_bytes
 from fust.hub.paths import check_ref_part
-from fust.hub.repos import Repos
+from fust.hub.ref_writer import RefWriter
 from fust.hub.tree_editor import TreeEditor
-from fust.hub.types import AddFile, AddLargeFile, CopyFile, DeleteFile, Operation, RepoInfo
-from fust.store.database import Database
-from fust.store.outbox import emit
+from fust.hub.types import AddFile, AddLargeFile, CopyFile, DeleteFile, Operation, RefUpdate, RepoInfo
 
 MAX_OPERATIONS = 25_000
-_SPLIT_GGUF = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
-_FORMATS = {
-    ".gguf": "gguf",
-    ".safetensors": "safetensors",
-    ".onnx": "onnx",
-    ".bin": "pytorch",
-    ".pt": "pytorch",
-    ".pth": "pytorch",
-    ".h5": "keras",
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".arrow": "arrow",
-    ".txt": "text",
-}
-_DATA_FORMATS = frozenset({"parquet", "csv", "json", "arrow", "text"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Summary:
-    size_bytes: int
-    formats: list[str]
-    ggufs: list[int]
-    """Sizes of whole GGUFs; the parts of a split one are added up."""
 
 
 class Committer:
     """Writes commits."""
 
-    def __init__(
-        self, database: Database, repos: Repos, content: Content, settings: Settings, accounts: Accounts
-    ) -> None:
-        self._database = database
-        self._accounts = accounts
-        self._repos = repos
+    def __init__(self, content: Content, writer: RefWriter, settings: Settings) -> None:
         self._content = content
+        self._writer = writer
         self._limits = settings.hub
 
     def commit(
@@ -111,9 +69,9 @@ class Committer:
                 return head
             text = message if not description else f"{message}\n\n{description}"
             oid = repo.write_commit(new_tree, [head], text, identity.user or "fust")
-            self._before(info, large)
-            repo.move_ref(ref, head, oid)
-            self._after(info, repo, ref, oid, identity, action)
+            self._writer.apply(
+                identity, info, repo, [RefUpdate(ref, head, oid)], large=large, action=action, checked=True
+            )
         return oid
 
     def _check(self, info: RepoInfo, operations: Sequence[Operation], message: str) -> None:
@@ -203,93 +161,6 @@ class Committer:
         if missing:
             separator = "" if not text or text.endswith("\n") else "\n"
             editor.put(".gitattributes", repo.write_blob((text + separator + missing).encode()))
-
-    # Rows
-
-    def _before(self, info: RepoInfo, large: set[str]) -> None:
-        with self._database.write() as session:
-            self._repos.locked_row(session, info).pending = True
-            for sha256 in large:
-                if session.get(RepoFile, (info.id, sha256)) is None:
-                    session.add(RepoFile(repo_id=info.id, sha256=sha256))
-
-    def _after(
-        self, info: RepoInfo, repo: GitRepo, ref: str, oid: str, identity: Identity, action: str
-    ) -> None:
-        with self._database.write() as session:
-            row = self._repos.locked_row(session, info)
-            row.pending = False
-            row.updated_at = utc_naive()
-            if ref == "refs/heads/main":
-                self._refresh(row, repo, oid)
-            self._accounts.audit(session, identity, action, f"{info.type}:{info.repo_id}", oid)
-            emit(
-                session,
-                "revision_created",
-                repo_id=info.repo_id,
-                type=info.type,
-                revision=ref.removeprefix("refs/heads/"),
-                oid=oid,
-            )
-        self._repos.forget()
-
-    def recover(self, info: RepoInfo) -> None:
-        """Reads a repo's row again from its ref, after a server died between the two."""
-        repo = self._content.open_repo(info)
-        with repo.lock():
-            repo.clean()
-            oid = repo.find_ref("refs/heads/main")
-            if oid:
-                self._after(info, repo, "refs/heads/main", oid, SYSTEM, "repo.recover")
-
-    def _refresh(self, row: Repo, repo: GitRepo, oid: str) -> None:
-        """Reads from `main` what lists show."""
-        summary = _summarise(repo, oid)
-        card = read_card(repo, oid)
-        row.head_oid = oid
-        row.size_bytes = summary.size_bytes
-        row.formats = summary.formats
-        row.smallest_gguf_bytes = min(summary.ggufs, default=0)
-        row.largest_gguf_bytes = max(summary.ggufs, default=0)
-        row.licence = card.licence
-        row.languages = card.languages
-        row.task = card.task
-        row.library = card.library
-        row.tags = card.tags
-        row.description = card.description
-
-
-def _summarise(repo: GitRepo, oid: str) -> _Summary:
-    size = 0
-    formats: set[str] = set()
-    ggufs: dict[str, int] = {}
-    for entry in repo.iter_tree(oid, recursive=True):
-        if entry.is_folder:
-            continue
-        size += entry.size
-        kind = _FORMATS.get(entry.path[entry.path.rfind(".") :].lower()) if "." in entry.path else None
-        if kind:
-            formats.add(kind)
-        if kind == "gguf" and "mmproj" not in entry.path.lower():
-            match = _SPLIT_GGUF.match(entry.path)
-            key = match[1] if match else entry.path
-            ggufs[key] = ggufs.get(key, 0) + entry.size
-    if formats - _DATA_FORMATS:
-        formats -= _DATA_FORMATS
-    return _Summary(size, sorted(formats), list(ggufs.values()))
-
-
-def read_card(repo: GitRepo, oid: str) -> Card:
-    """Returns what README.md at a commit says; an empty card when there is none."""
-    return parse_card(card_text(repo, oid) or "")
-
-
-def card_text(repo: GitRepo, oid: str) -> str | None:
-    """Returns README.md at a commit, or None; a very long one is cut."""
-    entry: Entry | None = repo.find_entry(oid, "README.md")
-    if entry is None or entry.is_folder or entry.sha256:
-        return None
-    return repo.read_blob(entry.oid)[:MAX_CARD_BYTES].decode("utf-8", "replace")
 
 
 def pointed_to(data: bytes) -> str | None:

@@ -90,3 +90,9 @@ class BadXorb(InvalidInput):
     """A xorb or a shard that does not follow its format."""
 
     code = "bad_xorb"
+
+
+class BadRef(InvalidInput):
+    """A ref that nobody may write to."""
+
+    code = "bad_ref"

@@ -18,7 +18,7 @@ import pygit2
 from fust.core.errors import Conflict, NotFound
 from fust.core.locks import FileLock
 from fust.hub.errors import HeadMoved, entry_not_found
-from fust.hub.paths import check_ref_part, is_commit_oid
+from fust.hub.paths import is_commit_oid
 
 _POINTER = re.compile(
     rb"\Aversion https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d{1,15})\n\Z"
@@ -135,73 +135,39 @@ class GitRepo:
                 found.append(Ref(ref.split("/", 2)[2] if ref.count("/") >= 2 else ref, ref, oid))
         return found
 
-    def move_ref(self, ref: str, expected: str | None, oid: str) -> None:
-        """Points a ref at a commit when it still points where the caller saw it (None: is not there).
+    def raw_ref(self, ref: str) -> str | None:
+        """Returns the object that a full ref name points to (a tag object for an annotated tag), or None."""
+        try:
+            return str(self.git.references[ref].resolve().target)
+        except (KeyError, ValueError, pygit2.GitError):
+            return None
+
+    def swap_ref(self, ref: str, old: str | None, new: str | None) -> None:
+        """Points a ref from one object to another, makes it (old None) or removes it (new None).
+
+        Call with the writer's lock held.
 
         Raises:
-            HeadMoved: it does not.
+            HeadMoved: it is not where the caller saw it.
+            Conflict: its name and another's exclude each other (`a` and `a/b`).
 
         """
         (self.path / f"{ref}.lock").unlink(
             missing_ok=True
         )  # whoever left it is gone: we hold the writer's lock
+        if self.raw_ref(ref) != old:
+            raise head_moved(ref, old or "")
         try:
-            if expected is None:
-                self.git.create_reference_direct(ref, oid, False)
-                return
-            reference = self.git.references[ref]
-            if str(reference.peel(pygit2.Commit).id) != expected:
-                raise _head_moved(ref, expected)
-            reference.set_target(oid)
-        except (KeyError, pygit2.AlreadyExistsError, pygit2.GitError) as error:
-            raise _head_moved(ref, expected or "") from error
-
-    def create_ref(self, kind: str, name: str, oid: str) -> None:
-        """Makes a branch (`heads`) or a tag (`tags`).
-
-        Raises:
-            Conflict: there is one of that name.
-
-        """
-        what = "branch" if kind == "heads" else "tag"
-        check_ref_part(name, what)
-        with self.lock():
-            (self.path / f"refs/{kind}/{name}.lock").unlink(missing_ok=True)
-            if self.find_ref(f"refs/{kind}/{name}"):
-                raise Conflict(
-                    "There is a {what} {name!r} already.", hint="Choose another name.", what=what, name=name
-                )
-            try:
-                self.git.create_reference_direct(f"refs/{kind}/{name}", oid, False)
-            except (ValueError, pygit2.GitError) as error:
-                raise Conflict(
-                    "The {what} {name!r} cannot be made: {error}.", what=what, name=name, error=error
-                ) from error
-
-    def create_annotated_tag(self, name: str, oid: str, message: str, tagger: str) -> None:
-        """Makes a tag with a message.
-
-        Raises:
-            Conflict: there is one of that name.
-
-        """
-        check_ref_part(name, "tag")
-        with self.lock():
-            if self.find_ref(f"refs/tags/{name}"):
-                raise Conflict(
-                    "There is a {what} {name!r} already.", hint="Choose another name.", what="tag", name=name
-                )
-            self.git.create_tag(name, oid, pygit2.enums.ObjectType.COMMIT, _signature(tagger), message)
-
-    def delete_ref(self, kind: str, name: str) -> bool:
-        """Removes a branch or a tag; returns False when there is none."""
-        with self.lock():
-            self.clean()
-            try:
-                self.git.references.delete(f"refs/{kind}/{name}")
-            except (KeyError, ValueError, pygit2.GitError):
-                return False
-        return True
+            if new is None:
+                self.git.references.delete(ref)
+            elif old is None:
+                self.git.create_reference_direct(ref, new, False)
+            else:
+                self.git.references[ref].set_target(new)
+        except (KeyError, ValueError, pygit2.GitError) as error:
+            raise Conflict(
+                "{ref} cannot be written: {error}.", hint="Choose another name.", ref=ref, error=error
+            ) from error
 
     # Objects
 
@@ -209,10 +175,21 @@ class GitRepo:
         """Keeps bytes and returns their oid."""
         return str(self.git.create_blob(data))
 
+    def write_empty_tree(self) -> str:
+        """Keeps a tree without files and returns its oid."""
+        return str(self.git.TreeBuilder().write())
+
     def write_commit(self, tree: str, parents: list[str], message: str, author: str) -> str:
         """Keeps a commit that no ref points to yet, and returns its oid."""
         signature = _signature(author)
         return str(self.git.create_commit(None, signature, signature, message, tree, list(parents)))
+
+    def write_tag(self, name: str, oid: str, message: str, tagger: str) -> str:
+        """Keeps a tag object that no ref points to yet, and returns its oid."""
+        signature = _signature(tagger)
+        head = f"object {oid}\ntype commit\ntag {name}\ntagger {signature.name} <{signature.email}> {signature.time} +0000\n\n"
+        text = message if message.endswith("\n") else message + "\n"
+        return str(self.git.write(pygit2.enums.ObjectType.TAG, (head + text).encode()))
 
     def read_blob(self, oid: str) -> bytes:
         """Returns a blob's bytes."""
@@ -277,7 +254,33 @@ class GitRepo:
                 return Entry(path, str(item.id), False, pointer[1], pointer[0], size)
         return Entry(path, str(item.id), False, size)
 
+    def has_tree(self, oid: str) -> bool:
+        """Returns whether there is a tree of that oid."""
+        found = self.git.get(oid)
+        return isinstance(found, pygit2.Tree)
+
+    def iter_changes(self, old_tree: str, new_tree: str) -> Iterator[tuple[Entry | None, Entry | None]]:
+        """Yields (before, after) of every file that differs between two trees; None where it is not there."""
+        old, new = self.git[old_tree], self.git[new_tree]
+        assert isinstance(old, pygit2.Tree) and isinstance(new, pygit2.Tree)
+        for delta in old.diff_to_tree(new, context_lines=0, interhunk_lines=0).deltas:
+            yield self._side(delta.old_file), self._side(delta.new_file)
+
+    def _side(self, file: pygit2.DiffFile) -> Entry | None:
+        if not file.flags & pygit2.enums.DiffFlag.EXISTS:
+            return None
+        item = self.git.get(file.id)
+        return None if item is None else self._entry(file.path, item)
+
     # History
+
+    def descends(self, oid: str, ancestor: str) -> bool:
+        """Returns whether a commit is another one or has it among its ancestors; tags stand for what they name."""
+        try:
+            new, old = self.git[oid].peel(pygit2.Commit).id, self.git[ancestor].peel(pygit2.Commit).id
+        except (KeyError, ValueError, pygit2.GitError):
+            return False
+        return new == old or self.git.descendant_of(new, old)
 
     def iter_commits(self, commit_oid: str) -> Iterator[CommitInfo]:
         """Yields a commit and its ancestors, newest first."""
@@ -315,7 +318,8 @@ def commit_info(commit: pygit2.Commit) -> CommitInfo:
     return CommitInfo(str(commit.id), title, rest.strip("\n"), (commit.author.name,), date)
 
 
-def _head_moved(ref: str, expected: str) -> HeadMoved:
+def head_moved(ref: str, expected: str) -> HeadMoved:
+    """Returns the error for a ref that somebody else moved."""
     return HeadMoved(
         "{ref} is no longer at {expected}: somebody else wrote to it meanwhile.",
         hint="Read the newest revision and try again.",

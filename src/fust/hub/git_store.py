@@ -54,7 +54,7 @@ class GitStore:
                 for file_path, data in files.items():
                     editor.put(file_path, repo.write_blob(data))
                 oid = repo.write_commit(editor.write(), [], "initial commit", author)
-                repo.move_ref("refs/heads/main", None, oid)
+                repo.swap_ref("refs/heads/main", None, oid)
                 if path.exists():  # a leftover that no row names
                     shutil.rmtree(path)
                 os.rename(temporary, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -35,6 +36,12 @@ class Repo(Base):
     """Commit of `main` that the columns below were read from."""
     pending: Mapped[bool] = mapped_column(default=False)
     """A ref may have moved without these columns: looked at when the server starts."""
+    moving: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """While ``pending``: the refs that are being moved, as ``RefJournal``; a server that starts finishes them."""
+    sums: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """``Sums`` of the tree of ``head_oid``."""
+    protected: Mapped[list[str] | None] = mapped_column(default=None)
+    """Patterns of branches whose history nobody rewrites; None: `main`."""
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     downloads: Mapped[int] = mapped_column(default=0)
     licence: Mapped[str] = mapped_column(default="")

@@ -49,6 +49,7 @@ def to_info(row: Repo) -> RepoInfo:
         largest_gguf_bytes=row.largest_gguf_bytes,
         description=row.description,
         sdk=row.sdk,
+        protected=["main"] if row.protected is None else list(row.protected),
     )
 
 
@@ -236,15 +237,23 @@ class Repos:
         self.forget()
 
     def update(
-        self, identity: Identity, info: RepoInfo, *, private: bool | None, gated: str | None
+        self,
+        identity: Identity,
+        info: RepoInfo,
+        *,
+        private: bool | None = None,
+        gated: str | None = None,
+        protected: list[str] | None = None,
     ) -> RepoInfo:
-        """Changes who may see or download a repo."""
+        """Changes who may see or download a repo, or which branches are protected."""
         with self._database.write() as session:
             row = self.locked_row(session, info)
             if private is not None:
                 row.private = private
             if gated is not None:
                 row.gated = gated
+            if protected is not None:
+                row.protected = protected
             self._accounts.audit(session, identity, "repo.settings", f"{info.type}:{info.repo_id}")
         self.forget()
         return to_info(row)

@@ -22,12 +22,15 @@ from fust.core.settings import Settings
 from fust.hub.attributes import is_lfs
 from fust.hub.blobs import LocalBlobs
 from fust.hub.cache import WholeFiles
-from fust.hub.commits import Committer, card_text, pointed_to
+from fust.hub.commits import Committer, pointed_to
 from fust.hub.content import Content
 from fust.hub.errors import BadHash, RepoExists, entry_not_found
 from fust.hub.git_repo import CommitInfo, Entry, Ref
 from fust.hub.git_store import GitStore
+from fust.hub.ref_writer import RefWriter
+from fust.hub.refs import Refs
 from fust.hub.repos import Repos
+from fust.hub.summary import card_text
 from fust.hub.types import (
     AddFile,
     AddLargeFile,
@@ -58,7 +61,9 @@ class Hub:
         self.cas = Cas(database, self.blobs)
         self.repos = Repos(database, accounts, self.git)
         self.content = Content(database, self.git, self.blobs, self.cas, self.cache)
-        self.committer = Committer(database, self.repos, self.content, settings, accounts)
+        self.ref_writer = RefWriter(database, self.repos, self.content, accounts)
+        self.committer = Committer(self.content, self.ref_writer, settings)
+        self.refs = Refs(self.content, self.ref_writer, accounts)
         self.signer = Signer(accounts.signing_key())
         self._downloads: Counter[str] = Counter()
         self.find_deployment: Callable[[RepoInfo], object | None] = lambda _: None
@@ -76,7 +81,7 @@ class Hub:
             if count:
                 done.append(f"removed {count} {what}")
         for info in self.repos.pending():
-            self.committer.recover(info)
+            self.ref_writer.recover(info)
             done.append(f"read {info.repo_id} again from git")
         for line in done:
             log.info(line)

@@ -37,6 +37,8 @@ class RepoInfo:
     largest_gguf_bytes: int
     description: str
     sdk: str
+    protected: list[str]
+    """Patterns of branches whose history nobody rewrites."""
 
     @property
     def repo_id(self) -> str:
@@ -56,6 +58,15 @@ class RepoPage:
     items: list[RepoInfo]
     next: str | None
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefUpdate:
+    """A ref that goes from one object to another; None: is not there."""
+
+    ref: str
+    old: str | None
+    new: str | None
 
 
 @dataclass(frozen=True, slots=True)

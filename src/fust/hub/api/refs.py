@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from fust.core.errors import Denied
 from fust.core.ids import RepoType
 from fust.hub.draw import draw_refs
-from fust.hub.errors import revision_not_found
 from fust.hub.http import Reply, Request, Surface, json_reply
 from fust.hub.routing import BODY, REPO, Route
 
@@ -39,9 +37,8 @@ def create_branch(
     """`POST /api/{type}/{id}/branch/{branch}`."""
     asked = request.decode(NewBranch)
     info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
-    oid = surface.hub.resolve_revision(info, asked.startingPoint or "main")
-    surface.hub.content.open_repo(info).create_ref("heads", branch, oid)
-    surface.hub.repos.forget()
+    oid = None if asked.emptyBranch else surface.hub.resolve_revision(info, asked.startingPoint or "main")
+    oid = surface.hub.refs.create_branch(request.identity, info, branch, oid, overwrite=asked.overwrite)
     return json_reply({"name": branch, "targetCommit": oid})
 
 
@@ -50,11 +47,7 @@ def delete_branch(
 ) -> Reply:
     """`DELETE /api/{type}/{id}/branch/{branch}`."""
     info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
-    if branch == "main":
-        raise Denied("The branch main cannot be deleted.", hint="Delete the repo instead.")
-    if not surface.hub.content.open_repo(info).delete_ref("heads", branch):
-        raise revision_not_found(info.repo_id, branch)
-    surface.hub.repos.forget()
+    surface.hub.refs.delete(request.identity, info, f"refs/heads/{branch}")
     return json_reply({"deleted": branch})
 
 
@@ -65,21 +58,14 @@ def create_tag(
     asked = request.decode(NewTag)
     info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
     oid = surface.hub.resolve_revision(info, revision)
-    git = surface.hub.content.open_repo(info)
-    if asked.message:
-        git.create_annotated_tag(asked.tag, oid, asked.message, request.identity.user or "fust")
-    else:
-        git.create_ref("tags", asked.tag, oid)
-    surface.hub.repos.forget()
+    surface.hub.refs.create_tag(request.identity, info, asked.tag, oid, asked.message or "")
     return json_reply({"name": asked.tag, "targetCommit": oid})
 
 
 def delete_tag(surface: Surface, request: Request, type: RepoType, owner: str, name: str, tag: str) -> Reply:
     """`DELETE /api/{type}/{id}/tag/{tag}`."""
     info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
-    if not surface.hub.content.open_repo(info).delete_ref("tags", tag):
-        raise revision_not_found(info.repo_id, tag)
-    surface.hub.repos.forget()
+    surface.hub.refs.delete(request.identity, info, f"refs/tags/{tag}")
     return json_reply({"deleted": tag})
 
 

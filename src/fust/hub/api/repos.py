@@ -9,11 +9,11 @@ import msgspec
 from fust.core.errors import NotOffered
 from fust.core.ids import RepoType, check_repo_type
 from fust.hub.api.common import expanded, full_repo_id, next_link, number, page_url
-from fust.hub.commits import read_card
 from fust.hub.draw import draw_details, draw_repo
 from fust.hub.errors import RepoExists
 from fust.hub.http import Reply, Request, Surface, header, json_reply
 from fust.hub.routing import BODY, REPO, Route
+from fust.hub.summary import read_card
 from fust.hub.types import Sort
 
 _SORTS: dict[str, Sort] = {

@@ -1,7 +1,7 @@
 """One bare git repository: its trees, commits and refs, written so that an acknowledged commit is on the disk.
 
 Writers hold the repo's file lock and move a ref only from the commit that they saw (compare and swap). libgit2 fsyncs
-objects and refs (`core.fsyncObjectFiles`).
+objects, refs and their folders: asked of the library, for git itself warns its users of a repository that says so.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fust.core.locks import FileLock
 from fust.hub.errors import HeadMoved, entry_not_found
 from fust.hub.paths import is_commit_oid
 
+pygit2.settings.enable_fsync_gitdir(True)  # of the whole process; no other way is offered (GIT_OPT_ENABLE_FSYNC_GITDIR)
 _POINTER = re.compile(
     rb"\Aversion https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d{1,15})\n\Z"
 )

@@ -42,7 +42,6 @@ class GitStore:
             with full_disk_is_clear(path):
                 git = pygit2.init_repository(str(temporary), bare=True, initial_head="main")
                 config = git.config
-                config["core.fsyncObjectFiles"] = True
                 config["http.receivepack"] = False
                 config["uploadpack.allowFilter"] = True
                 config["uploadpack.allowAnySHA1InWant"] = True
@@ -83,6 +82,15 @@ class GitStore:
                     shutil.rmtree(path, ignore_errors=True)
                     removed += 1
         return removed
+
+    def drop_old_settings(self) -> int:
+        """Takes out of repos a setting of 0.1.0 that makes git warn its users; returns how many had it."""
+        mended = 0
+        for config in self.root.glob("*/*/*.git/config"):
+            if b"fsyncobjectfiles" in config.read_bytes().lower():
+                del pygit2.Config(str(config))["core.fsyncObjectFiles"]
+                mended += 1
+        return mended
 
     def iter_repos(self) -> Iterator[tuple[str, str, str]]:
         """Yields (type in the plural, owner, name) of every folder."""

@@ -72,6 +72,7 @@ class Hub:
     def recover(self) -> list[str]:
         """Cleans up after a server that is gone; returns what was done, in words. Call before serving."""
         done: list[str] = []
+        self.git.drop_old_settings()
         for what, count in (
             ("temporary uploads", self.blobs.clean_temporaries()),
             ("half-written cache files", self.cache.clean()),

@@ -1,22 +1,29 @@
-"""A Fust home: one folder, one server at a time, a schema of a known version."""
+"""A Fust home: one folder, one server at a time, a schema of a known version that is upgraded whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
-from sqlalchemy import inspect, text
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DatabaseError, OperationalError
 
+from fust.core.clock import now
 from fust.core.errors import Conflict, FustError, StorageFull
 from fust.core.locks import FileLock
+from fust.store.copies import CopyFailed, copy_database, copy_suffix, keep_newest
 from fust.store.database import Database, protect_file
+
+log = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LEAST_FREE_BYTES = 50_000_000
+_COPIES_KEPT = 5
 
 
 class HomeUnusable(FustError):
@@ -30,6 +37,13 @@ class NewerHome(Conflict):
     """A newer Fust wrote the home; nothing is touched."""
 
     code = "newer_home"
+
+
+class UpgradeFailed(FustError):
+    """The schema could not be brought to this version; the home is as it was."""
+
+    status = 500
+    code = "upgrade_failed"
 
 
 class AlreadyRunning(Conflict):
@@ -94,12 +108,17 @@ def schema_revision(database: Database) -> str | None:
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def prepare_schema(database: Database) -> None:
+def prepare_schema(database: Database, copies: Path | None = None) -> None:
     """Brings the schema to this version's, or refuses.
+
+    Args:
+        database: of a home whose lock the caller holds.
+        copies: folder for a copy of the database, made before an upgrade changes anything; none: no copy is made.
 
     Raises:
         NewerHome: the schema is of a version that this one does not know; nothing was changed.
         HomeUnusable: the file is not a database.
+        UpgradeFailed, StorageFull: the copy could not be made, or a migration failed; nothing was changed.
     """
     protect_file(database.url)
     try:
@@ -121,17 +140,71 @@ def prepare_schema(database: Database) -> None:
             current=current,
             head=head,
         )
-    migrate(database)
+    copy = _copy_before(database, current, copies) if current is not None and copies is not None else None
+    try:
+        migrate(database)
+    except Exception as error:
+        if isinstance(error, OperationalError) and "full" in str(error.orig).lower():
+            raise StorageFull(
+                "The disk is full: the schema was not upgraded from {current} to {head}. Nothing was changed.",
+                hint="Free some room and start again.",
+                current=current,
+                head=head,
+            ) from error
+        raise UpgradeFailed(
+            "The schema could not be upgraded from {current} to {head}: {reason}. Nothing was changed.",
+            hint="Go on with the version that you had, and report this; a copy of the database is {copy}.",
+            current=current,
+            head=head,
+            reason=" ".join(str(error).split())[:500],
+            copy=copy or "–",
+        ) from error
+    log.info("schema upgraded", extra={"before": current, "after": head, "copy": str(copy)})
+
+
+def _copy_before(database: Database, current: str, copies: Path) -> Path:
+    """Copies the database as it is before an upgrade, and keeps the newest few such copies."""
+    name = f"schema-{current}-{now():%Y%m%dT%H%M%SZ}{copy_suffix(database)}"
+    try:
+        copy_database(database, copies / name)
+    except CopyFailed as error:
+        raise UpgradeFailed(
+            "The database was not copied, so its schema was not upgraded: {reason}",
+            hint="Mend that, or start once with `fust up --no-backup` when you have a copy of your own.",
+            reason=error.sentence(),
+        ) from error
+    keep_newest(copies, f"schema-*{copy_suffix(database)}", _COPIES_KEPT)
+    return copies / name
 
 
 def migrate(database: Database) -> None:
-    """Runs the missing migrations, each in a transaction."""
+    """Runs the missing migrations, all in one transaction: a failure or a kill leaves the schema as it was."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with database.engine.connect() as connection:
+    with database.engine.connect() as connection, _rows_stay(database, connection):
         config.attributes["connection"] = connection
         with contextlib.redirect_stdout(None):
             command.upgrade(config, "head")
+
+
+@contextlib.contextmanager
+def _rows_stay(database: Database, connection: Connection) -> Generator[None]:
+    """Lets migrations make tables anew on SQLite without losing rows of others.
+
+    Alembic changes a table of SQLite by copying it and dropping the old one, and a drop deletes by ON DELETE CASCADE
+    in other tables while foreign keys are enforced. They cannot be switched within a transaction, so they are off for
+    all of it and looked at when it is over (sqlite.org/lang_altertable.html, section 7).
+    """
+    if not database.is_sqlite:
+        yield
+        return
+    raw = connection.connection.driver_connection
+    assert raw is not None
+    raw.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        raw.execute("PRAGMA foreign_keys=ON")

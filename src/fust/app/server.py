@@ -48,12 +48,15 @@ class ServerFile(msgspec.Struct):
     version: str
 
 
-def run_server(settings: Settings, *, ready: Callable[[Services, str], None]) -> None:
+def run_server(
+    settings: Settings, *, ready: Callable[[Services, str], None], copy_before_upgrade: bool = True
+) -> None:
     """Runs until SIGTERM or SIGINT.
 
     Args:
         settings: of the home to open.
         ready: called once it answers, with the services and a sign-in link.
+        copy_before_upgrade: whether the database is copied to `backups/` before its schema is upgraded.
 
     Raises:
         FustError: the home, the port or the schema does not allow a start; nothing was changed.
@@ -65,7 +68,7 @@ def run_server(settings: Settings, *, ready: Callable[[Services, str], None]) ->
             configure_logs(settings.log.level, settings.home / "log" / "server.log")
             settings, port_note = choose_port(settings)
             database = Database(settings.database_url)
-            prepare_schema(database)
+            prepare_schema(database, settings.home / "backups" if copy_before_upgrade else None)
             services = build_services(settings, database)
             services.chosen += port_note
             first_start(services)

@@ -31,8 +31,9 @@ _STOP_TIMEOUT_S = 20.0
 @click.option("-d", "--detach", is_flag=True, help=t("Run in the background."))
 @click.option("--host", help=t("Address to listen on; anything but loopback demands a password first."))
 @click.option("--port", type=int, help=t("Port to listen on; without it 8787 or the next free one."))
+@click.option("--no-backup", is_flag=True, help=t("Upgrade the database without a copy of it."))
 @pass_cli
-def up(cli: CLI, detach: bool, host: str | None, port: int | None) -> None:
+def up(cli: CLI, detach: bool, host: str | None, port: int | None, no_backup: bool) -> None:
     """Start Fust: hub, model API and page."""
     url = find_running_server(cli.home)
     if url is not None:
@@ -44,12 +45,12 @@ def up(cli: CLI, detach: bool, host: str | None, port: int | None) -> None:
     flags = {"server.host": host, "server.port": port}
     settings = load_settings(cli.home, flags=flags)
     if detach:
-        _start_detached(cli, settings, host, port)
+        _start_detached(cli, settings, host, port, no_backup)
     else:
-        _start_here(cli, settings)
+        _start_here(cli, settings, no_backup)
 
 
-def _start_here(cli: CLI, settings: Settings) -> None:
+def _start_here(cli: CLI, settings: Settings, no_backup: bool) -> None:
     started = time.monotonic()
     from fust.app.server import run_server
 
@@ -69,7 +70,7 @@ def _start_here(cli: CLI, settings: Settings) -> None:
             click.echo(_banner(services, link, took_s))
         sys.stdout.flush()
 
-    run_server(settings, ready=ready)
+    run_server(settings, ready=ready, copy_before_upgrade=not no_backup)
 
 
 def _banner(services: Services, link: str, took_s: float) -> str:
@@ -87,18 +88,21 @@ def _banner(services: Services, link: str, took_s: float) -> str:
     )
 
 
-def _start_detached(cli: CLI, settings: Settings, host: str | None, port: int | None) -> None:
+def _start_detached(
+    cli: CLI, settings: Settings, host: str | None, port: int | None, no_backup: bool
+) -> None:
     home = settings.home
     try:
         (home / "log").mkdir(parents=True, exist_ok=True)
         out = (home / "log" / "up.out").open("w+b")
     except OSError:
         # The foreground start says exactly what is wrong with the home.
-        _start_here(cli, settings)
+        _start_here(cli, settings, no_backup)
         return
     command = [sys.executable, "-m", "fust.cli.main", "--home", str(home), "up"]
     command += ["--host", host] if host else []
     command += ["--port", str(port)] if port else []
+    command += ["--no-backup"] if no_backup else []
     with out:
         child = subprocess.Popen(
             command,
@@ -294,7 +298,7 @@ def _set_password_offline(home: Path, name: str, password: str) -> None:
     lock = open_home(home)
     try:
         database = Database(settings.database_url)
-        prepare_schema(database)
+        prepare_schema(database, home / "backups")
         accounts = Accounts(database, settings)
         if name == "admin" and not accounts.list_users():
             accounts.create_user("admin", is_admin=True)

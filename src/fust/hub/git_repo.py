@@ -20,7 +20,9 @@ from fust.core.locks import FileLock
 from fust.hub.errors import HeadMoved, entry_not_found
 from fust.hub.paths import is_commit_oid
 
-pygit2.settings.enable_fsync_gitdir(True)  # of the whole process; no other way is offered (GIT_OPT_ENABLE_FSYNC_GITDIR)
+pygit2.settings.enable_fsync_gitdir(
+    True
+)  # of the whole process; no other way is offered (GIT_OPT_ENABLE_FSYNC_GITDIR)
 _POINTER = re.compile(
     rb"\Aversion https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d{1,15})\n\Z"
 )

@@ -25,6 +25,7 @@ from fust.core.errors import FustError, InvalidInput, NotFound
 from fust.core.i18n import accepted_language
 from fust.feedback.routes import handlers as feedback_handlers
 from fust.hub.fust_routes import handlers as hub_handlers
+from fust.hub.look_routes import handlers as look_handlers
 from fust.jobs.routes import handlers as jobs_handlers
 from fust.serve.routes import handlers as serve_handlers
 from fust.wire.asgi import Scope, request_id_of
@@ -57,6 +58,7 @@ def fust_app(services: Services) -> Litestar:
         *accounts_handlers,
         *system_handlers,
         *hub_handlers,
+        *look_handlers,
         *jobs_handlers,
         *serve_handlers,
         *feedback_handlers,

@@ -27,9 +27,13 @@ from fust.hub.content import Content
 from fust.hub.errors import BadHash, RepoExists, entry_not_found
 from fust.hub.git_repo import CommitInfo, Entry, Ref
 from fust.hub.git_store import GitStore
+from fust.hub.history import CommitChanges, read_changes
+from fust.hub.preview import Look, format_of, look_at_text
+from fust.hub.preview_parquet import look_at_parquet
 from fust.hub.ref_writer import RefWriter
 from fust.hub.refs import Refs
 from fust.hub.repos import Repos
+from fust.hub.storage import StorageSums, measure_storage
 from fust.hub.summary import card_text
 from fust.hub.types import (
     AddFile,
@@ -46,6 +50,8 @@ from fust.hub.xet.tokens import Signer
 from fust.store.database import Database
 
 log = logging.getLogger(__name__)
+_LOOKS_KEPT = 32
+"""Previews in memory, at most about 0.5 MB each."""
 
 
 class Hub:
@@ -66,6 +72,7 @@ class Hub:
         self.refs = Refs(self.content, self.ref_writer, accounts)
         self.signer = Signer(accounts.signing_key())
         self._downloads: Counter[str] = Counter()
+        self._looks: dict[tuple[str, str, bool], Look] = {}
         self.find_deployment: Callable[[RepoInfo], object | None] = lambda _: None
         """Set by ``app``: the deployment (id, name, state) that serves a repo."""
 
@@ -320,7 +327,34 @@ class Hub:
             counts, self._downloads = self._downloads, Counter()
             self.repos.touch_downloads(dict(counts))
 
-    # Storage
+    # Looking
+
+    def preview(self, repo: RepoInfo, file: StoredFile) -> Look:
+        """Returns the beginning of a file as a table or a text; the same bytes are read once."""
+        key = (file.etag, format_of(file.path), file.path.lower().endswith(".gz"))
+        found = self._looks.get(key)
+        if found is None:
+            found = self._look(repo, file)
+            if len(self._looks) >= _LOOKS_KEPT:
+                self._looks.pop(next(iter(self._looks)), None)
+            self._looks[key] = found
+        return found
+
+    def _look(self, repo: RepoInfo, file: StoredFile) -> Look:
+        if format_of(file.path) == "parquet":
+            return look_at_parquet(
+                file.size, lambda start, end: b"".join(self.content.iter_bytes(repo, file, start, end))
+            )
+        return look_at_text(file.path, self.content.iter_bytes(repo, file, 0, file.size), file.size)
+
+    def read_changes(self, repo: RepoInfo, revision: str) -> CommitChanges:
+        """Returns what a commit changed, or raises RevisionNotFound."""
+        oid = self.resolve_revision(repo, revision)
+        return read_changes(self.content.open_repo(repo), oid)
+
+    def measure_storage(self) -> StorageSums:
+        """Returns what large files take, and what sharing saved."""
+        return measure_storage(self._database, self.cache)
 
 
 def _blobs_folder(url: str) -> Path:

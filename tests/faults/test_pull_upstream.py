@@ -17,6 +17,7 @@ sys.path.insert(0, str(SUPPORT))
 from bad_hub import SHA, Bad, BadHub  # noqa: E402
 from jobs_home import ADMIN, BOB  # noqa: E402
 
+from fust.accounts.rights import Asked  # noqa: E402
 from fust.accounts.service import Accounts  # noqa: E402
 from fust.core.errors import (  # noqa: E402
     Denied,
@@ -53,8 +54,8 @@ class World:
         self.database = Database(self.settings.database_url)
         Base.metadata.create_all(self.database.engine)
         self.accounts = Accounts(self.database, self.settings)
-        self.accounts.create_user("ada", is_admin=True)
-        self.accounts.create_user("bob")
+        self.accounts.users.create("ada", is_admin=True)
+        self.accounts.users.create("bob")
         self.hub = Hub(self.database, self.accounts, self.settings)
 
     def pull(self, source, *, identity=ADMIN, run_id="", settings=None, **params):
@@ -65,7 +66,7 @@ class World:
         folder = RunFolder(self.home, run_id or f"r{self.count}")
         folder.create()
         self.context = JobContext(
-            Spec("r", "pull", identity.user, identity.is_admin, wish, 1, 1), folder, settings
+            Spec("r", "pull", identity.user, Asked.of(identity), wish, 1, 1), folder, settings
         )
         return pull.run_pull(self.context)
 

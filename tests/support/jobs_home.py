@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from fust.accounts.service import Identity
+from fust.accounts.rights import Identity
 from fust.core.settings import load_settings
 from fust.jobs.kinds import Kind
 from fust.jobs.service import Jobs

@@ -90,9 +90,9 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
     from fust.wire.problems import draw_problem
 
     settings, database, accounts, serve = open_house(home, models, flags)
-    if accounts.find_user("admin") is None:
-        accounts.create_user("admin", is_admin=True)
-        accounts.create_user("reader")
+    if accounts.users.find("admin") is None:
+        accounts.users.create("admin", is_admin=True)
+        accounts.users.create("reader")
     usage = UsageWriter(database)
     serve.start()
     usage.start()
@@ -138,8 +138,8 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
             break
         await asyncio.sleep(0.02)
     tokens = {
-        "admin": accounts.create_token("admin", "test", "admin").secret,
-        "reader": accounts.create_token("reader", "test", "read").secret,
+        "admin": accounts.tokens.create("admin", "test", "admin").secret,
+        "reader": accounts.tokens.create("reader", "test", "read").secret,
     }
     print(json.dumps({"url": f"http://127.0.0.1:{port}", "tokens": tokens, "pid": os.getpid()}), flush=True)
     await stop.wait()

@@ -12,7 +12,9 @@ from sqlalchemy import select, update
 from fust.accounts.models import SignInCode, Token, User
 from fust.accounts.passwords import Limiter
 from fust.accounts.proxies import client_address
-from fust.accounts.service import ANONYMOUS, Accounts, token_in
+from fust.accounts.rights import ANONYMOUS, may
+from fust.accounts.service import Accounts
+from fust.accounts.tokens import token_in
 from fust.core.clock import utc_naive
 from fust.core.errors import Conflict, Denied, InvalidInput, NotFound, RateLimited, Unauthenticated
 from fust.core.settings import load_settings
@@ -25,8 +27,8 @@ def accounts(tmp_path: Path) -> Iterator[Accounts]:
     database = Database(settings.database_url)
     Base.metadata.create_all(database.engine)
     accounts = Accounts(database, settings)
-    accounts.create_user("admin", is_admin=True)
-    accounts.create_user("eva")
+    accounts.users.create("admin", is_admin=True)
+    accounts.users.create("eva")
     yield accounts
     database.close()
 
@@ -36,7 +38,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 
 def test_a_token_is_its_user_and_only_its_hash_is_kept(accounts: Accounts) -> None:
-    made = accounts.create_token("eva", "laptop", "write")
+    made = accounts.tokens.create("eva", "laptop", "write")
     identity = accounts.identify(bearer(made.secret))
     assert (identity.user, identity.is_admin, identity.via) == ("eva", False, "token")
     with accounts._database.read() as session:
@@ -53,82 +55,82 @@ def test_a_wrong_token_is_refused_and_none_is_nobody(accounts: Accounts) -> None
 
 
 def test_a_revoked_token_ends_at_once(accounts: Accounts) -> None:
-    made = accounts.create_token("eva", "laptop", "read")
+    made = accounts.tokens.create("eva", "laptop", "read")
     accounts.identify(bearer(made.secret))
-    accounts.revoke_token(accounts.identify(bearer(made.secret)), made.id)
+    accounts.tokens.revoke(accounts.identify(bearer(made.secret)), made.id)
     with pytest.raises(Unauthenticated):
         accounts.identify(bearer(made.secret))
 
 
 def test_nobody_revokes_anothers_token(accounts: Accounts) -> None:
-    made = accounts.create_token("admin", "server", "admin")
-    eva = accounts.identify(bearer(accounts.create_token("eva", "x", "write").secret))
+    made = accounts.tokens.create("admin", "server", "admin")
+    eva = accounts.identify(bearer(accounts.tokens.create("eva", "x", "write").secret))
     with pytest.raises(NotFound):
-        accounts.revoke_token(eva, made.id)
+        accounts.tokens.revoke(eva, made.id)
 
 
 def test_scopes_bound_an_administrators_rights(accounts: Accounts) -> None:
-    read = accounts.identify(bearer(accounts.create_token("admin", "r", "read").secret))
+    read = accounts.identify(bearer(accounts.tokens.create("admin", "r", "read").secret))
     assert not read.is_admin
     with pytest.raises(Denied):
-        accounts.check_write(read, "admin")
+        accounts.check(read, "repo.push", "admin/x")
     with pytest.raises(Denied):
         accounts.check_admin(read)
     with pytest.raises(Denied):
-        accounts.create_token("eva", "too much", "admin")
+        accounts.tokens.create("eva", "too much", "admin")
     with pytest.raises(InvalidInput):
-        accounts.create_token("eva", "x", "everything")
+        accounts.tokens.create("eva", "x", "everything")
 
 
 def test_write_needs_ownership(accounts: Accounts) -> None:
-    eva = accounts.identify(bearer(accounts.create_token("eva", "w", "write").secret))
-    accounts.check_write(eva, "EVA")
+    eva = accounts.identify(bearer(accounts.tokens.create("eva", "w", "write").secret))
+    accounts.check(eva, "repo.push", "EVA/x")
     with pytest.raises(Denied):
-        accounts.check_write(eva, "admin")
+        accounts.check(eva, "repo.push", "admin/x")
     with pytest.raises(Unauthenticated):
-        accounts.check_write(ANONYMOUS, "eva")
-    assert accounts.may_read(ANONYMOUS, "eva", private=False)
-    assert not accounts.may_read(ANONYMOUS, "eva", private=True)
-    assert accounts.may_read(eva, "eva", private=True)
+        accounts.check(ANONYMOUS, "repo.push", "eva/x")
+    assert may(ANONYMOUS, "repo.read", "eva/x", private=False)
+    assert not may(ANONYMOUS, "repo.read", "eva/x")
+    assert may(eva, "repo.read", "eva/x")
 
 
-def test_only_administrators_make_organisations(accounts: Accounts) -> None:
-    admin = accounts.identify(bearer(accounts.create_token("admin", "a", "admin").secret))
-    eva = accounts.identify(bearer(accounts.create_token("eva", "w", "write").secret))
+def test_only_administrators_make_organisations_by_the_way(accounts: Accounts) -> None:
+    admin = accounts.identify(bearer(accounts.tokens.create("admin", "a", "admin").secret))
+    eva = accounts.identify(bearer(accounts.tokens.create("eva", "w", "write").secret))
     with pytest.raises(NotFound):
-        accounts.ensure_namespace("school", eva)
-    assert accounts.ensure_namespace("School", admin) == "School"
-    assert accounts.ensure_namespace("school", eva) == "School"
+        accounts.organisations.ensure("school", by=eva)
+    assert accounts.organisations.ensure("School", by=admin) == "School"
+    assert accounts.organisations.ensure("school", by=eva) == "School"
     with pytest.raises(Conflict):
-        accounts.create_user("SCHOOL")
+        accounts.users.create("SCHOOL")
 
 
 @pytest.mark.parametrize("name", ["api", "V1", "datasets", "new", "a/b", "", "x" * 97])
 def test_reserved_and_bad_user_names(accounts: Accounts, name: str) -> None:
     with pytest.raises(InvalidInput):
-        accounts.create_user(name)
+        accounts.users.create(name)
 
 
 def test_a_link_works_once(accounts: Accounts) -> None:
-    code, life_s = accounts.create_code("eva")
+    code, life_s = accounts.sessions.create_code("eva")
     assert life_s == 600
-    secret = accounts.redeem_code(code)
+    secret = accounts.sessions.redeem_code(code)
     identity = accounts.identify({"cookie": f"a=b; fust_session={secret}"})
     assert (identity.user, identity.via) == ("eva", "session")
     with pytest.raises(Unauthenticated):
-        accounts.redeem_code(code)
+        accounts.sessions.redeem_code(code)
 
 
 def test_an_old_link_is_refused(accounts: Accounts) -> None:
-    code, _ = accounts.create_code("eva")
+    code, _ = accounts.sessions.create_code("eva")
     with accounts._database.write() as session:
         session.execute(update(SignInCode).values(expires_at=utc_naive() - timedelta(seconds=1)))
     with pytest.raises(Unauthenticated):
-        accounts.redeem_code(code)
+        accounts.sessions.redeem_code(code)
 
 
 def test_a_session_used_from_another_site_changes_nothing(accounts: Accounts) -> None:
-    secret = accounts.redeem_code(accounts.create_code("eva")[0])
+    secret = accounts.sessions.redeem_code(accounts.sessions.create_code("eva")[0])
     cookie = {"cookie": f"fust_session={secret}"}
     accounts.identify(cookie, method="GET")
     for extra in (
@@ -145,16 +147,16 @@ def test_a_session_used_from_another_site_changes_nothing(accounts: Accounts) ->
 
 def test_passwords(accounts: Accounts) -> None:
     with pytest.raises(InvalidInput):
-        accounts.set_password("eva", "short")
-    accounts.set_password("eva", "a sentence is good")
+        accounts.users.set_password("eva", "short")
+    accounts.users.set_password("eva", "a sentence is good")
     with accounts._database.read() as session:
         hashed = session.scalars(select(User.password_hash).where(User.name == "eva")).one()
     assert hashed is not None and hashed.startswith("$argon2id$")
-    old = accounts.sign_in_by_password("eva", "a sentence is good")
+    old = accounts.sessions.sign_in_by_password("eva", "a sentence is good")
     for name, password in (("eva", "wrong"), ("nobody", "a sentence is good"), ("admin", "")):
         with pytest.raises(Unauthenticated):
-            accounts.sign_in_by_password(name, password)
-    accounts.set_password("eva", "another sentence")
+            accounts.sessions.sign_in_by_password(name, password)
+    accounts.users.set_password("eva", "another sentence")
     assert accounts.identify({"cookie": f"fust_session={old}"}) == ANONYMOUS
 
 
@@ -172,8 +174,8 @@ def test_guessing_is_slowed() -> None:
 def test_weak_tokens_do_not_become_strong_sessions(accounts: Accounts) -> None:
     for user, scope in (("eva", "read"), ("admin", "read"), ("admin", "write")):
         with pytest.raises(Denied):
-            accounts.sign_in_by_token(accounts.create_token(user, "t", scope).secret)
-    assert accounts.sign_in_by_token(accounts.create_token("eva", "t", "write").secret)
+            accounts.sessions.sign_in_by_token(accounts.tokens.create(user, "t", scope).secret)
+    assert accounts.sessions.sign_in_by_token(accounts.tokens.create("eva", "t", "write").secret)
 
 
 def test_tokens_in_headers() -> None:
@@ -212,18 +214,18 @@ def test_a_wrong_proxy_setting_is_named() -> None:
 
 
 def test_guessing_from_one_place_does_not_lock_out_another(accounts: Accounts) -> None:
-    accounts.set_password("eva", "a sentence is good")
+    accounts.users.set_password("eva", "a sentence is good")
     for _ in range(10):
         with pytest.raises(Unauthenticated):
-            accounts.sign_in_by_password("eva", "wrong guess", address="6.6.6.6")
+            accounts.sessions.sign_in_by_password("eva", "wrong guess", address="6.6.6.6")
     with pytest.raises(RateLimited):
-        accounts.sign_in_by_password("eva", "a sentence is good", address="6.6.6.6")
-    assert accounts.sign_in_by_password("eva", "a sentence is good", address="1.2.3.4")
+        accounts.sessions.sign_in_by_password("eva", "a sentence is good", address="6.6.6.6")
+    assert accounts.sessions.sign_in_by_password("eva", "a sentence is good", address="1.2.3.4")
 
 
 def test_a_key_works_when_its_use_cannot_be_noted(accounts: Accounts) -> None:
     """A database that cannot be written (full disk) still lets its users read."""
-    made = accounts.create_token("eva", "laptop", "read")
+    made = accounts.tokens.create("eva", "laptop", "read")
     path = accounts._settings.home / "fust.db"
     with accounts._database.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fust.accounts.service import SYSTEM, Accounts
+from fust.accounts.rights import SYSTEM
+from fust.accounts.service import Accounts
 from fust.core.errors import Conflict, InvalidInput, NotFound, TooLarge
 from fust.core.settings import HubSettings, Settings
 from fust.hub.attributes import initial_attributes, is_ignored, is_lfs, lfs_line
@@ -36,7 +37,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     database = Database(config.database_url)
     Base.metadata.create_all(database.engine)
     accounts = Accounts(database, config)
-    accounts.create_user("admin", is_admin=True)
+    accounts.users.create("admin", is_admin=True)
     yield Hub(database, accounts, config)
     database.close()
 
@@ -207,7 +208,7 @@ def test_two_writers_of_one_branch(hub: Hub) -> None:
 
 def test_large_files_must_have_been_brought(hub: Hub, tmp_path: Path) -> None:
     one = hub.create_repo(SYSTEM, "admin/one")
-    hub._accounts.create_user("bob")
+    hub._accounts.users.create("bob")
     two = hub.create_repo(SYSTEM, "bob/two")
     source = tmp_path / "w.bin"
     source.write_bytes(b"w" * 5000)
@@ -265,7 +266,7 @@ def test_pages_of_a_list(hub: Hub) -> None:
     assert [r.name for r in first.items] == ["m0", "m1", "m2"] and first.total == 7
     second = hub.list_repos(SYSTEM, "model", sort="name", limit=3, cursor=first.next)
     assert [r.name for r in second.items] == ["m3", "m4", "m5"]
-    from fust.accounts.service import ANONYMOUS
+    from fust.accounts.rights import ANONYMOUS
 
     assert hub.list_repos(ANONYMOUS, "model").total == 3
     assert hub.list_repos(SYSTEM, "model", search="M_").total == 0, "an underscore is not a wildcard"

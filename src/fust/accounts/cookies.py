@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fust.accounts.service import COOKIE, SESSION_LIFE
+from fust.accounts.sessions import COOKIE, SESSION_LIFE
 from fust.core.settings import Settings
 
 

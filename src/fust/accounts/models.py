@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import JSON, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fust.core.clock import utc_naive
@@ -20,6 +20,8 @@ class User(Base):
     name: Mapped[str] = mapped_column(unique=True)
     full_name: Mapped[str] = mapped_column(default="")
     is_admin: Mapped[bool] = mapped_column(default=False)
+    suspended: Mapped[bool] = mapped_column(default=False)
+    """Keys and sessions are refused; what the user made stays."""
     password_hash: Mapped[str | None] = mapped_column(default=None)
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
 
@@ -34,7 +36,25 @@ class Namespace(Base):
     name: Mapped[str]
     kind: Mapped[str]
     """`user` or `org`."""
-    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    display_name: Mapped[str] = mapped_column(default="")
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    """The user whose own name it is; none for an organisation, which has members."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class Member(Base):
+    """A user's role in an organisation."""
+
+    __tablename__ = "members"
+
+    organisation: Mapped[str] = mapped_column(
+        ForeignKey("namespaces.key", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[str] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    role: Mapped[str]
+    """`read`, `write`, `admin` or `owner`; what each may is in rights.py."""
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
 
 
@@ -48,10 +68,14 @@ class Token(Base):
     name: Mapped[str]
     scope: Mapped[str]
     """`read`, `write` or `admin`; each holds those before it."""
+    repos: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    models: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    """Patterns of what a fine-grained key opens; none in both: a key without limits of its own."""
     prefix: Mapped[str]
     secret_hash: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
     last_used_at: Mapped[datetime | None] = mapped_column(default=None)
+    expires_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
 class BrowserSession(Base):

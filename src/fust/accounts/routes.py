@@ -14,7 +14,8 @@ from fust import __version__
 from fust.accounts.cookies import session_cookie
 from fust.accounts.models import User
 from fust.accounts.proxies import client_address
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity
+from fust.accounts.service import Accounts
 from fust.core.clock import iso, now
 from fust.core.errors import Denied, InvalidInput
 from fust.core.settings import Settings
@@ -118,7 +119,7 @@ def _user_info(user: User) -> UserInfo:
 
 
 def _session_user(accounts: Accounts, name: str | None) -> SessionUser | None:
-    user = accounts.find_user(name) if name else None
+    user = accounts.users.find(name) if name else None
     return SessionUser(user.name, user.is_admin, user.password_hash is not None) if user else None
 
 
@@ -134,14 +135,14 @@ def sign_in(
 ) -> Response[SessionState]:
     """Signs a browser in by code, token, or name and password; the answer sets the cookie."""
     if data.code:
-        secret = accounts.redeem_code(data.code)
+        secret = accounts.sessions.redeem_code(data.code)
     elif data.token:
-        secret = accounts.sign_in_by_token(data.token)
+        secret = accounts.sessions.sign_in_by_token(data.token)
     elif data.name and data.password:
         peer = request.client.host if request.client else ""
         forwarded = request.headers.get("x-forwarded-for", "")
         address = client_address(peer, forwarded, settings.server.trusted_proxies)
-        secret = accounts.sign_in_by_password(data.name, data.password, address=address)
+        secret = accounts.sessions.sign_in_by_password(data.name, data.password, address=address)
     else:
         raise InvalidInput(
             "Nothing to sign in with was sent.", hint="Send a code, a token, or name and password."
@@ -158,7 +159,7 @@ def sign_out(
     request: Request[Any, Any, State], accounts: Accounts, settings: Settings, identity: Identity
 ) -> Response[None]:
     """Signs this browser out."""
-    accounts.sign_out({"cookie": request.headers.get("cookie", "")})
+    accounts.sessions.sign_out({"cookie": request.headers.get("cookie", "")})
     return Response(None, status_code=204, headers={"set-cookie": session_cookie(settings, "")})
 
 
@@ -166,7 +167,7 @@ def sign_out(
 def open_link(accounts: Accounts, settings: Settings, identity: Identity) -> OpenLink:
     """A new sign-in link for the caller (one use, ten minutes)."""
     accounts.require(identity, "write")
-    code, life_s = accounts.create_code(identity.user or "")
+    code, life_s = accounts.sessions.create_code(identity.user or "")
     expires = now() + timedelta(seconds=life_s)
     return OpenLink(f"{settings.public_url}/?code={code}", iso(expires) or "")
 
@@ -175,7 +176,7 @@ def open_link(accounts: Accounts, settings: Settings, identity: Identity) -> Ope
 def list_tokens(accounts: Accounts, identity: Identity) -> TokenList:
     """The caller's tokens."""
     accounts.require(identity)
-    rows = accounts.list_tokens(identity.user or "")
+    rows = accounts.tokens.list(identity.user or "")
     return TokenList(
         [TokenInfo(t.id, t.name, t.scope, t.prefix, iso(t.created_at), iso(t.last_used_at)) for t in rows]
     )
@@ -187,7 +188,7 @@ def create_token(data: TokenRequest, accounts: Accounts, identity: Identity) -> 
     accounts.require(identity)
     if data.scope in ("write", "admin") and data.scope not in identity.scopes:
         raise Denied("A key cannot make one with more rights than it has.", hint="Use a key with that scope.")
-    made = accounts.create_token(identity.user or "", data.name, data.scope)
+    made = accounts.tokens.create(identity.user or "", data.name, data.scope)
     return TokenMade(made.id, made.name, made.scope, made.secret)
 
 
@@ -197,21 +198,21 @@ def revoke_token(
 ) -> None:
     """Revokes a token; it is refused everywhere within two seconds."""
     accounts.require(identity, "write")
-    accounts.revoke_token(identity, token_id)
+    accounts.tokens.revoke(identity, token_id)
 
 
 @get("/fust/v1/users", sync_to_thread=True)
 def list_users(accounts: Accounts, identity: Identity) -> UserList:
     """All users; for administrators."""
     accounts.check_admin(identity)
-    return UserList([_user_info(user) for user in accounts.list_users()])
+    return UserList([_user_info(user) for user in accounts.users.list()])
 
 
 @post("/fust/v1/users", sync_to_thread=True)
 def create_user(data: UserRequest, accounts: Accounts, identity: Identity) -> UserInfo:
     """Makes a user; for administrators."""
     accounts.check_admin(identity)
-    return _user_info(accounts.create_user(data.name, is_admin=data.is_admin, password=data.password))
+    return _user_info(accounts.users.create(data.name, is_admin=data.is_admin, password=data.password))
 
 
 @put("/fust/v1/users/{name:str}/password", status_code=204, sync_to_thread=True)
@@ -220,7 +221,7 @@ def set_password(name: str, data: PasswordRequest, accounts: Accounts, identity:
     accounts.require(identity, "write")
     if identity.user != name:
         accounts.check_admin(identity)
-    accounts.set_password(name, data.password)
+    accounts.users.set_password(name, data.password)
 
 
 handlers = [

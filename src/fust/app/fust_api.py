@@ -15,8 +15,8 @@ from litestar.openapi import OpenAPIConfig
 from litestar.types import ControllerRouterHandler
 
 from fust import __version__
+from fust.accounts.rights import Identity
 from fust.accounts.routes import handlers as accounts_handlers
-from fust.accounts.service import Identity
 from fust.app.openapi import PROBLEM_JSON, OpenAPIJson, options_handlers
 from fust.app.services import Services
 from fust.app.strict_json import StrictRequest

@@ -6,7 +6,7 @@ import shutil
 
 import msgspec
 
-from fust.accounts.service import Identity
+from fust.accounts.rights import Identity
 from fust.app.services import Services
 from fust.core.i18n import Language, fill
 from fust.core.units import show_size
@@ -86,7 +86,7 @@ def list_needs(services: Services, identity: Identity, language: Language) -> li
 def first_steps(services: Services, identity: Identity) -> Steps:
     """Returns which of the first four steps were taken."""
     runs = services.jobs.list_runs(identity, state="succeeded", limit=50)
-    tokens = services.accounts.list_tokens(identity.user or "")
+    tokens = services.accounts.tokens.list(identity.user or "")
     return Steps(
         pulled=any(run.kind == "pull" for run in runs),
         chatted=services.usage.has_any(identity.user or ""),

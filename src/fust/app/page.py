@@ -85,7 +85,7 @@ class Page:
         home = (self._settings.base_path + "/").encode()
         loop = asyncio.get_running_loop()
         try:
-            secret = await loop.run_in_executor(self._pool, self._accounts.redeem_code, code)
+            secret = await loop.run_in_executor(self._pool, self._accounts.sessions.redeem_code, code)
         except FustError:
             fields = [(b"location", home + b"?code_error=1"), (b"cache-control", b"no-store"), *_SECURITY]
         else:

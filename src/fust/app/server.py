@@ -130,7 +130,7 @@ def is_loopback(host: str) -> bool:
 def check_binding(services: Services) -> None:
     """Raises Denied when others could reach the server and no administrator has a password."""
     host = services.settings.server.host
-    if not is_loopback(host) and not services.accounts.has_admin_password():
+    if not is_loopback(host) and not services.accounts.users.has_admin_password():
         raise Denied(
             "Fust will not listen on {host}, where others reach it, before an administrator has a password.",
             hint="Set one with `fust passwd`, then start again.",
@@ -171,7 +171,7 @@ async def _serve(services: Services, ready: Callable[[Services, str], None]) -> 
             msgspec.json.encode(ServerFile(settings.local_url, os.getpid(), iso(now()) or "", __version__)),
             mode=0o600,
         )
-        code, _ = services.accounts.create_code(first_admin(services))
+        code, _ = services.accounts.sessions.create_code(first_admin(services))
         log.info("ready", extra={"url": settings.public_url, "pid": os.getpid(), "version": __version__})
         ready(services, f"{settings.public_url}/?code={code}")
         install_starter(services)
@@ -207,10 +207,10 @@ def compose(services: Services) -> Dispatcher:
 
 def first_admin(services: Services) -> str:
     """Returns the name of the oldest administrator."""
-    admins = [user for user in services.accounts.list_users() if user.is_admin]
-    if not admins:
+    admin = services.accounts.users.first_admin()
+    if admin is None:
         raise FustError("There is no administrator in this home.", hint="Restore it from a backup.")
-    return min(admins, key=lambda user: user.created_at).name
+    return admin.name
 
 
 def start_rooms(services: Services) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from fust.accounts.service import SYSTEM
+from fust.accounts.rights import SYSTEM
 from fust.app.services import Chosen, Services
 from fust.core.errors import Conflict, FustError
 from fust.core.files import write_atomic
@@ -28,11 +28,11 @@ _NOT_IN_REPO = frozenset({"prompts.json", "__init__.py"})
 def first_start(services: Services) -> None:
     """Makes the administrator and its token (file 0600) in an empty home; notes what was chosen and why."""
     accounts, home = services.accounts, services.settings.home
-    if not accounts.list_users():
-        accounts.create_user("admin", is_admin=True)
+    if not accounts.users.list():
+        accounts.users.create("admin", is_admin=True)
     token_file = home / "token"
     if not token_file.exists():
-        made = accounts.create_token("admin", f"first start ({token_file.name} file)", "admin")
+        made = accounts.tokens.create("admin", f"first start ({token_file.name} file)", "admin")
         write_atomic(token_file, made.secret.encode() + b"\n", mode=0o600)
         services.chosen.append(
             Chosen("token", str(token_file), "made at the first start; only you can read the file")

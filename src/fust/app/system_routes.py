@@ -12,7 +12,8 @@ from litestar import Request, get
 from litestar.datastructures import State
 
 from fust import __version__
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity
+from fust.accounts.service import Accounts
 from fust.app.doctor import run_checks
 from fust.app.needs import Need, Steps, count_things, first_steps, list_needs
 from fust.app.services import Services

@@ -300,9 +300,9 @@ def _set_password_offline(home: Path, name: str, password: str) -> None:
         database = Database(settings.database_url)
         prepare_schema(database, home / "backups")
         accounts = Accounts(database, settings)
-        if name == "admin" and not accounts.list_users():
-            accounts.create_user("admin", is_admin=True)
-        accounts.set_password(name, password)
+        if name == "admin" and not accounts.users.list():
+            accounts.users.create("admin", is_admin=True)
+        accounts.users.set_password(name, password)
         database.close()
     finally:
         lock.release()

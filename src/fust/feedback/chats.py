@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from fust.accounts.models import User
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity
+from fust.accounts.service import Accounts
 from fust.core.clock import iso, utc_naive
 from fust.core.errors import Conflict, InvalidInput, NotFound
 from fust.core.ids import new_id

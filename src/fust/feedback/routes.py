@@ -12,7 +12,7 @@ from litestar.params import Parameter
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 
-from fust.accounts.service import Identity
+from fust.accounts.rights import Identity
 from fust.core.clock import now
 from fust.core.i18n import accepted_language
 from fust.feedback.chats import Chats

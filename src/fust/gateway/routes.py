@@ -11,7 +11,8 @@ from urllib.parse import unquote
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity, may_use
+from fust.accounts.service import Accounts
 from fust.core.errors import FustError, InvalidInput, NotFound, TooLarge
 from fust.core.i18n import accepted_language
 from fust.core.settings import Settings
@@ -68,7 +69,7 @@ class Gateway:
         self._accounts = accounts
         self._pool = pool
         self.upstream = Upstream()
-        self._serving = Serving(targets, accounts, pool, self.upstream, usage, meter)
+        self._serving = Serving(targets, pool, self.upstream, usage, meter)
 
     async def close(self) -> None:
         """Closes the connections to engines."""
@@ -143,7 +144,7 @@ class Gateway:
         return [
             entry
             for entry in self._targets.list_models()
-            if self._accounts.may_read(identity, entry.owned_by, private=entry.private)
+            if may_use(identity, (entry.name, *entry.aliases), entry.repo_id, private=entry.private)
         ]
 
     def _list_models(self, exchange: Exchange) -> bytes:

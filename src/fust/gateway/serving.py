@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity, may_use
 from fust.core.clock import utc_naive
 from fust.core.errors import FustError, NotFound, Unsupported
 from fust.core.i18n import Language
@@ -110,14 +110,12 @@ class Serving:
     def __init__(
         self,
         targets: Targets,
-        accounts: Accounts,
         pool: ThreadPoolExecutor,
         upstream: Upstream,
         usage: UsageWriter,
         meter: Meter,
     ) -> None:
         self._targets = targets
-        self._accounts = accounts
         self._pool = pool
         self._upstream = upstream
         self._usage = usage
@@ -166,7 +164,7 @@ class Serving:
     async def _acquire(self, plan: Plan, identity: Identity) -> Target:
         entry = self._targets.peek(plan.model)
         # The quick way asks nothing that could wait for a disk: a known model, plainly readable, already loaded.
-        if entry is not None and (not entry.private or identity.is_admin or identity.user == entry.owned_by):
+        if entry is not None and _may_use(identity, entry):
             _check_entry(plan, entry)
             target = self._targets.acquire_now(plan.model, plan.mode)
             if target is not None:
@@ -184,7 +182,7 @@ class Serving:
 
     def _acquire_slowly(self, plan: Plan, identity: Identity) -> Target:
         entry = self._targets.find(plan.model)
-        if entry is None or not self._accounts.may_read(identity, entry.owned_by, private=entry.private):
+        if entry is None or not _may_use(identity, entry):
             raise no_model(plan.model)
         _check_entry(plan, entry)
         return self._targets.acquire(plan.model, plan.mode)
@@ -339,6 +337,10 @@ def no_model(name: str) -> NotFound:
         param="model",
         code="model_not_found",
     )
+
+
+def _may_use(identity: Identity, entry: ModelEntry) -> bool:
+    return may_use(identity, (entry.name, *entry.aliases), entry.repo_id, private=entry.private)
 
 
 def _check_entry(plan: Plan, entry: ModelEntry) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fust.accounts.service import Identity
+from fust.accounts.rights import Identity
 from fust.core.errors import InvalidInput, TooLarge
 from fust.core.settings import Settings
 from fust.hub.attributes import is_lfs, lfs_line

@@ -11,7 +11,7 @@ from litestar.datastructures import State
 from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
 
-from fust.accounts.service import Identity
+from fust.accounts.rights import Identity
 from fust.core.clock import iso
 from fust.core.i18n import Language, accepted_language, fill
 from fust.core.ids import RepoType, check_repo_type

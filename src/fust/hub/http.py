@@ -19,7 +19,8 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
-from fust.accounts.service import ANONYMOUS, Accounts, Identity
+from fust.accounts.rights import ANONYMOUS, Identity
+from fust.accounts.service import Accounts
 from fust.core.errors import FustError, InvalidInput, TooLarge
 from fust.core.i18n import accepted_language
 from fust.core.settings import Settings

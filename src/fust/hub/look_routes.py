@@ -10,7 +10,8 @@ from litestar.datastructures import State
 from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
 
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity
+from fust.accounts.service import Accounts
 from fust.core.clock import iso
 from fust.core.i18n import accepted_language, fill
 from fust.core.ids import check_repo_type

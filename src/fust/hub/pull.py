@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from fust.accounts.service import SCOPES, Accounts, Identity
+from fust.accounts.rights import SYSTEM, Identity, may
+from fust.accounts.service import Accounts
 from fust.core.errors import Denied, FustError, InvalidInput, StorageFull, UpstreamFailed
 from fust.core.files import full_disk_is_clear
 from fust.core.ids import RepoType, check_repo_type, split_repo_id
@@ -79,15 +80,18 @@ def pull_kind(accounts: Accounts, settings: Settings) -> Kind:
             wish = msgspec.convert(params, PullParams)
         except msgspec.ValidationError as error:
             raise InvalidInput("The params of the pull are not valid: {reason}.", reason=error) from None
-        owner, name = split_repo_id(wish.repo_id)
+        _, name = split_repo_id(wish.repo_id)
         wish.type = check_repo_type(wish.type)
         wish.source = check_source(wish.source or settings.pull.source)
         if wish.to:
-            target_owner, _ = split_repo_id(wish.to)
-            accounts.check_write(identity, target_owner)
+            split_repo_id(wish.to)
+            accounts.check(identity, "repo.create", wish.to, wish.type)
         else:
             accounts.require(identity, "write")
-            wish.to = wish.repo_id if accounts.owns(identity, owner) else f"{identity.user}/{name}"
+            wish.to = f"{identity.user}/{name}"
+            if may(identity, "repo.create", wish.repo_id, wish.type):
+                wish.to = wish.repo_id
+            accounts.check(identity, "repo.create", wish.to, wish.type)
         return msgspec.to_builtins(wish)
 
     return Kind("pull", "Pull {repo_id}", prepare, memory_bytes=400 * 10**6, cores=1, resumable=True)
@@ -130,7 +134,7 @@ def run_pull(context: JobContext) -> PullResult:
     )
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # its lines hold signed URLs
     is_ours = wish.source == check_source(settings.pull.source)
-    is_trusted = is_ours or context.spec.is_admin or settings.pull.allow_private_addresses
+    is_trusted = is_ours or context.spec.asked.by_admin or settings.pull.allow_private_addresses
     database = Database(settings.database_url)
     try:
         with _guard(wish.source, is_trusted=is_trusted):
@@ -192,18 +196,13 @@ class Pull:
         self._wish = wish
         self._hub = hub
         self._type: RepoType = check_repo_type(wish.type)
-        self._identity = Identity(
-            context.spec.owner,
-            context.spec.is_admin,
-            SCOPES["admin" if context.spec.is_admin else "write"],
-            None,
-            "token",
-        )
+        self._accounts = accounts
+        self._identity = accounts.of_run(context.spec.owner, context.spec.asked)
         self._upstream = Upstream(
             wish.source, token, wish.repo_id, self._type, use_xet=use_xet, say=context.say
         )
         owner, name = split_repo_id(wish.to)
-        namespace = accounts.find_namespace(owner)
+        namespace = accounts.organisations.find_name(owner)
         self._namespace = namespace.name if namespace else owner
         self._target = f"{self._namespace}/{name}"
         self._done = 0
@@ -405,6 +404,7 @@ class Pull:
         self._context.progress(
             self._total, self._total, "bytes", "Writing {repo_id}", now=True, repo_id=self._target
         )
+        self._identity = self._accounts.of_run(self._context.spec.owner, self._context.spec.asked)
         self._context.too_late_to_cancel = True  # from here on all or nothing, within moments
         repo, is_new = self._open_target(private=private)
         try:
@@ -413,7 +413,7 @@ class Pull:
             return self._hub.commit(self._identity, repo, operations, message)
         except BaseException:
             if is_new:
-                self._hub.delete_repo(self._identity, self._target, self._type)
+                self._hub.delete_repo(SYSTEM, self._target, self._type)
             raise
 
     def _open_target(self, *, private: bool) -> tuple[RepoInfo, bool]:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 from sqlalchemy.orm import Session
 
-from fust.accounts.service import SYSTEM, Accounts, Identity
+from fust.accounts.rights import SYSTEM, Identity
+from fust.accounts.service import Accounts
 from fust.core.clock import utc_naive
 from fust.hub.content import Content
 from fust.hub.git_repo import GitRepo

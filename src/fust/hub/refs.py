@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity
+from fust.accounts.service import Accounts
 from fust.core.errors import Conflict
 from fust.hub.content import Content
 from fust.hub.errors import revision_not_found
@@ -29,7 +30,7 @@ class Refs:
 
         """
         check_ref_part(branch, "branch")
-        self._accounts.check_write(identity, info.owner)
+        self._accounts.check(identity, "repo.push", info.repo_id, info.type)
         repo = self._content.open_repo(info)
         ref = f"refs/heads/{branch}"
         with repo.lock():
@@ -53,7 +54,7 @@ class Refs:
 
         """
         check_ref_part(tag, "tag")
-        self._accounts.check_write(identity, info.owner)
+        self._accounts.check(identity, "repo.push", info.repo_id, info.type)
         repo = self._content.open_repo(info)
         ref = f"refs/tags/{tag}"
         with repo.lock():
@@ -70,7 +71,7 @@ class Refs:
             Denied: it is protected.
 
         """
-        self._accounts.check_write(identity, info.owner)
+        self._accounts.check(identity, "repo.push", info.repo_id, info.type)
         repo = self._content.open_repo(info)
         with repo.lock():
             old = repo.raw_ref(ref)
@@ -88,7 +89,7 @@ class Refs:
 
         """
         check_ref_part(branch, "branch")
-        self._accounts.check_write(identity, info.owner)
+        self._accounts.check(identity, "repo.push", info.repo_id, info.type)
         repo = self._content.open_repo(info)
         ref = f"refs/heads/{branch}"
         with repo.lock():

@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Action, Identity, allows, may
+from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput
-from fust.core.ids import RepoType, check_repo_type, new_id, split_repo_id
+from fust.core.ids import REPO_TYPES, RepoType, check_repo_type, new_id, split_repo_id
 from fust.core.locks import FileLock
 from fust.hub.attributes import initial_attributes
 from fust.hub.errors import RepoExists, repo_not_found
@@ -93,7 +94,7 @@ class Repos:
     def find(self, identity: Identity, repo_type: RepoType, repo_id: str) -> RepoInfo | None:
         """Returns a repo that the caller may read, or None: a private one looks like a missing one."""
         info = self.find_row(repo_type, repo_id)
-        if info is None or not self._accounts.may_read(identity, info.owner, private=info.private):
+        if info is None or not may(identity, "repo.read", info.repo_id, info.type, private=info.private):
             return None
         return info
 
@@ -109,16 +110,16 @@ class Repos:
             raise repo_not_found(repo_id)
         return info
 
-    def get_writable(self, identity: Identity, repo_type: RepoType, repo_id: str) -> RepoInfo:
-        """Returns a repo that the caller may write to.
+    def get_for(self, identity: Identity, action: Action, repo_type: RepoType, repo_id: str) -> RepoInfo:
+        """Returns a repo with which the caller may do what ``action`` says.
 
         Raises:
             RepoNotFound: none, or the caller may not know of it.
-            Unauthenticated, Denied: it may be read but not written.
+            Unauthenticated, Denied: it may be read, and no more.
 
         """
         info = self.get(identity, repo_type, repo_id)
-        self._accounts.check_write(identity, info.owner)
+        self._accounts.check(identity, action, info.repo_id, info.type)
         return info
 
     # Listing
@@ -175,8 +176,12 @@ class Repos:
     def _visible(self, identity: Identity, query: Select[Repo]) -> Select[Repo]:
         if identity.is_admin:
             return query
-        own = [namespace.name for namespace in self._accounts.namespaces_of(identity)]
-        return query.where(or_(Repo.private.is_(False), Repo.owner.in_(own)))
+        return query.where(or_(Repo.private.is_(False), *_readable(identity)))
+
+    def count_of(self, session: Session, owner: str) -> int:
+        """Returns how many repos a name holds."""
+        query = select(func.count()).where(func.lower(Repo.owner) == owner.lower())
+        return session.scalar(query) or 0
 
     def counts(self) -> dict[str, int]:
         """Returns how many repos there are of each type."""
@@ -197,8 +202,8 @@ class Repos:
         """
         owner, name = split_repo_id(repo_id)
         self._accounts.require(identity, "write")
-        owner = self._accounts.ensure_namespace(owner, identity)
-        self._accounts.check_write(identity, owner)
+        owner = self._accounts.organisations.ensure(owner, by=identity)
+        self._accounts.check(identity, "repo.create", f"{owner}/{name}", repo_type)
         key = f"{owner}/{name}".lower()
         with FileLock(self._git.root / ".create.lock"):
             with self._database.read() as session:
@@ -218,6 +223,7 @@ class Repos:
             row.languages, row.tags, row.formats = [], [], []
             try:
                 with self._database.write() as session:
+                    self._accounts.organisations.hold(session, owner)
                     session.add(row)
                     session.flush()
                     emit(session, "repo_created", repo_id=f"{owner}/{name}", type=repo_type)
@@ -293,6 +299,28 @@ class Repos:
         """Returns repos whose ref may have moved without their row."""
         with self._database.read() as session:
             return [to_info(row) for row in session.scalars(select(Repo).where(Repo.pending))]
+
+
+def _readable(identity: Identity) -> list[ColumnElement[bool]]:
+    """Returns the conditions under which the caller sees private repos, as ``rights.may`` decides for one."""
+    if identity.user is None:
+        return []
+    owners = [owner for owner, role in identity.roles.items() if allows(role, "repo.read")]
+    readable = func.lower(Repo.owner).in_([identity.user.lower(), *owners])
+    if identity.grants is None:
+        return [readable]
+    covered: list[ColumnElement[bool]] = []
+    for repo_type in REPO_TYPES:
+        for pattern in identity.grants.patterns_for(repo_type):
+            owner, _, name = pattern.partition("/")
+            of_type = Repo.type == repo_type
+            if pattern == "*":
+                covered.append(of_type)
+            elif name == "*":
+                covered.append(and_(of_type, func.lower(Repo.owner) == owner))
+            else:
+                covered.append(and_(of_type, Repo.key == pattern))
+    return [and_(readable, or_(*covered))] if covered else []
 
 
 def _has_tag(row: Repo, tag: str) -> bool:

@@ -6,7 +6,8 @@ import inspect
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
-from fust.accounts.service import ANONYMOUS, Accounts
+from fust.accounts.rights import ANONYMOUS
+from fust.accounts.service import Accounts
 from fust.core.errors import FustError
 from fust.core.ids import check_repo_type
 from fust.core.settings import Settings

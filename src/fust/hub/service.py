@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import select
 
 from fust.accounts.models import AuditRow
-from fust.accounts.service import SYSTEM, Accounts, Identity
+from fust.accounts.rights import SYSTEM, Identity
+from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput, NotOffered
 from fust.core.ids import RepoType
 from fust.core.settings import Settings
@@ -66,6 +67,7 @@ class Hub:
         self.cache = WholeFiles(settings.home / "cache" / "files", settings.hub.whole_file_cache_bytes)
         self.cas = Cas(database, self.blobs)
         self.repos = Repos(database, accounts, self.git)
+        accounts.users.count_repos = accounts.organisations.count_repos = self.repos.count_of
         self.content = Content(database, self.git, self.blobs, self.cas, self.cache)
         self.ref_writer = RefWriter(database, self.repos, self.content, accounts)
         self.committer = Committer(self.content, self.ref_writer, settings)
@@ -117,12 +119,12 @@ class Hub:
             return self.repos.create(identity, repo_type, repo_id, private=private, sdk=sdk)
         except RepoExists:
             if exist_ok:
-                return self.repos.get_writable(identity, repo_type, repo_id)
+                return self.repos.get_for(identity, "repo.push", repo_type, repo_id)
             raise
 
     def delete_repo(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> None:
         """Deletes a repo and its history. Large files that nothing points to stay until the next cleaning."""
-        self.repos.remove(identity, self.repos.get_writable(identity, repo_type, repo_id))
+        self.repos.remove(identity, self.repos.get_for(identity, "repo.delete", repo_type, repo_id))
 
     def find_repo(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo | None:
         """Returns a repo that the caller may read, or None."""
@@ -134,7 +136,7 @@ class Hub:
 
     def get_repo_to_write(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo:
         """Returns a repo that the caller may write to, or raises."""
-        return self.repos.get_writable(identity, repo_type, repo_id)
+        return self.repos.get_for(identity, "repo.push", repo_type, repo_id)
 
     def list_repos(
         self,
@@ -249,7 +251,7 @@ class Hub:
             Unauthenticated, Denied: the caller may not write to the repo.
 
         """
-        self._accounts.check_write(identity, repo.owner)
+        self._accounts.check(self._accounts.fresh(identity), "repo.push", repo.repo_id, repo.type)
         self._check_pointers(repo, operations)
         return self.committer.commit(
             identity,

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from fust.accounts.rights import Asked
 from fust.core.errors import FustError
 from fust.core.files import write_atomic
 from fust.core.i18n import Language, fill
@@ -42,8 +43,8 @@ class Spec(msgspec.Struct, frozen=True):
     id: str
     kind: str
     owner: str
-    is_admin: bool
-    """Whether an administrator asked."""
+    asked: Asked
+    """With which rights it was asked for."""
     params: dict[str, Any]
     cores: int
     memory_bytes: int

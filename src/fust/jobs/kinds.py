@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fust.accounts.service import Identity
+from fust.accounts.rights import Identity
 
 Prepare = Callable[[Identity, dict[str, Any]], dict[str, Any]]
 

@@ -5,11 +5,32 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import JSON, BigInteger, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
+from fust.accounts.rights import Asked
 from fust.core.clock import utc_naive
 from fust.store.database import Base
+
+_ASKED = "asked"
+
+
+def put_asked(params: dict[str, Any], asked: Asked) -> dict[str, Any]:
+    """Returns a run's params with the rights of who asked for it."""
+    return {**params, _ASKED: msgspec.to_builtins(asked)}
+
+
+def get_asked(params: dict[str, Any]) -> Asked:
+    """Returns the rights with which a run was asked for; 0.1.0 kept only whether an administrator did."""
+    if _ASKED in params:
+        return msgspec.convert(params[_ASKED], Asked)
+    return Asked(by_admin=bool(params.get("asked_by_admin")))
+
+
+def visible_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns the params as they were given."""
+    return {key: value for key, value in params.items() if key not in (_ASKED, "asked_by_admin")}
 
 
 class RunRow(Base):

@@ -14,7 +14,8 @@ from litestar.params import Parameter
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity
+from fust.accounts.service import Accounts
 from fust.core.i18n import Language, accepted_language
 from fust.jobs.folder import RunFolder
 from fust.jobs.service import Jobs

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import select, update
 
-from fust.accounts.service import Identity
+from fust.accounts.rights import Asked, Identity
 from fust.core.clock import iso, utc_naive
 from fust.core.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from fust.core.i18n import Language, fill
@@ -16,7 +16,7 @@ from fust.core.settings import Settings
 from fust.core.units import show_size
 from fust.jobs.folder import Event, Fault, RunFolder
 from fust.jobs.kinds import Kind
-from fust.jobs.models import RunRow
+from fust.jobs.models import RunRow, get_asked, put_asked, visible_params
 from fust.jobs.supervisor import Supervisor, budget_of
 from fust.store.database import Database
 from fust.wire.runs import FINAL_STATES, Progress, Run
@@ -76,7 +76,7 @@ class Jobs:
             kind=kind.name,
             owner=identity.user,
             state="queued",
-            params={**checked, "asked_by_admin": identity.is_admin},
+            params=put_asked(checked, Asked.of(identity)),
             memory_bytes=kind.memory_bytes,
             cores=min(kind.cores, budget.cores),
         )
@@ -94,7 +94,7 @@ class Jobs:
         """
         with self._database.read() as session:
             row = session.get(RunRow, run_id)
-        if row is None or not (identity.is_admin or (identity.user and row.owner == identity.user)):
+        if row is None or not _may_see(identity, row):
             raise NotFound("There is no run {id!r}.", hint="`fust jobs` lists yours.", id=run_id[:50])
         return row
 
@@ -113,7 +113,7 @@ class Jobs:
         if not identity.is_admin:
             query = query.where(RunRow.owner == identity.user)
         with self._database.read() as session:
-            return list(session.scalars(query))
+            return [row for row in session.scalars(query) if _may_see(identity, row)]
 
     def cancel(self, identity: Identity, run_id: str) -> RunRow:
         """Asks for the end of a run; a queued one ends at once and never starts.
@@ -152,7 +152,7 @@ class Jobs:
             owner=row.owner,
             state=row.state,  # type: ignore[arg-type] # rows hold nothing else
             progress=self._progress(row, language),
-            params={key: value for key, value in row.params.items() if key != "asked_by_admin"},
+            params=visible_params(row.params),
             result=row.result,
             error=msgspec.convert(row.error, Fault).draw(language) if row.error else None,
             memory_bytes=row.memory_bytes,
@@ -174,3 +174,12 @@ class Jobs:
         )
         drawn = event.draw(language) if event else None
         return drawn if isinstance(drawn, Progress) else None
+
+
+def _may_see(identity: Identity, row: RunRow) -> bool:
+    """A fine-grained key sees the runs that it asked for, anybody else its own, administrators all."""
+    if identity.user is None:
+        return False
+    if identity.grants is not None:
+        return get_asked(row.params).token_id == identity.token_id
+    return identity.is_admin or row.owner == identity.user

@@ -23,7 +23,7 @@ from fust.core.settings import Settings, describe_settings
 from fust.core.units import show_size
 from fust.jobs.folder import LOCK_VARIABLE, Fault, Outcome, RunFolder, Spec, plain
 from fust.jobs.kinds import Kind
-from fust.jobs.models import RunRow
+from fust.jobs.models import RunRow, get_asked, visible_params
 from fust.store.database import Database
 from fust.store.outbox import emit
 
@@ -278,8 +278,8 @@ class Supervisor:
             id=row.id,
             kind=row.kind,
             owner=row.owner,
-            is_admin=bool(row.params.get("asked_by_admin")),
-            params={key: value for key, value in row.params.items() if key != "asked_by_admin"},
+            asked=get_asked(row.params),
+            params=visible_params(row.params),
             cores=row.cores,
             memory_bytes=row.memory_bytes,
             attempt=row.attempts + 1,

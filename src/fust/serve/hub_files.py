@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fust.accounts.service import SYSTEM
+from fust.accounts.rights import SYSTEM
 from fust.hub.service import Hub
 from fust.serve.files import TreeFile
 

@@ -7,7 +7,8 @@ from litestar import Request, delete, get, post
 from litestar.datastructures import State
 from litestar.types import ControllerRouterHandler
 
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity
+from fust.accounts.service import Accounts
 from fust.core.clock import iso
 from fust.core.i18n import Language, accepted_language
 from fust.serve.service import Deployment as Served

@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import select, update
 
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity, may, may_see_model
+from fust.accounts.service import Accounts
 from fust.core.clock import utc_naive
 from fust.core.errors import Conflict, FustError, InvalidInput, NotFound, Unsupported
 from fust.core.ids import new_id, split_repo_id
@@ -171,10 +172,11 @@ class Serve:
             Conflict: the alias is another deployment's.
         """
         self._accounts.require(identity, "write")
-        owner, _ = split_repo_id(repo_id)
+        split_repo_id(repo_id)
         private = self._files.is_private(repo_id)
-        if not self._accounts.may_read(identity, owner, private=private):
+        if not may(identity, "repo.read", repo_id, private=private):
             raise no_repo(repo_id)
+        self._accounts.check_made_for(identity, repo_id)
         commit = self._files.resolve_revision(repo_id, revision or "main")
         tree = self._files.list_files(repo_id, commit)
         model, reason = choose_file(repo_id, tree, file, self._keeper.room_bytes())
@@ -248,8 +250,8 @@ class Serve:
         """
         self._accounts.require(identity, "write")
         hosted = self._readable(identity, deployment)
-        if hosted.created_by != identity.user:
-            self._accounts.check_write(identity, hosted.owner)
+        if hosted.created_by != identity.user or identity.grants is not None:
+            self._accounts.check(identity, "repo.push", hosted.repo_id)
         self._end(hosted)
 
     def _end(self, hosted: Hosted) -> None:
@@ -281,7 +283,8 @@ class Serve:
     def _may_read(self, identity: Identity, hosted: Hosted) -> bool:
         if not self._refresh_visibility(hosted):
             return identity.is_admin  # the repo is gone; someone has to be able to stop it
-        return self._accounts.may_read(identity, hosted.owner, private=hosted.private)
+        names = [hosted.name, *([hosted.alias] if hosted.alias else [])]
+        return may_see_model(identity, names, hosted.repo_id, private=hosted.private)
 
     def _readable(self, identity: Identity, deployment: str) -> Hosted:
         with self._lock:

@@ -87,7 +87,7 @@ def delete_repo(surface: Surface, request: Request) -> Reply:
 def update_settings(surface: Surface, request: Request, type: RepoType, owner: str, name: str) -> Reply:
     """`PUT /api/{type}/{id}/settings`."""
     asked = request.decode(RepoSettings)
-    info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.repos.get_for(request.identity, "repo.settings", type, f"{owner}/{name}")
     private = asked.private
     if asked.visibility is not None:
         private = asked.visibility == "private"

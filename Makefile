@@ -30,6 +30,7 @@ test-faults: test-install
 
 test-slow: test-install
 	$(PY) -m pytest -m "slow"
+	FUST_FUZZ=10 $(PY) -m pytest tests/faults/test_fuzz_*.py
 
 bench: test-install
 	@for script in benchmarks/[a-z]*.py; do $(PY) $$script $(BENCH) || exit 1; done

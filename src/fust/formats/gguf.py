@@ -18,7 +18,12 @@ from fust.core.errors import InvalidInput
 MAX_KEYS = 10_000
 MAX_TENSORS = 200_000
 MAX_STRING_BYTES = 16 * 2**20
-MAX_ARRAY_ITEMS = 8_000_000
+MAX_ARRAY_ITEMS = 4_000_000
+"""Of all lists of a file together."""
+MAX_TEXT_BYTES = 64 * 2**20
+"""Of all texts that are kept of a file together."""
+MAX_ELEMENTS = 2**63 - 1
+"""Of a tensor, as ggml counts them."""
 MAX_DIMENSIONS = 4
 KEPT_ITEMS = 64
 """Lists up to this length are kept whole (tags, languages, heads per layer)."""
@@ -186,6 +191,7 @@ class _Reader:
     def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
         self._path, self._data, self._size = path, data, size
         self._at = 0
+        self._items = self._text = 0
 
     def header(self) -> GGUFHeader:
         if self._data[:4] != b"GGUF":
@@ -216,6 +222,8 @@ class _Reader:
             elements = 1
             for side in shape:
                 elements *= side
+            if elements > MAX_ELEMENTS:
+                raise _bad(self._path, "a tensor has more values than a file can hold")
             size = None if known is None else -(-elements // known[1]) * known[2]
             if base + offset + (size or 0) > self._size:
                 raise _bad(self._path, "it is cut off: a tensor lies beyond its end")
@@ -235,7 +243,8 @@ class _Reader:
         if kind != _ARRAY:
             return self._scalar(kind)
         item, length = self._u32(), self._u64()
-        if length > MAX_ARRAY_ITEMS or item == _ARRAY:
+        self._items += length
+        if self._items > MAX_ARRAY_ITEMS or item == _ARRAY:
             raise _bad(self._path, "a list is too long or nested")
         if length <= KEPT_ITEMS:
             return tuple(
@@ -268,7 +277,8 @@ class _Reader:
 
     def _string(self, limit: int) -> str:
         length = self._u64()
-        if length > limit or length > self._size - self._at:
+        self._text += length
+        if length > limit or length > self._size - self._at or self._text > MAX_TEXT_BYTES:
             raise _bad(self._path, "a text is longer than it may be")
         raw = self._data[self._at : self._at + length]
         self._at += length

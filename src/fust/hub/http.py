@@ -69,7 +69,7 @@ class Request:
         """
         try:
             return msgspec.json.decode(self.body or b"{}", type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput("The request's body cannot be read: {error}.", error=str(error)) from None
 
     def flag(self, name: str) -> bool:
@@ -142,8 +142,8 @@ def json_reply(value: object, status: int = 200, headers: Headers | None = None)
 
 
 def header(name: str, value: str) -> tuple[bytes, bytes]:
-    """Returns a header pair; what Latin-1 cannot hold is replaced, line ends are removed."""
-    clean = re.sub(r"[\r\n\x00]+", " ", value)
+    """Returns a header pair; what Latin-1 cannot hold is replaced, control characters are removed (RFC 9110, 5.5)."""
+    clean = re.sub(r"[\x00-\x1f\x7f]+", " ", value)
     return name.encode(), clean.encode("latin-1", "replace")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from fust.hub.types import RepoInfo, RepoPage, Sort
 from fust.store.database import Database
 from fust.store.outbox import emit
 
+MAX_WORDS = 20
+"""Words of a search that are looked for; more are ignored (SQLite takes no expression of 1000 parts)."""
 _CACHE_S = 1.0  # another process's change of a repo's row is seen within this time
 
 
@@ -142,7 +145,7 @@ class Repos:
             InvalidInput: the cursor is not one of ours.
 
         """
-        if cursor is not None and not cursor.isdigit():
+        if cursor is not None and not re.fullmatch(r"[0-9]{1,9}", cursor):
             raise InvalidInput(
                 "{cursor!r} is not a cursor.", hint="Start at the first page.", cursor=cursor[:50]
             )
@@ -152,7 +155,7 @@ class Repos:
             query = query.where(Repo.type == repo_type)
         if author:
             query = query.where(func.lower(Repo.owner) == author.lower())
-        for word in search.lower().split():
+        for word in search.lower().split()[:MAX_WORDS]:
             like = "%" + word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
             query = query.where(Repo.key.like(like, escape="\\"))
         orders = {

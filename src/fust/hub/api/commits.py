@@ -170,7 +170,7 @@ def read_commit(body: Path) -> tuple[CommitValue, list[Operation]]:
                     head = said.value
                 else:
                     operations.append(_operation(said))
-            except (msgspec.DecodeError, UnicodeError, ValueError) as error:
+            except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError) as error:
                 raise InvalidInput(
                     "Line {number} of the commit cannot be read: {error}.",
                     hint="Send one JSON object a line, the header first.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, urlencode
 
 from fust.hub.http import Headers, Request, Surface, header
@@ -28,7 +29,7 @@ def expanded(request: Request) -> list[str]:
 
 def number(text: str | None, default: int, low: int, high: int) -> int:
     """Returns a number of a query within bounds; what is not one counts as absent."""
-    if text is None or not text.isdigit() or len(text) > 9:
+    if text is None or not re.fullmatch(r"[0-9]{1,9}", text):
         return default
     return max(low, min(high, int(text)))
 

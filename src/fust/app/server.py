@@ -37,6 +37,7 @@ from fust.store.database import Database
 log = logging.getLogger(__name__)
 
 _PORTS_TRIED = 50
+_MAX_FILES = 65_536
 
 
 class ServerFile(msgspec.Struct):
@@ -154,6 +155,7 @@ async def _serve(services: Services, ready: Callable[[Services, str], None]) -> 
         http=HTTPModes.http1,
         websockets=False,
         backlog=2048,
+        backpressure=raise_file_limit() * 3 // 4,  # connections at a time; granian's own limit is the backlog
         http1_settings=HTTP1Settings(header_read_timeout=30_000),
         log_enabled=False,
         log_level=LogLevels.error,
@@ -185,6 +187,20 @@ async def _serve(services: Services, ready: Callable[[Services, str], None]) -> 
             await asyncio.wait_for(serving, timeout=5)
         await app.close()
         await loop.run_in_executor(None, stop_rooms, services)
+
+
+def raise_file_limit() -> int:
+    """Lets this process open as many files and connections as the system allows, 65,536 at most; returns how many."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses more than its own limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
 
 
 def compose(services: Services) -> Dispatcher:

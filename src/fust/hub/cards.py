@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,8 +29,8 @@ def _load(text: str) -> object:
 
     """
     depth = 0
-    events = yaml.parse(text, Loader=_Loader)  # pyright: ignore[reportUnknownMemberType]
-    for event in cast("Iterator[object]", events):
+    parse = cast("Callable[..., Iterator[object]]", yaml.parse)  # pyright: ignore[reportUnknownMemberType]
+    for event in parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed in a card")
         depth += isinstance(event, _OPENS) - isinstance(event, _CLOSES)

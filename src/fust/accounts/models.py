@@ -1,10 +1,10 @@
-"""Tables of people, names, keys and what was done."""
+"""Tables of people, names and keys."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import JSON, ForeignKey, Index
+from sqlalchemy import JSON, ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fust.core.clock import utc_naive
@@ -97,17 +97,3 @@ class SignInCode(Base):
     code_hash: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     expires_at: Mapped[datetime]
-
-
-class AuditRow(Base):
-    """Who did what to what."""
-
-    __tablename__ = "audit"
-    __table_args__ = (Index("ix_audit_subject", "subject"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    at: Mapped[datetime] = mapped_column(default=utc_naive)
-    actor: Mapped[str]
-    action: Mapped[str]
-    subject: Mapped[str]
-    detail: Mapped[str] = mapped_column(default="")

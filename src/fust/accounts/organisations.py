@@ -9,10 +9,10 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from fust.accounts.audit import note_action
 from fust.accounts.models import Member, Namespace, User
 from fust.accounts.names import check_free, oldest_admin, user_row
 from fust.accounts.rights import SYSTEM, Identity, Role, check_role, may_in, role_in
-from fust.accounts.users import Note
 from fust.core.errors import Conflict, Denied, InvalidInput, NotFound, Unauthenticated
 from fust.core.ids import check_name
 from fust.store.database import Database
@@ -42,9 +42,8 @@ class Membership:
 class Organisations:
     """The organisations of a home. Rights are checked here: rights.py says which role may what."""
 
-    def __init__(self, database: Database, note: Note, changed: Callable[[], None]) -> None:
+    def __init__(self, database: Database, changed: Callable[[], None]) -> None:
         self._database = database
-        self._note = note
         self._changed = changed
         self.count_repos: Callable[[Session, str], int] = lambda session, owner: 0
         """How many repos a name holds; the hub sets it."""
@@ -125,7 +124,7 @@ class Organisations:
             session.add(row)
             session.flush()
             session.add(Member(organisation=row.key, user_id=holder.id, role="owner"))
-            self._note(session, by, "org.create", name, holder.name)
+            note_action(session, by, "org.create", f"org:{name}", owner=holder.name)
         self._changed()
         return Organisation(row.name, row.display_name, row.created_at, 1)
 
@@ -136,7 +135,7 @@ class Organisations:
             row = _row(session, name)
             _check(by, may_in(by, "org.settings", name), row.name, "admin")
             row.display_name = shown
-            self._note(session, by, "org.rename", row.name, shown)
+            note_action(session, by, "org.rename", f"org:{row.name}", display_name=shown)
         return self.get(name)
 
     def remove(self, name: str, *, by: Identity) -> None:
@@ -159,7 +158,7 @@ class Organisations:
                     count=count,
                 )
             session.delete(row)
-            self._note(session, by, "org.delete", row.name, "")
+            note_action(session, by, "org.delete", f"org:{row.name}")
             emit(session, "organisation_removed", organisation=row.name)
         self._changed()
 
@@ -183,11 +182,11 @@ class Organisations:
             if member is None:
                 member = Member(organisation=row.key, user_id=user.id, role=wanted)
                 session.add(member)
-                self._note(session, by, "org.member", row.name, f"{user.name}: {wanted}")
+                note_action(session, by, "org.member", f"org:{row.name}", user=user.name, role=wanted)
             elif member.role != wanted:
                 _check_owner_left(session, row, member)
                 member.role = wanted
-                self._note(session, by, "org.member", row.name, f"{user.name}: {wanted}")
+                note_action(session, by, "org.member", f"org:{row.name}", user=user.name, role=wanted)
             session.flush()
             made = Membership(user.name, user.full_name, wanted, member.created_at)
         self._changed()
@@ -215,7 +214,7 @@ class Organisations:
                 self._check_member_change(by, row.name, "read", member)
             _check_owner_left(session, row, member)
             session.delete(member)
-            self._note(session, by, "org.member", row.name, f"{user.name}: -")
+            note_action(session, by, "org.remove_member", f"org:{row.name}", user=user.name)
         self._changed()
 
     def _check_member_change(self, by: Identity, name: str, wanted: Role, member: Member | None) -> None:

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from fust.core.errors import InvalidInput
+from fust.wire.asgi import TRUSTED_PROXIES, current_request, headers_of
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -49,6 +50,15 @@ def client_address(peer: str, forwarded_for: str, trusted: Sequence[str]) -> str
             break
         address = hop
     return address
+
+
+def caller_address() -> str:
+    """Returns the address of the client whose request is being answered; empty outside of one."""
+    scope = current_request.get()
+    if scope is None or not scope.get("client"):
+        return ""
+    forwarded = headers_of(scope).get("x-forwarded-for", "")
+    return client_address(scope["client"][0], forwarded, scope.get(TRUSTED_PROXIES, ()))
 
 
 def _is_address(value: str) -> bool:

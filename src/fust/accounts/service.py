@@ -12,7 +12,7 @@ from datetime import timedelta
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from fust.accounts.models import AuditRow, BrowserSession, Token, User
+from fust.accounts.models import BrowserSession, Token, User
 from fust.accounts.organisations import Organisations, fine_grained
 from fust.accounts.rights import (
     ANONYMOUS,
@@ -51,10 +51,10 @@ class Accounts:
         self._signing_key: bytes | None = None
         self.generation = 0
         """Grows with every change made by this process; caches above are void when it does."""
-        self.users = Users(database, self.audit, self.forget)
-        self.organisations = Organisations(database, self.audit, self.forget)
-        self.tokens = Tokens(database, self.audit, self.forget)
-        self.sessions = Sessions(database, self.users, self._token_identity, self.audit, self.forget)
+        self.users = Users(database, self.forget)
+        self.organisations = Organisations(database, self.forget)
+        self.tokens = Tokens(database, self.forget)
+        self.sessions = Sessions(database, self.users, self._token_identity, self.forget)
 
     # Identity
 
@@ -271,13 +271,7 @@ class Accounts:
                 repo_id=repo_id,
             )
 
-    # Audit and signing
-
-    def audit(
-        self, session: Session, identity: Identity, action: str, subject: str, detail: str = ""
-    ) -> None:
-        """Adds a line to the audit in the transaction of what it tells of."""
-        session.add(AuditRow(actor=identity.user or "", action=action, subject=subject, detail=detail))
+    # Signing
 
     def signing_key(self) -> bytes:
         """Returns the 32 bytes that sign short-lived tokens; made at first use, kept beside the database (0600)."""

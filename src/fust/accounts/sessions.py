@@ -17,7 +17,7 @@ from fust.accounts.models import BrowserSession, SignInCode, User
 from fust.accounts.names import user_row
 from fust.accounts.rights import Identity
 from fust.accounts.tokens import digest_of
-from fust.accounts.users import Note, Users
+from fust.accounts.users import Users
 from fust.core.clock import utc_naive
 from fust.core.errors import Denied, Unauthenticated
 from fust.core.settings import Settings
@@ -38,13 +38,11 @@ class Sessions:
         database: Database,
         users: Users,
         identify_token: Callable[[str], Identity | None],
-        note: Note,
         changed: Callable[[], None],
     ) -> None:
         self._database = database
         self._users = users
         self._identify_token = identify_token
-        self._note = note
         self._changed = changed
         self._limiter = passwords.Limiter()
 

@@ -12,11 +12,11 @@ from datetime import datetime
 from sqlalchemy import select
 
 from fust.accounts import passwords
+from fust.accounts.audit import note_action
 from fust.accounts.models import Token, User
 from fust.accounts.names import user_row
 from fust.accounts.rights import SYSTEM, Identity, Scope, check_scope, make_grants
-from fust.accounts.users import Note
-from fust.core.clock import utc_naive
+from fust.core.clock import iso, utc_naive
 from fust.core.errors import Conflict, Denied, InvalidInput, NotFound
 from fust.core.ids import new_id
 from fust.store.database import Database
@@ -55,9 +55,8 @@ def token_in(headers: Mapping[str, str]) -> str | None:
 class Tokens:
     """The tokens of a home."""
 
-    def __init__(self, database: Database, note: Note, changed: Callable[[], None]) -> None:
+    def __init__(self, database: Database, changed: Callable[[], None]) -> None:
         self._database = database
-        self._note = note
         self._changed = changed
 
     def create(
@@ -123,7 +122,18 @@ class Tokens:
                 raise Conflict("The chosen value is a key already.", hint="Choose another.")
             row.user_id = user.id
             session.add(row)
-            self._note(session, by, "token.create", user.name, f"{row.id} {name} ({wanted})")
+            note_action(
+                session,
+                by,
+                "token.create",
+                f"token:{row.id}",
+                user=user.name,
+                name=name,
+                scope=wanted,
+                repos=" ".join(row.repos) if row.repos else None,
+                models=" ".join(row.models) if row.models else None,
+                expires_at=iso(expires_at),
+            )
         return NewToken(row.id, name, wanted, secret)
 
     def list(self, user_name: str) -> list[Token]:
@@ -154,7 +164,9 @@ class Tokens:
                     "There is no token {id!r}.", hint="`fust tokens` lists yours.", id=token_id[:50]
                 )
             session.delete(token)
-            self._note(session, identity, "token.revoke", user.name, f"{token.id} {token.name}")
+            note_action(
+                session, identity, "token.revoke", f"token:{token.id}", user=user.name, name=token.name
+            )
         self._changed()
 
 

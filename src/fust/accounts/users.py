@@ -8,6 +8,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from fust.accounts import passwords
+from fust.accounts.audit import note_action
 from fust.accounts.models import BrowserSession, Member, Namespace, User
 from fust.accounts.names import check_free, oldest_admin, user_row
 from fust.accounts.rights import SYSTEM, Identity
@@ -16,16 +17,12 @@ from fust.core.ids import new_id
 from fust.store.database import Database
 from fust.store.outbox import emit
 
-Note = Callable[[Session, Identity, str, str, str], None]
-"""Writes into the audit, in the transaction of what it tells of: who, action, subject, detail."""
-
 
 class Users:
     """The users of a home."""
 
-    def __init__(self, database: Database, note: Note, changed: Callable[[], None]) -> None:
+    def __init__(self, database: Database, changed: Callable[[], None]) -> None:
         self._database = database
-        self._note = note
         self._changed = changed
         self.count_repos: Callable[[Session, str], int] = lambda session, owner: 0
         """How many repos a name holds; the hub sets it."""
@@ -55,7 +52,7 @@ class Users:
             session.add(user)
             session.flush()
             session.add(Namespace(key=name.lower(), name=name, kind="user", owner_id=user.id))
-            self._note(session, by, "user.create", name, "administrator" if is_admin else "")
+            note_action(session, by, "user.create", f"user:{name}", is_admin=is_admin)
         return user
 
     def get(self, name: str) -> User:
@@ -111,15 +108,15 @@ class Users:
             user = user_row(session, name)
             if full_name is not None and full_name != user.full_name:
                 user.full_name = _check_full_name(full_name)
-                self._note(session, by, "user.rename", user.name, user.full_name)
+                note_action(session, by, "user.rename", f"user:{user.name}", full_name=user.full_name)
             if is_admin is not None and is_admin != user.is_admin:
                 user.is_admin = is_admin
-                self._note(session, by, "user.admin", user.name, "yes" if is_admin else "no")
+                note_action(session, by, "user.admin", f"user:{user.name}", is_admin=is_admin)
             if suspended is not None and suspended != user.suspended:
                 user.suspended = suspended
                 if suspended:
                     session.execute(delete(BrowserSession).where(BrowserSession.user_id == user.id))
-                self._note(session, by, "user.suspend" if suspended else "user.resume", user.name, "")
+                note_action(session, by, "user.suspend" if suspended else "user.resume", f"user:{user.name}")
             session.flush()
             _check_admin_left(session)
         self._changed()
@@ -148,7 +145,7 @@ class Users:
             session.delete(user)
             session.flush()
             _check_admin_left(session)
-            self._note(session, by, "user.delete", user.name, "")
+            note_action(session, by, "user.delete", f"user:{user.name}")
             emit(session, "user_removed", user=user.name, id=user.id)
         self._changed()
 
@@ -159,7 +156,7 @@ class Users:
             user = user_row(session, name)
             user.password_hash = hashed
             session.execute(delete(BrowserSession).where(BrowserSession.user_id == user.id))
-            self._note(session, by, "user.password", user.name, "")
+            note_action(session, by, "user.password", f"user:{user.name}")
         self._changed()
 
     def has_admin_password(self) -> bool:

@@ -16,7 +16,7 @@ from fust.accounts.service import Accounts
 from fust.core.errors import FustError
 from fust.gateway.routes import Gateway
 from fust.hub.routes import HubApp
-from fust.wire.asgi import Receive, Scope, Send, headers_of, request_id_of
+from fust.wire.asgi import TRUSTED_PROXIES, Receive, Scope, Send, current_request, headers_of, request_id_of
 from fust.wire.problems import draw_problem
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Dispatcher:
         hub: HubApp,
         page: ASGIApp,
         base_path: str,
+        trusted_proxies: tuple[str, ...],
         registry: CollectorRegistry,
         healthy: Callable[[], bool],
         accounts: Accounts,
@@ -51,6 +52,7 @@ class Dispatcher:
     ) -> None:
         self._fust, self._model, self._hub, self._page = fust, model, hub, page
         self._base = base_path.encode()
+        self._trusted = trusted_proxies
         self._registry = registry
         self._healthy = healthy
         self._accounts, self._pool = accounts, pool
@@ -90,6 +92,8 @@ class Dispatcher:
         scope["raw_path"] = raw
         scope["root_path"] = ""
         surface, app = self._surface(raw)
+        scope[TRUSTED_PROXIES] = self._trusted
+        current_request.set(scope)
         request_id_of(scope)  # made here, so that every surface and the log name the same one
         await self._measured(surface, app, scope, receive, send)
 

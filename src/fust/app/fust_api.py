@@ -15,6 +15,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.types import ControllerRouterHandler
 
 from fust import __version__
+from fust.accounts.audit_routes import handlers as audit_handlers
 from fust.accounts.rights import Identity
 from fust.accounts.routes import handlers as accounts_handlers
 from fust.app.openapi import PROBLEM_JSON, OpenAPIJson, options_handlers
@@ -45,6 +46,7 @@ def fust_app(services: Services) -> Litestar:
 
     held: dict[str, object] = {
         "accounts": services.accounts,
+        "database": services.database,
         "hub": services.hub,
         "jobs": services.jobs,
         "serve": services.serve,
@@ -56,6 +58,7 @@ def fust_app(services: Services) -> Litestar:
     dependencies["identity"] = Provide(identity, sync_to_thread=True)
     routes: list[ControllerRouterHandler] = [
         *accounts_handlers,
+        *audit_handlers,
         *system_handlers,
         *hub_handlers,
         *look_handlers,

@@ -177,8 +177,8 @@ def _copy_before(database: Database, current: str, copies: Path) -> Path:
     return copies / name
 
 
-def migrate(database: Database) -> None:
-    """Runs the missing migrations, all in one transaction: a failure or a kill leaves the schema as it was."""
+def migrate(database: Database, to: str = "head") -> None:
+    """Runs the missing migrations up to a revision, all in one transaction: a failure or a kill leaves the schema as it was."""
     from alembic import command
     from alembic.config import Config
 
@@ -187,7 +187,7 @@ def migrate(database: Database) -> None:
     with database.engine.connect() as connection, _rows_stay(database, connection):
         config.attributes["connection"] = connection
         with contextlib.redirect_stdout(None):
-            command.upgrade(config, "head")
+            command.upgrade(config, to)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,9 @@ from typing import Any
 import msgspec
 
 from fust import __version__
+from fust.accounts.audit import note_action
 from fust.accounts.proxies import trusted_networks
+from fust.accounts.rights import SYSTEM
 from fust.app.asgi import Dispatcher
 from fust.app.doctor import port_is_free
 from fust.app.fust_api import fust_app
@@ -214,6 +216,7 @@ def compose(services: Services) -> Dispatcher:
         hub=hub_app(services.hub, services.accounts, settings, pool),
         page=Page(services.accounts, settings, pool),
         base_path=settings.base_path,
+        trusted_proxies=settings.server.trusted_proxies,
         registry=services.registry,
         healthy=lambda: not services.stopping,
         accounts=services.accounts,
@@ -237,6 +240,8 @@ def start_rooms(services: Services) -> None:
     services.jobs.start()
     services.serve.start()
     services.usage.start()
+    with services.database.write() as session:
+        note_action(session, SYSTEM, "server.start", "server", version=__version__)
 
 
 def stop_rooms(services: Services) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -20,6 +19,7 @@ from fust.serve.hub_files import HubFiles
 from fust.serve.service import Serve
 from fust.store.database import Database
 from fust.store.outbox import Outbox
+from fust.wire.asgi import RequestPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Services:
     serve: Serve
     usage: UsageWriter
     chats: Chats
-    pool: ThreadPoolExecutor
+    pool: RequestPool
     registry: CollectorRegistry
     started_at: datetime = field(default_factory=now)
     chosen: list[Chosen] = field(default_factory=lambda: [])
@@ -71,6 +71,6 @@ def build_services(settings: Settings, database: Database) -> Services:
         serve=serve,
         usage=UsageWriter(database),
         chats=Chats(database, accounts),
-        pool=ThreadPoolExecutor(settings.server.blocking_threads, thread_name_prefix="fust-blocking"),
+        pool=RequestPool(settings.server.blocking_threads, thread_name_prefix="fust-blocking"),
         registry=CollectorRegistry(),
     )

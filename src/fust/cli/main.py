@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("fust.cli.jobs:jobs", "List runs, follow one or cancel it."),
     "tokens": ("fust.cli.tokens:tokens", "List, make and revoke your keys."),
     "users": ("fust.cli.tokens:users", "List and add people."),
+    "audit": ("fust.cli.audit:audit", "See who did what, export it, and check that nothing was changed."),
 }
 
 

@@ -14,6 +14,8 @@ import msgspec
 
 from fust.client.http import ClientError, Event, Transport
 from fust.client.types import (
+    AuditPage,
+    AuditVerdict,
     ChatDelta,
     Deployment,
     DeploymentList,
@@ -88,6 +90,20 @@ class Client:
     def set_password(self, name: str, password: str) -> None:
         """Sets a person's password."""
         self._http.request("PUT", f"/fust/v1/users/{quote(name, safe='')}/password", {"password": password})
+
+    # Audit
+
+    def list_audit(self, **query: str | int) -> AuditPage:
+        """Returns a page of the audit, newest first; ``query``: actor, action, subject, text, since, until, limit, cursor."""
+        return self._get("/fust/v1/audit?" + urlencode(query), AuditPage)
+
+    def verify_audit(self) -> AuditVerdict:
+        """Returns what walking the chain of the audit found."""
+        return self._get("/fust/v1/audit/verify", AuditVerdict)
+
+    def export_audit(self, **query: str) -> Generator[bytes]:
+        """Yields the lines of an export (``format``: jsonl or csv) with what ``list_audit`` filters by."""
+        return self._http.lines("GET", "/fust/v1/audit/export?" + urlencode(query))
 
     # Repos
 

@@ -86,6 +86,18 @@ class Transport:
         finally:
             connection.close()
 
+    def lines(self, method: str, path: str) -> Generator[bytes]:
+        """Yields the lines of a good answer as they come."""
+        connection, response = self._send(method, path, None, {})
+        try:
+            yield from response
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._gone(error) from error
+        finally:
+            connection.close()
+
     def _send(
         self, method: str, path: str, body: object, headers: Mapping[str, str]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:

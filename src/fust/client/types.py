@@ -138,6 +138,49 @@ class TokenList(msgspec.Struct):
     items: list[Token]
 
 
+class AuditEntry(msgspec.Struct):
+    """Who did what to what (administrators only)."""
+
+    seq: int
+    at: str
+    actor: str
+    action: str
+    subject: str
+    address: str
+    detail: dict[str, str | int | bool]
+    hash: str
+
+
+class AuditPage(msgspec.Struct):
+    """Entries of the audit, newest first."""
+
+    items: list[AuditEntry]
+    next: str | None = None
+
+
+class AuditHead(msgspec.Struct):
+    """The last good entry."""
+
+    seq: int
+    hash: str
+
+
+class AuditBreak(msgspec.Struct):
+    """The first entry that is not what was written."""
+
+    seq: int
+    reason: str
+
+
+class AuditVerdict(msgspec.Struct):
+    """What walking the chain of the audit found."""
+
+    ok: bool
+    entries: int
+    head: AuditHead | None = None
+    broken: AuditBreak | None = None
+
+
 class User(msgspec.Struct):
     """A person."""
 

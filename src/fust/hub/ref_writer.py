@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 from sqlalchemy.orm import Session
 
+from fust.accounts.audit import note_action
 from fust.accounts.rights import SYSTEM, Identity
-from fust.accounts.service import Accounts
 from fust.core.clock import utc_naive
 from fust.hub.content import Content
 from fust.hub.git_repo import GitRepo
@@ -40,11 +40,10 @@ class RefJournal(msgspec.Struct):
 class RefWriter:
     """Writes refs of all repos."""
 
-    def __init__(self, database: Database, repos: Repos, content: Content, accounts: Accounts) -> None:
+    def __init__(self, database: Database, repos: Repos, content: Content) -> None:
         self._database = database
         self._repos = repos
         self._content = content
-        self._accounts = accounts
 
     def apply(
         self,
@@ -119,9 +118,8 @@ class RefWriter:
             for update in updates:
                 if update.ref == MAIN and update.new:
                     refresh(row, repo, update.new)
-                self._accounts.audit(
-                    session, identity, action, f"{info.type}:{info.repo_id}", _told(update)[:500]
-                )
+                subject = f"{info.type}:{info.repo_id}"
+                note_action(session, identity, action, subject, ref=update.ref, oid=update.new or "deleted")
                 _emit(session, info, update)
             if also is not None:
                 also(session)
@@ -168,12 +166,6 @@ def refresh(row: Repo, repo: GitRepo, oid: str) -> None:
     row.library = card.library
     row.tags = card.tags
     row.description = card.description
-
-
-def _told(update: RefUpdate) -> str:
-    if update.ref == MAIN and update.new:
-        return update.new
-    return f"{update.ref} {update.new or 'deleted'}"
 
 
 def _emit(session: Session, info: RepoInfo, update: RefUpdate) -> None:

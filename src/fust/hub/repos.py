@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from fust.accounts.audit import note_action
 from fust.accounts.rights import Action, Identity, allows, may
 from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput
@@ -230,7 +231,8 @@ class Repos:
                     session.add(row)
                     session.flush()
                     emit(session, "repo_created", repo_id=f"{owner}/{name}", type=repo_type)
-                    self._accounts.audit(session, identity, "repo.create", f"{repo_type}:{owner}/{name}")
+                    subject = f"{repo_type}:{owner}/{name}"
+                    note_action(session, identity, "repo.create", subject, private=private)
             except IntegrityError as error:
                 raise _exists(repo_type, owner, name) from error
         self.forget()
@@ -241,7 +243,7 @@ class Repos:
         with self._database.write() as session:
             session.execute(delete(Repo).where(Repo.id == info.id))
             emit(session, "repo_deleted", repo_id=info.repo_id, type=info.type)
-            self._accounts.audit(session, identity, "repo.delete", f"{info.type}:{info.repo_id}")
+            note_action(session, identity, "repo.delete", f"{info.type}:{info.repo_id}")
         self._git.remove(info.type, info.owner, info.name)
         self.forget()
 
@@ -263,7 +265,15 @@ class Repos:
                 row.gated = gated
             if protected is not None:
                 row.protected = protected
-            self._accounts.audit(session, identity, "repo.settings", f"{info.type}:{info.repo_id}")
+            note_action(
+                session,
+                identity,
+                "repo.settings",
+                f"{info.type}:{info.repo_id}",
+                private=private,
+                gated=gated,
+                protected=None if protected is None else " ".join(protected),
+            )
         self.forget()
         return to_info(row)
 

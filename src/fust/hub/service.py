@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import select
-
-from fust.accounts.models import AuditRow
+from fust.accounts.audit import did_ever
 from fust.accounts.rights import SYSTEM, Identity
 from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput, NotOffered
@@ -69,7 +67,7 @@ class Hub:
         self.repos = Repos(database, accounts, self.git)
         accounts.users.count_repos = accounts.organisations.count_repos = self.repos.count_of
         self.content = Content(database, self.git, self.blobs, self.cas, self.cache)
-        self.ref_writer = RefWriter(database, self.repos, self.content, accounts)
+        self.ref_writer = RefWriter(database, self.repos, self.content)
         self.committer = Committer(self.content, self.ref_writer, settings)
         self.refs = Refs(self.content, self.ref_writer, accounts)
         self.signer = Signer(accounts.signing_key())
@@ -313,11 +311,7 @@ class Hub:
 
     def has_pushed(self, identity: Identity) -> bool:
         """Returns whether the caller ever sent a commit with a client of its own."""
-        with self._database.read() as session:
-            query = select(AuditRow.id).where(
-                AuditRow.actor == (identity.user or ""), AuditRow.action == "repo.push"
-            )
-            return session.scalars(query.limit(1)).first() is not None
+        return did_ever(self._database, identity.user or "", "repo.push")
 
     def note_download(self, repo: RepoInfo) -> None:
         """Counts a download; written to the rows by ``flush_downloads``."""

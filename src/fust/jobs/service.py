@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import select, update
 
+from fust.accounts.audit import note_action
 from fust.accounts.rights import Asked, Identity
 from fust.core.clock import iso, utc_naive
 from fust.core.errors import Conflict, InvalidInput, NotFound, Unauthenticated
@@ -82,6 +83,7 @@ class Jobs:
         )
         with self._database.write() as session:
             session.add(row)
+            note_action(session, identity, "run.create", f"run:{row.id}", kind=row.kind)
         self._supervisor.wake()
         return row
 
@@ -134,6 +136,7 @@ class Jobs:
                 )
                 .values(cancel_at=utc_naive())
             )
+            note_action(session, identity, "run.cancel", f"run:{run_id}", kind=row.kind)
         self._supervisor.wake()
         return self.get(identity, run_id)
 

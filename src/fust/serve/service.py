@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import select, update
 
-from fust.accounts.rights import Identity, may, may_see_model
+from fust.accounts.audit import note_action
+from fust.accounts.rights import SYSTEM, Identity, may, may_see_model
 from fust.accounts.service import Accounts
 from fust.core.clock import utc_naive
 from fust.core.errors import Conflict, FustError, InvalidInput, NotFound, Unsupported
@@ -196,6 +197,9 @@ class Serve:
             row.file, row.revision, row.size_bytes = model.path, commit, model.size_bytes
             row.pinned = pin or bool(row.pinned)
             row.reason = msgspec.json.encode(reason).decode()
+            note_action(
+                session, identity, "deployment.start", f"deployment:{name}", revision=commit, file=model.path
+            )
             session.flush()
             fresh = Hosted.of(row)
         hosted = self._adopt(fresh, changed=changed)
@@ -252,13 +256,14 @@ class Serve:
         hosted = self._readable(identity, deployment)
         if hosted.created_by != identity.user or identity.grants is not None:
             self._accounts.check(identity, "repo.push", hosted.repo_id)
-        self._end(hosted)
+        self._end(identity, hosted)
 
-    def _end(self, hosted: Hosted) -> None:
+    def _end(self, identity: Identity, hosted: Hosted) -> None:
         with self._database.write() as session:
             row = session.get(DeploymentRow, hosted.id)
             if row is not None:
                 session.delete(row)
+                note_action(session, identity, "deployment.stop", f"deployment:{hosted.name}")
         with self._lock:
             hosted.deleted = True
             self._hosted.pop(hosted.id, None)
@@ -304,7 +309,7 @@ class Serve:
         with self._lock:
             gone = [hosted for hosted in self._hosted.values() if hosted.repo_id == body.get("repo_id")]
         for hosted in gone:
-            self._end(hosted)
+            self._end(SYSTEM, hosted)
 
     def _view(self, hosted: Hosted) -> Deployment:
         with self._lock:

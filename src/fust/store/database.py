@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from fust.core.errors import StorageFull, Unavailable
+
+_LAST = "fust.at_end"
 
 
 class Base(DeclarativeBase):
@@ -57,6 +59,8 @@ class Database:
                 if self.is_sqlite:
                     session.connection(execution_options={"fust_immediate": True})
                 yield session
+                for finish in session.info.pop(_LAST, ()):
+                    finish(session)
                 session.commit()
         except BaseException:
             session.rollback()
@@ -77,6 +81,13 @@ class Database:
     def close(self) -> None:
         """Closes all connections."""
         self.engine.dispose()
+
+
+def at_end(session: Session, finish: Callable[[Session], None]) -> None:
+    """Calls ``finish`` as the last thing of a write transaction, when its block ended well: for what takes a lock that
+    all writers want, and therefore must be held as short as possible.
+    """
+    session.info.setdefault(_LAST, []).append(finish)
 
 
 @contextlib.contextmanager

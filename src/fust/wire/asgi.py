@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 from fust.core.ids import new_id
 
@@ -13,7 +15,24 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 REQUEST_ID = "fust.request_id"
+TRUSTED_PROXIES = "fust.trusted_proxies"
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+current_request: contextvars.ContextVar[Scope | None] = contextvars.ContextVar(
+    "current_request", default=None
+)
+"""The request that is being answered; None outside of one. Set by the dispatcher; what blocks sees it through
+``RequestPool`` (Litestar's own threads see it too)."""
+
+
+class RequestPool(ThreadPoolExecutor):
+    """Threads that know on whose behalf they work: each call runs in the context of the one that asked for it."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Calls ``fn`` in a thread, as ThreadPoolExecutor does."""
+        return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
 
 
 def headers_of(scope: Scope) -> dict[str, str]:

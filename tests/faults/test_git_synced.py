@@ -26,7 +26,7 @@ print("COMMIT", flush=True)
 head = repo.find_ref("refs/heads/main")
 editor = TreeEditor(repo.git, repo.tree_of(head))
 editor.put("b.txt", repo.write_blob(b"bytes of b"))
-repo.move_ref("refs/heads/main", head, repo.write_commit(editor.write(), [head], "b", "admin"))
+repo.swap_ref("refs/heads/main", head, repo.write_commit(editor.write(), [head], "b", "admin"))
 """
 
 

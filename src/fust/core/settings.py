@@ -56,6 +56,10 @@ class HubSettings:
     """Largest file kept in git itself; larger ones are large files."""
     max_commit_body_bytes: int = 256 * 10**6
     """Largest body of one commit request."""
+    max_push_bytes: int = 4 * 10**9
+    """Largest push of git itself; what git-lfs uploads is not counted."""
+    lfs_part_bytes: int = 10**9
+    """Files larger than this come in parts of so many bytes from clients that can (`multipart`)."""
     max_file_bytes: int = 2 * 10**12
     """Largest single file."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import BinaryIO, Literal, Protocol
 from fust.core.files import fsync_folder, full_disk_is_clear
 
 Kind = Literal["lfs", "xorbs"]
+PARTS_LIFE_S = 24 * 3600.0
 
 
 class BlobStore(Protocol):
@@ -95,6 +97,15 @@ class LocalBlobs:
         for folder, _, names in os.walk(self.root / kind):
             for name in names:
                 yield name, os.stat(os.path.join(folder, name)).st_size
+
+    def clean_parts(self) -> int:
+        """Removes uploads in parts that nobody went on with for a day; returns how many."""
+        removed = 0
+        for folder in (self.root / "parts").glob("*"):
+            if time.time() - folder.stat().st_mtime > PARTS_LIFE_S:
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += 1
+        return removed
 
     def clean_temporaries(self) -> int:
         """Removes what processes that are gone left behind; returns how many files. Live ones keep theirs."""

@@ -96,3 +96,9 @@ class BadRef(InvalidInput):
     """A ref that nobody may write to."""
 
     code = "bad_ref"
+
+
+class BadPush(InvalidInput):
+    """A push that brings what a repo here cannot hold."""
+
+    code = "bad_push"

@@ -174,6 +174,10 @@ class GitRepo:
 
     # Objects
 
+    def add_objects(self, folder: Path) -> None:
+        """Lets this opened repository see the objects of another folder too."""
+        self.git.odb.add_disk_alternate(str(folder))
+
     def write_blob(self, data: bytes) -> str:
         """Keeps bytes and returns their oid."""
         return str(self.git.create_blob(data))

@@ -42,7 +42,6 @@ class GitStore:
             with full_disk_is_clear(path):
                 git = pygit2.init_repository(str(temporary), bare=True, initial_head="main")
                 config = git.config
-                config["http.receivepack"] = False
                 config["uploadpack.allowFilter"] = True
                 config["uploadpack.allowAnySHA1InWant"] = True
                 config["gc.auto"] = 0

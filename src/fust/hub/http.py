@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
@@ -34,6 +34,7 @@ Headers = list[tuple[bytes, bytes]]
 T = TypeVar("T")
 
 JSON = (b"content-type", b"application/json; charset=utf-8")
+LFS_JSON = (b"content-type", b"application/vnd.git-lfs+json")
 CHUNK_BYTES = 2**20
 MAX_QUERY_FIELDS = 500
 DRAIN_BYTES, DRAIN_S = 2**27, 20.0
@@ -57,6 +58,8 @@ class Request:
     request_id: str
     identity: Identity = ANONYMOUS
     body: bytes = b""
+    errors: Literal["hub", "git", "lfs"] = "hub"
+    """Whose client reads a refusal."""
     is_read: bool = False
     """The body was read to its end."""
 
@@ -145,6 +148,13 @@ def header(name: str, value: str) -> tuple[bytes, bytes]:
     """Returns a header pair; what Latin-1 cannot hold is replaced, control characters are removed (RFC 9110, 5.5)."""
     clean = re.sub(r"[\x00-\x1f\x7f]+", " ", value)
     return name.encode(), clean.encode("latin-1", "replace")
+
+
+def number(text: str | None, default: int, low: int, high: int) -> int:
+    """Returns a number of a query within bounds; what is not one counts as absent."""
+    if text is None or not re.fullmatch(r"[0-9]{1,9}", text):
+        return default
+    return max(low, min(high, int(text)))
 
 
 # Reading
@@ -338,8 +348,16 @@ _HUB_CODES: tuple[tuple[type[FustError], str], ...] = (
 )
 
 
-def draw_error(error: FustError, request_headers: dict[str, str], identity: Identity) -> Reply:
-    """Returns an error as Hugging Face's client reads it: `X-Error-Code`, `X-Error-Message`, JSON `error`."""
+def draw_error(
+    error: FustError,
+    request_headers: dict[str, str],
+    identity: Identity,
+    reader: Literal["hub", "git", "lfs"] = "hub",
+) -> Reply:
+    """Returns an error as Hugging Face's client reads it: `X-Error-Code`, `X-Error-Message`, JSON `error`.
+
+    git shows the body of a text answer (after `remote:`), git-lfs the JSON's `message`.
+    """
     language = accepted_language(request_headers.get("accept-language"))
     status = error.status
     code = next((name for kind, name in _HUB_CODES if isinstance(error, kind)), "")
@@ -354,6 +372,12 @@ def draw_error(error: FustError, request_headers: dict[str, str], identity: Iden
         headers.append((b"www-authenticate", b'Bearer realm="fust", Basic realm="fust"'))
     if error.retry_after_s is not None:
         headers.append(header("retry-after", str(max(1, round(error.retry_after_s)))))
+    if reader == "git":
+        headers[0] = (b"content-type", b"text/plain; charset=utf-8")
+        return Reply(status, (error.sentence(language) + "\n").encode(), headers)
+    if reader == "lfs":
+        headers[0] = LFS_JSON
+        return Reply(status, msgspec.json.encode({"message": error.sentence(language)}), headers)
     body = {"error": error.message(language), "code": error.code, "hint": error.hint(language)}
     return Reply(status, msgspec.json.encode(body), headers)
 

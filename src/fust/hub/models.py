@@ -118,3 +118,16 @@ class XorbOwner(Base):
 
     namespace: Mapped[str] = mapped_column(primary_key=True)
     hash: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+class LfsLock(Base):
+    """A file that somebody works on, by git-lfs."""
+
+    __tablename__ = "lfs_locks"
+    __table_args__ = (UniqueConstraint("repo_id", "path", name="uq_lfs_locks_repo_path"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    repo_id: Mapped[str] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"))
+    path: Mapped[str]
+    owner: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)

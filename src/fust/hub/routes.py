@@ -11,7 +11,7 @@ from fust.accounts.service import Accounts
 from fust.core.errors import FustError
 from fust.core.ids import check_repo_type
 from fust.core.settings import Settings
-from fust.hub import file_routes, git_routes, xet_routes
+from fust.hub import file_routes, git_routes, lfs_routes, xet_routes
 from fust.hub.api import commits, people, refs, repos, small, trees
 from fust.hub.file_routes import HotFiles
 from fust.hub.formats import Formats
@@ -42,6 +42,7 @@ ROUTES: tuple[Route, ...] = (
     *xet_routes.ROUTES,
     *file_routes.ROUTES,
     *git_routes.ROUTES,
+    *lfs_routes.ROUTES,
     *small.LAST_ROUTES,
 )
 
@@ -82,13 +83,13 @@ class HubApp:
             if error.status >= 500 and error.status != 501:
                 log.warning("hub request failed", extra={"path": scope["path"], "error": str(error)})
             await drain_body(request)
-            reply = draw_error(error, request.headers, request.identity)
+            reply = draw_error(error, request.headers, request.identity, request.errors)
         except Exception:
             log.exception(
                 "hub request failed", extra={"path": scope["path"], "request_id": request.request_id}
             )
             error = FustError("Something went wrong inside Fust.", hint="The log says what: `fust logs`.")
-            reply = draw_error(error, request.headers, request.identity)
+            reply = draw_error(error, request.headers, request.identity, request.errors)
         if request.method == "GET":
             self._hot.keep(request, reply, generation)
         await send_reply(self._surface, request, reply, send)
@@ -98,6 +99,7 @@ class HubApp:
         if found is None:
             return Reply(404, b'{"error":"Not Found"}', [(b"content-type", b"application/json")])
         route, params = found
+        request.errors = route.errors
         surface = self._surface
         if request.segments[0] != "xet":
             known = surface.accounts.cached_identity(request.headers)

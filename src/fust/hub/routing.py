@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 Handler = Callable[..., Any]
 
 BODY = 4_000_000
 """Bytes of a usual JSON body."""
 REPO = "/api/{type}/{owner}/{name}"
+GIT_BASES = tuple(
+    f"{prefix}/{{owner}}/{{name}}{suffix}"
+    for prefix in ("", "/datasets", "/spaces")
+    for suffix in (".git", "")  # git itself leaves out `.git` when the URL that it was given has none
+)
 _PLURALS = frozenset({"models", "datasets", "spaces"})
 
 
@@ -23,6 +28,8 @@ class Route:
     handler: Handler
     body_bytes: int = 0
     """Body read into memory before the handler is called; 0: none, or the handler streams it itself."""
+    errors: Literal["hub", "git", "lfs"] = "hub"
+    """Whose client reads a refusal."""
 
 
 class RouteTable:

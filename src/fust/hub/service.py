@@ -16,6 +16,7 @@ from fust.accounts.audit import did_ever
 from fust.accounts.rights import SYSTEM, Identity
 from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput, NotOffered
+from fust.core.i18n import Language
 from fust.core.ids import RepoType
 from fust.core.settings import Settings
 from fust.hub.attributes import is_lfs
@@ -27,8 +28,10 @@ from fust.hub.errors import BadHash, RepoExists, entry_not_found
 from fust.hub.git_repo import CommitInfo, Entry, Ref
 from fust.hub.git_store import GitStore
 from fust.hub.history import CommitChanges, read_changes
+from fust.hub.lfs_locks import Locks
 from fust.hub.preview import Look, format_of, look_at_text
 from fust.hub.preview_parquet import look_at_parquet
+from fust.hub.push import Receiver
 from fust.hub.ref_writer import RefWriter
 from fust.hub.refs import Refs
 from fust.hub.repos import Repos
@@ -69,6 +72,8 @@ class Hub:
         self.content = Content(database, self.git, self.blobs, self.cas, self.cache)
         self.ref_writer = RefWriter(database, self.repos, self.content)
         self.committer = Committer(self.content, self.ref_writer, settings)
+        self.receiver = Receiver(settings.home / "git", self.content, self.ref_writer, settings.hub)
+        self.locks = Locks(database, accounts)
         self.refs = Refs(self.content, self.ref_writer, accounts)
         self.signer = Signer(accounts.signing_key())
         self._downloads: Counter[str] = Counter()
@@ -83,6 +88,8 @@ class Hub:
         for what, count in (
             ("temporary uploads", self.blobs.clean_temporaries()),
             ("half-written cache files", self.cache.clean()),
+            ("uploads in parts that broke off", self.blobs.clean_parts()),
+            ("pushes that broke off", self.receiver.clean()),
             ("half-made repositories", self.git.clean_temporaries()),
             ("repositories without a row", self.repos.remove_orphans()),
         ):
@@ -134,6 +141,10 @@ class Hub:
 
     def get_repo_to_write(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo:
         """Returns a repo that the caller may write to, or raises."""
+        return self.repos.get_for(identity, "repo.push", repo_type, repo_id)
+
+    def get_repo_to_push(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo:
+        """Returns a repo that the caller may push something to, or raises."""
         return self.repos.get_for(identity, "repo.push", repo_type, repo_id)
 
     def list_repos(
@@ -261,6 +272,16 @@ class Hub:
             parent=parent,
             action=action,
         )
+
+    def push(self, identity: Identity, repo: RepoInfo, body: Path, language: Language) -> bytes:
+        """Does the push that a `git-receive-pack` body holds, and returns git's report of it.
+
+        Raises:
+            Unauthenticated, Denied: the caller may not write to the repo.
+
+        """
+        self._accounts.check(self._accounts.fresh(identity), "repo.push", repo.repo_id, repo.type)
+        return self.receiver.receive(identity, repo, body, language)
 
     def _check_pointers(self, repo: RepoInfo, operations: Sequence[Operation]) -> None:
         """Refuses a small file that is itself a pointer to bytes the caller never had."""

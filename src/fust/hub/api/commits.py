@@ -11,10 +11,10 @@ import msgspec
 
 from fust.core.errors import InvalidInput, NotOffered
 from fust.core.ids import RepoType
-from fust.hub.api.common import next_link, number, page_url
+from fust.hub.api.common import next_link, page_url
 from fust.hub.attributes import is_ignored, is_lfs
 from fust.hub.draw import Json, draw_commit
-from fust.hub.http import Reply, Request, Surface, json_reply, spool_body
+from fust.hub.http import Reply, Request, Surface, json_reply, number, spool_body
 from fust.hub.paths import check_path
 from fust.hub.routing import BODY, REPO, Route
 from fust.hub.types import AddFile, AddLargeFile, CopyFile, DeleteFile, DeleteFolder, Operation, RepoInfo

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import quote, urlencode
 
 from fust.hub.http import Headers, Request, Surface, header
@@ -25,13 +24,6 @@ def page_url(surface: Surface, info: RepoInfo) -> str:
 def expanded(request: Request) -> list[str]:
     """Returns the properties that `expand` asks for; all are meant when there are none."""
     return [*request.query_lists.get("expand", []), *request.query_lists.get("expand[]", [])]
-
-
-def number(text: str | None, default: int, low: int, high: int) -> int:
-    """Returns a number of a query within bounds; what is not one counts as absent."""
-    if text is None or not re.fullmatch(r"[0-9]{1,9}", text):
-        return default
-    return max(low, min(high, int(text)))
 
 
 def next_link(surface: Surface, request: Request, cursor: str | None) -> Headers:

@@ -8,10 +8,10 @@ import msgspec
 
 from fust.core.errors import NotOffered
 from fust.core.ids import RepoType, check_repo_type
-from fust.hub.api.common import expanded, full_repo_id, next_link, number, page_url
+from fust.hub.api.common import expanded, full_repo_id, next_link, page_url
 from fust.hub.draw import draw_details, draw_repo
 from fust.hub.errors import RepoExists
-from fust.hub.http import Reply, Request, Surface, header, json_reply
+from fust.hub.http import Reply, Request, Surface, header, json_reply, number
 from fust.hub.routing import BODY, REPO, Route
 from fust.hub.summary import read_card
 from fust.hub.types import Sort
@@ -53,6 +53,8 @@ class RepoSettings(msgspec.Struct):
     private: bool | None = None
     visibility: Literal["public", "private", "protected"] | None = None
     gated: Literal["auto", "manual", False] | None = None
+    protectedBranches: list[str] | None = None
+    """Fust's own: patterns of branches whose history nobody rewrites."""
 
 
 def create_repo(surface: Surface, request: Request) -> Reply:
@@ -94,9 +96,19 @@ def update_settings(surface: Surface, request: Request, type: RepoType, owner: s
     if asked.gated:
         raise NotOffered("Gated repos are not offered yet.", hint="Make the repo private instead.")
     updated = surface.hub.repos.update(
-        request.identity, info, private=private, gated="" if asked.gated is False else None
+        request.identity,
+        info,
+        private=private,
+        gated="" if asked.gated is False else None,
+        protected=asked.protectedBranches,
     )
-    return json_reply({"private": updated.private, "gated": updated.gated or False})
+    return json_reply(
+        {
+            "private": updated.private,
+            "gated": updated.gated or False,
+            "protectedBranches": updated.protected,
+        }
+    )
 
 
 def repo_info(

@@ -8,10 +8,10 @@ import msgspec
 
 from fust.core.errors import InvalidInput
 from fust.core.ids import RepoType
-from fust.hub.api.common import next_link, number
+from fust.hub.api.common import next_link
 from fust.hub.draw import draw_entry
 from fust.hub.git_repo import CommitInfo
-from fust.hub.http import Reply, Request, Surface, header, json_reply
+from fust.hub.http import Reply, Request, Surface, header, json_reply, number
 from fust.hub.routing import BODY, REPO, Route
 
 PAGE = 1000

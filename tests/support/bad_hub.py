@@ -21,6 +21,7 @@ class Bad:
     """How often that happens."""
     announced_size: int | None = None
     """Size in the listing, instead of the true one."""
+    announced_sha256: str = ""
     send_instead: bytes | None = None
     stall_s: float = 0
     redirect: str = ""
@@ -29,6 +30,8 @@ class Bad:
     no_ranges: bool = False
     endless: bool = False
     no_length: bool = False
+    encoding: str = ""
+    """Content-Encoding that the answer claims."""
     pause_s: float = 0
     """Wait so long after each 64 KiB."""
 
@@ -40,8 +43,13 @@ class BadHub:
         self.bad = bad or {}
         self.info = {}
         self.info_statuses = []
+        self.info_headers = {}
+        """Path of an API answer -> headers that it has besides."""
+        self.info_bodies = {}
+        """Path of an API answer -> other bytes, or a function that writes to the socket."""
         self.requests = []
         self.sent_bytes = 0
+        self.lock = threading.Lock()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,46 +74,54 @@ class BadHub:
         self.server.shutdown()
         self.server.server_close()
 
-    def listing(self):
-        siblings = []
+    def revision_info(self):
+        return {"id": "org/model", "sha": SHA, "private": False, "gated": False, **self.info}
+
+    def tree(self):
+        entries = []
         for path, data in self.files.items():
             bad = self.bad.get(path, Bad())
             size = len(data) if bad.announced_size is None else bad.announced_size
-            entry = {"rfilename": path, "size": size}
-            entry["blobId"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            entry = {"type": "file", "path": path, "size": size, "oid": oid}
             if path in self.lfs:
-                sha = hashlib.sha256(data).hexdigest()
-                entry["lfs"] = {"sha256": sha, "size": size, "pointerSize": 130}
-            siblings.append(entry)
-        return {
-            "id": "org/model",
-            "sha": SHA,
-            "private": False,
-            "gated": False,
-            "siblings": siblings,
-            **self.info,
-        }
+                sha = bad.announced_sha256 or hashlib.sha256(data).hexdigest()
+                entry["lfs"] = {"oid": sha, "size": size, "pointerSize": 130}
+            entries.append(entry)
+        return entries
 
     def answer(self, handler, *, with_body):
         path = unquote(urlsplit(handler.path).path)
         self.requests.append((handler.command, path, handler.headers.get("Range"), dict(handler.headers)))
         try:
             if path.startswith("/api/"):
-                self.answer_info(handler)
+                self.answer_info(handler, path)
             else:
                 self.answer_file(handler, path.split("/resolve/", 1)[1].split("/", 1)[1], with_body)
         except (BrokenPipeError, ConnectionResetError):
             handler.close_connection = True
 
-    def answer_info(self, handler):
-        status, headers, body = 200, {}, json.dumps(self.listing()).encode()
+    def answer_info(self, handler, path):
+        status, headers, body = 200, {}, self.info_body(path)
         if self.info_statuses:
             status, headers = self.info_statuses.pop(0)
             body = b"{}"
+        if callable(body):
+            self.head(handler, 200, {"content-type": "application/json", "connection": "close"})
+            handler.close_connection = True
+            body(handler.wfile)
+            return
+        headers = {**self.info_headers.get(path, {}), **headers}
         self.head(
             handler, status, {"content-type": "application/json", "content-length": len(body), **headers}
         )
         handler.wfile.write(body)
+
+    def info_body(self, path):
+        """Bytes, or what writes them."""
+        if path in self.info_bodies:
+            return self.info_bodies[path]
+        return json.dumps(self.tree() if "/tree/" in path else self.revision_info()).encode()
 
     def answer_file(self, handler, path, with_body):
         bad = self.bad.get(path, Bad())
@@ -118,7 +134,11 @@ class BadHub:
             return
         data = self.files[path] if bad.send_instead is None else bad.send_instead
         asked = handler.headers.get("Range")
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and not bad.no_ranges else 0
+        ranged = bool(asked) and not bad.no_ranges
+        start, stop = 0, len(data)
+        if ranged:
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(len(data), int(last) + 1 if last else len(data))
         if start and start >= len(data):
             self.head(handler, 416, {"content-range": f"bytes */{len(data)}", "content-length": 0})
             return
@@ -126,10 +146,12 @@ class BadHub:
         if bad.endless or bad.no_length:
             headers["connection"] = "close"
         else:
-            headers["content-length"] = len(data) - start
-        if start:
-            headers["content-range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self.head(handler, 206 if start else 200, headers)
+            headers["content-length"] = stop - start
+        if ranged:
+            headers["content-range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+        if bad.encoding:
+            headers["content-encoding"] = bad.encoding
+        self.head(handler, 206 if ranged else 200, headers)
         if not with_body:
             return
         if bad.stall_s:
@@ -140,7 +162,7 @@ class BadHub:
             return
         while bad.endless:
             handler.wfile.write(b"x" * 65536)
-        end = len(data)
+        end = stop
         if bad.cut_after and bad.cuts > 0:
             bad.cuts -= 1
             end = min(end, start + bad.cut_after)
@@ -152,7 +174,8 @@ class BadHub:
             piece = data[position : min(end, position + step)]
             handler.wfile.write(piece)
             handler.wfile.flush()
-            self.sent_bytes += len(piece)
+            with self.lock:
+                self.sent_bytes += len(piece)
             time.sleep(bad.pause_s)
 
     def head(self, handler, status, headers):

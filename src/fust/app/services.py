@@ -11,7 +11,7 @@ from fust.accounts.service import Accounts
 from fust.core.clock import now
 from fust.core.settings import Settings
 from fust.feedback.chats import Chats
-from fust.hub.pull import pull_kind
+from fust.hub.pull import pull_kind, pull_owner_kind
 from fust.hub.service import Hub
 from fust.jobs.service import Jobs
 from fust.records.usage import UsageWriter
@@ -58,8 +58,7 @@ def build_services(settings: Settings, database: Database) -> Services:
     hub = Hub(database, accounts, settings)
     jobs = Jobs(database, settings)
     jobs.register(pull_kind(accounts, settings))
-    jobs = Jobs(database, settings)
-    jobs.register(pull_kind(accounts, settings))
+    jobs.register(pull_owner_kind(accounts, settings))
     serve = Serve(database, HubFiles(hub), settings, accounts)
     return Services(
         settings=settings,

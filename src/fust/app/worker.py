@@ -14,7 +14,13 @@ def _pull(context: JobContext) -> object:
     return run_pull(context)
 
 
-KINDS: dict[str, JobFunction] = {"pull": _pull}
+def _pull_owner(context: JobContext) -> object:
+    from fust.hub.pull import run_pull_owner
+
+    return run_pull_owner(context)
+
+
+KINDS: dict[str, JobFunction] = {"pull": _pull, "pull_owner": _pull_owner}
 
 
 def main() -> int:

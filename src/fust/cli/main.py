@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("fust.cli.up:logs", "Show the server's log."),
     "passwd": ("fust.cli.up:passwd", "Set a password for the page."),
     "pull": ("fust.cli.pull:pull", "Fetch a model or data set from another hub."),
+    "import": ("fust.cli.import_:import_", "Take over models from a Hugging Face cache or an Ollama store."),
     "push": ("fust.cli.push:push", "Put a file or folder into a repo."),
     "ls": ("fust.cli.repos:ls", "List repos, or the files of one."),
     "rm": ("fust.cli.repos:rm", "Delete a repo."),

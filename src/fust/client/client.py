@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -31,6 +31,10 @@ from fust.client.types import (
 )
 from fust.core.errors import Unavailable
 from fust.wire.runs import FINAL_STATES, LogLine, Progress, Run, RunList
+
+if TYPE_CHECKING:
+    from fust.client.stores.types import LocalRevision
+    from fust.client.take_over import TakenOver
 
 _T = TypeVar("_T")
 RunNews = Run | Progress | LogLine
@@ -141,6 +145,12 @@ class Client:
             private=private,
             path_in_repo=path_in_repo,
         )
+
+    def take_over(self, revision: LocalRevision, repo_id: str, *, private: bool = False) -> TakenOver:
+        """Takes a revision out of another program's store on this machine; see ``fust.client.stores``."""
+        from fust.client.take_over import take_over
+
+        return take_over(self.base_url, self._token, revision, repo_id, private=private)
 
     # Models at the API
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fust.client.http import ClientError
 from fust.core.errors import InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 
 def upload(
@@ -32,17 +38,8 @@ def upload(
     """
     if not path.exists():
         raise InvalidInput("There is no file or folder {path}.", hint="Check the path.", path=path)
-    # Read by huggingface_hub when it is imported; the address goes with each call, nothing else is sent anywhere.
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["HF_ENDPOINT"] = base_url
-    if not sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")  # advice about cards
-    api = HfApi(endpoint=base_url, token=token or False)
-    try:
+    with speaking_clearly(base_url):
+        api = hub_api(base_url, token)
         api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
         if path.is_dir():
             api.upload_folder(
@@ -61,18 +58,47 @@ def upload(
                 repo_type=repo_type,
                 commit_message=message,
             )
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        words = error.server_message or str(error).splitlines()[0]
-        raise ClientError(
-            status, str(error.response.headers.get("x-error-code") or status), words, ""
-        ) from error
-    except OSError as error:
-        raise Unavailable(
-            "The server at {url} does not answer ({reason}).",
-            hint="See `fust status`; start one with `fust up -d`.",
-            url=base_url,
-            reason=str(error)[:200],
-        ) from error
     prefix = {"dataset": "datasets/", "space": "spaces/"}.get(repo_type, "")
     return f"{base_url}/{prefix}{repo_id}"
+
+
+def hub_api(base_url: str, token: str) -> HfApi:
+    """Returns huggingface_hub's client of a server."""
+    # Read by huggingface_hub when it is imported; the address goes with each call, nothing else is sent anywhere.
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_ENDPOINT"] = base_url
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    from huggingface_hub import HfApi
+
+    warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")  # advice about cards
+    return HfApi(endpoint=base_url, token=token or False)
+
+
+@contextmanager
+def speaking_clearly(base_url: str) -> Generator[None]:
+    """Turns what huggingface_hub raises into our errors.
+
+    Raises:
+        ClientError: the server refused.
+        Unavailable: nobody answers.
+
+    """
+    try:
+        yield
+    except Exception as error:  # its types cannot be named before it is imported
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if isinstance(error, HfHubHTTPError):
+            status = error.response.status_code
+            words = error.server_message or str(error).splitlines()[0]
+            code = str(error.response.headers.get("x-error-code") or status)
+            raise ClientError(status, code, words, "") from error
+        if isinstance(error, OSError):
+            raise Unavailable(
+                "The server at {url} does not answer ({reason}).",
+                hint="See `fust status`; start one with `fust up -d`.",
+                url=base_url,
+                reason=str(error)[:200],
+            ) from error
+        raise

@@ -99,9 +99,17 @@ class PullSettings:
     """Where models come from."""
 
     source: str = "https://huggingface.co"
-    """Base URL of the hub to pull from."""
+    """Base URL of the hub to pull from; `modelscope+https://…` for one of ModelScope's form."""
     token: str = ""
     """Token for that hub. Empty: none is sent."""
+    mirrors: tuple[str, ...] = ()
+    """Hubs to go on with, in this order, when the source does not answer; written as the source is. Empty: none."""
+    limit: str = ""
+    """Bandwidth of all pulls together, such as `10MB/s`. Empty: no limit."""
+    connections: int = 4
+    """Connections that one pull has open at a time."""
+    patience_s: float = 900.0
+    """How long a pull waits for a hub that asks for time (429 and 503 with Retry-After), from the last byte on."""
     allow_private_addresses: bool = False
     """Whether a source may live on a private or loopback address when someone else than an administrator asks."""
 

@@ -2,7 +2,7 @@
 
 The check stands where the connection is made (the audit event ``socket.connect`` carries the address itself), so a
 name that resolves differently the second time gains nothing. Libraries that connect outside Python are not held:
-they are used for trusted sources only.
+they are used for trusted sources only, and the hosts they are first sent to are checked here.
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ import ipaddress
 import socket
 import sys
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from fust.core.errors import Denied
+
+
+class PrivateAddress(Denied, OSError):
+    """A connection that was not made. An OSError too, so that whoever tried it closes its socket."""
+
+    code = "private_address"
+
 
 _state = {"active": False, "installed": False}
 _allowed: set[str] = set()
@@ -42,8 +49,8 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 @contextmanager
-def public_addresses_only() -> Generator[None]:
-    """Lets this process connect to public addresses only, and to the proxies that its environment names.
+def public_addresses_only(besides: Iterable[str] = ()) -> Generator[None]:
+    """Lets this process connect to public addresses only, to ``besides``, and to the proxies of its environment.
 
     Raises:
         Denied: from within, where a connection to a private address is tried.
@@ -53,6 +60,7 @@ def public_addresses_only() -> Generator[None]:
         sys.addaudithook(_hook)  # cannot be taken out again, therefore the switch
         _state["installed"] = True
     _allowed.clear()
+    _allowed.update(besides)
     for proxy in urllib.request.getproxies().values():
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         if parts.hostname:
@@ -67,16 +75,33 @@ def public_addresses_only() -> Generator[None]:
         _state["active"] = False
 
 
+def check_host(url: str) -> None:
+    """Raises Denied for a URL whose host lives on an address that may not be reached now; for what native libraries
+    connect to.
+    """
+    if not _state["active"]:
+        return
+    parts = urlsplit(url)
+    try:
+        addresses = resolve(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    except OSError:
+        return  # then nobody connects
+    for address in addresses:
+        _check(address)
+
+
 def _hook(event: str, args: tuple[object, ...]) -> None:
     if event != "socket.connect" or not _state["active"]:
         return
     address = args[1]
     if isinstance(address, tuple) and address and isinstance(address[0], str):
-        host: str = address[0]
-        if host not in _allowed and is_private(host):
-            raise Denied(
-                "The hub led to the private address {address}, which was not followed.",
-                hint="If that is meant, let an administrator pull, or set pull.allow_private_addresses.",
-                code="private_address",
-                address=host,
-            )
+        _check(address[0])
+
+
+def _check(address: str) -> None:
+    if address not in _allowed and is_private(address):
+        raise PrivateAddress(
+            "The hub led to the private address {address}, which was not followed.",
+            hint="If that is meant, let an administrator set pull.allow_private_addresses.",
+            address=address,
+        )

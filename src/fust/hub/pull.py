@@ -1,129 +1,203 @@
-"""Pull: a repo of another hub becomes one of ours, every byte checked, in one commit or not at all."""
+"""The kinds of runs `pull` (one repo) and `pull_owner` (all that an organisation has): who may, and what they do."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
-import shutil
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from fust.accounts.rights import SYSTEM, Identity, may
+from fust.accounts.rights import Identity, may
 from fust.accounts.service import Accounts
-from fust.core.errors import Denied, FustError, InvalidInput, StorageFull, UpstreamFailed
-from fust.core.files import full_disk_is_clear
-from fust.core.ids import RepoType, check_repo_type, split_repo_id
-from fust.core.machine import machine_memory
+from fust.core.errors import FustError, InvalidInput, NotFound, StorageFull
+from fust.core.ids import RepoType, check_name, check_repo_type, split_repo_id
 from fust.core.settings import Settings
 from fust.core.units import show_size
-from fust.hub.errors import RepoNotFound
-from fust.hub.guard import is_private, public_addresses_only, resolve
-from fust.hub.parts import claim_part, part_size, sweep_parts
-from fust.hub.paths import check_path
-from fust.hub.service import Hub
-from fust.hub.types import AddFile, AddLargeFile, Operation, RepoInfo
+from fust.hub.pulling.pace import parse_limit
+from fust.hub.pulling.tokens import drop_token, keep_token, read_token
+from fust.hub.pulling.types import parse_source
 from fust.jobs.kinds import Kind
 from fust.jobs.worker import JobContext
 from fust.store.database import Database
 
 if TYPE_CHECKING:
-    from fust.hub.upstream import UpstreamFile
+    from fust.hub.pulling.forms import HubForm
+    from fust.hub.pulling.line import Lines
+    from fust.hub.pulling.repo import PullRepo, PullResult, Wish
+    from fust.hub.pulling.types import RepoName
+    from fust.hub.service import Hub
 
-_RESERVE_BYTES = 200 * 10**6
-"""Room that a pull leaves on the disk."""
+_T = TypeVar("_T", bound="_Common")
 
 
-_WORTHLESS = frozenset({"storage_full", "wrong_length", "wrong_hash"})
-"""Errors after which a half-fetched file is of no use; after any other a later pull continues it."""
+class _Common(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What both kinds can be asked."""
+
+    source: str = ""
+    """The hub; empty: the setting pull.source, and its mirrors after it."""
+    include: list[str] = []
+    exclude: list[str] = []
+    all: bool = False
+    limit: str = ""
+    """Bandwidth of this pull, such as `10MB/s`; the setting pull.limit holds too."""
+    token: str = ""
+    """For the hub; never kept with the run, which names it by ``token_ref``."""
+    token_ref: str = ""
 
 
-class PullParams(msgspec.Struct, forbid_unknown_fields=True):
+class PullParams(_Common, kw_only=True):
     """What a pull can be asked."""
 
     repo_id: str
     type: str = "model"
-    source: str = ""
-    """Base URL of the hub; empty: the setting pull.source."""
     revision: str = "main"
     files: list[str] = []
-    include: list[str] = []
-    all: bool = False
     to: str = ""
     """Name here; empty: the same, or the caller's own when the same is not the caller's to write."""
 
 
-class PullResult(msgspec.Struct):
-    """What came of a pull."""
+class PullOwnerParams(_Common, kw_only=True):
+    """What the pull of an organisation can be asked."""
+
+    owner: str
+    types: tuple[Literal["model", "dataset"], ...] = ("model", "dataset")
+    preview: bool = False
+    """Only list what would be pulled."""
+    to: str = ""
+    """Owner here; empty: the same, or the caller when the same is not the caller's to write."""
+
+
+class OwnedRepo(msgspec.Struct):
+    """A repo of an organisation, and what came of it."""
 
     repo_id: str
     type: str
-    revision: str
+    files: int = 0
+    size_bytes: int = 0
+    """Of the files that are taken, whether they are here already or not."""
+    missing_bytes: int = 0
+    state: Literal["listed", "pulled", "failed"] = "listed"
+    error: str = ""
+    to: str = ""
+
+
+class PullOwnerResult(msgspec.Struct):
+    """What came of the pull of an organisation, or what it would bring."""
+
+    owner: str
     source: str
-    upstream_revision: str
-    files: int
+    preview: bool
+    repos: list[OwnedRepo]
     size_bytes: int
+    missing_bytes: int
+    """Of ``size_bytes``, what is not here yet."""
     fetched_bytes: int
-    has_gguf: bool
-    choices: list[dict[str, Any]]
+    failed: int
 
 
 def pull_kind(accounts: Accounts, settings: Settings) -> Kind:
     """Returns the kind `pull` for ``Jobs.register``."""
 
     def prepare(identity: Identity, params: dict[str, Any]) -> dict[str, Any]:
-        try:
-            wish = msgspec.convert(params, PullParams)
-        except msgspec.ValidationError as error:
-            raise InvalidInput("The params of the pull are not valid: {reason}.", reason=error) from None
+        wish = _read_params(params, PullParams)
         _, name = split_repo_id(wish.repo_id)
         wish.type = check_repo_type(wish.type)
-        wish.source = check_source(wish.source or settings.pull.source)
         if wish.to:
             split_repo_id(wish.to)
-            accounts.check(identity, "repo.create", wish.to, wish.type)
         else:
             accounts.require(identity, "write")
-            wish.to = f"{identity.user}/{name}"
-            if may(identity, "repo.create", wish.repo_id, wish.type):
-                wish.to = wish.repo_id
-            accounts.check(identity, "repo.create", wish.to, wish.type)
-        return msgspec.to_builtins(wish)
+            is_own = may(identity, "repo.create", wish.repo_id, wish.type)
+            wish.to = wish.repo_id if is_own else f"{identity.user}/{name}"
+        accounts.check(identity, "repo.create", wish.to, wish.type)
+        return _finish_params(wish, identity, settings)
 
     return Kind("pull", "Pull {repo_id}", prepare, memory_bytes=400 * 10**6, cores=1, resumable=True)
 
 
-def check_source(url: str) -> str:
-    """Returns the base URL of a hub without a trailing slash.
+def pull_owner_kind(accounts: Accounts, settings: Settings) -> Kind:
+    """Returns the kind `pull_owner` for ``Jobs.register``."""
 
-    Raises:
-        InvalidInput: not http or https, no host, or a user name in it.
+    def prepare(identity: Identity, params: dict[str, Any]) -> dict[str, Any]:
+        wish = _read_params(params, PullOwnerParams)
+        wish.owner = check_name(wish.owner, "owner")
+        if wish.to:
+            check_name(wish.to, "owner")
+        else:
+            accounts.require(identity, "write")
+            is_own = all(may(identity, "repo.create", f"{wish.owner}/*", kind) for kind in wish.types)
+            wish.to = wish.owner if is_own else str(identity.user)
+        for kind in wish.types:
+            accounts.check(identity, "repo.create", f"{wish.to}/*", kind)
+        return _finish_params(wish, identity, settings)
 
-    """
-    parts = urlsplit(url)
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or parts.username
-        or parts.query
-        or parts.fragment
-    ):
-        raise InvalidInput(
-            "{url!r} is not the address of a hub.",
-            hint="Write it like https://huggingface.co.",
-            url=url[:200],
-        )
-    return url.rstrip("/")
+    return Kind(
+        "pull_owner", "Pull all of {owner}", prepare, memory_bytes=400 * 10**6, cores=1, resumable=True
+    )
+
+
+def _read_params(params: dict[str, Any], kind: type[_T]) -> _T:
+    try:
+        return msgspec.convert(params, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInput("The params of the pull are not valid: {reason}.", reason=error) from None
+
+
+def _finish_params(wish: _Common, identity: Identity, settings: Settings) -> dict[str, Any]:
+    """Returns the params to keep: completed, checked, and without the token."""
+    wish.source = str(parse_source(wish.source or settings.pull.source))
+    parse_limit(wish.limit)
+    if wish.token:
+        wish.token_ref = keep_token(settings.home, str(identity.user), wish.source, wish.token)
+        wish.token = ""
+    built: dict[str, Any] = msgspec.to_builtins(wish)
+    del built["token"]
+    return built
+
+
+# At work
+
+
+@dataclass(slots=True)
+class _Desk:
+    """What a run works with."""
+
+    context: JobContext
+    hub: Hub
+    accounts: Accounts
+    lines: Lines
+
+    def pull(self, wish: Wish) -> PullRepo:
+        """Returns a pull of one repo, ready to run."""
+        from fust.hub.pulling.repo import PullRepo
+
+        return PullRepo(self.context, wish, self.hub, self.accounts, self.lines)
 
 
 def run_pull(context: JobContext) -> PullResult:
-    """The run's function: lists, chooses, fetches, checks, commits."""
-    settings = context.settings
-    wish = msgspec.convert(context.params, PullParams)
+    """The function of the kind `pull`."""
+    from fust.hub.pulling.repo import Wish
+
+    asked = msgspec.convert(context.params, PullParams)
+    with _desk(context, asked) as desk:
+        wish = Wish(
+            asked.repo_id,
+            check_repo_type(asked.type),
+            asked.revision,
+            asked.to,
+            asked.files,
+            asked.include,
+            asked.exclude,
+            asked.all,
+        )
+        return desk.pull(wish).run()
+
+
+@contextmanager
+def _desk(context: JobContext, asked: _Common) -> Generator[_Desk]:
+    """Gives the services of a run's process; the token that was given for it is gone afterwards."""
     # Read by huggingface_hub and hf-xet when they are imported: nothing of a user's own set-up is used or written.
     os.environ.update(
         HF_HOME=str(context.work / "hf"),
@@ -132,306 +206,126 @@ def run_pull(context: JobContext) -> PullResult:
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         HF_HUB_DISABLE_IMPLICIT_TOKEN="1",
     )
+    import logging
+
+    from fust.hub.pulling.line import Lines
+    from fust.hub.pulling.parts import sweep_parts
+    from fust.hub.service import Hub
+
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # its lines hold signed URLs
-    is_ours = wish.source == check_source(settings.pull.source)
-    is_trusted = is_ours or context.spec.asked.by_admin or settings.pull.allow_private_addresses
+    settings, spec = context.settings, context.spec
+    sweep_parts(settings.home)
+    token = read_token(settings.home, spec.owner, asked.source, asked.token_ref)
+    lines = Lines(
+        settings, asked.source, token=token, is_admin=spec.asked.by_admin, limit=asked.limit, say=context.say
+    )
     database = Database(settings.database_url)
     try:
-        with _guard(wish.source, is_trusted=is_trusted):
-            accounts = Accounts(database, settings)
-            hub = Hub(database, accounts, settings)
-            return Pull(
-                context, wish, hub, accounts, use_xet=is_trusted, token=settings.pull.token if is_ours else ""
-            ).run()
+        accounts = Accounts(database, settings)
+        yield _Desk(context, Hub(database, accounts, settings), accounts, lines)
     finally:
+        drop_token(settings.home, asked.token_ref)
+        lines.close()
         database.close()
 
 
-def _guard(source: str, *, is_trusted: bool) -> AbstractContextManager[None]:
-    """Returns what keeps the process off private addresses: nothing when the source itself lives on one, and may.
+def run_pull_owner(context: JobContext) -> PullOwnerResult:
+    """The function of the kind `pull_owner`: lists, looks whether there is room, and pulls one repo after the other.
 
-    Raises:
-        UpstreamFailed: the source's name has no address.
-        Denied: it lives on a private address, and the caller may not ask for that.
-
+    A repo that fails is said, and the next one is pulled.
     """
-    parts = urlsplit(source)
+    asked = msgspec.convert(context.params, PullOwnerParams)
+    with _desk(context, asked) as desk:
+        source = desk.lines.sources[0]
+        context.progress(0, 0, "items", "Asking {source}", now=True, source=source)
+        with desk.lines.open(source) as form:
+            repos = _list(desk, form, asked)
+        size, missing = (sum(r.size_bytes for r in repos), sum(r.missing_bytes for r in repos))
+        result = PullOwnerResult(asked.owner, str(source), asked.preview, repos, size, missing, 0, 0)
+        if not asked.preview:
+            _check_room(desk, result)
+            for number, repo in enumerate(repos):
+                context.progress(
+                    number, len(repos), "items", "Pulling {repo_id}", now=True, repo_id=repo.repo_id
+                )
+                if repo.state == "listed":
+                    _pull_one(desk, asked, repo, result)
+        result.failed = sum(repo.state == "failed" for repo in repos)
+        return result
+
+
+def _wish(asked: PullOwnerParams, repo_id: str, repo_type: str) -> Wish:
+    from fust.hub.pulling.repo import Wish
+
+    kind: RepoType = check_repo_type(repo_type)
+    to = f"{asked.to}/{split_repo_id(repo_id)[1]}"
+    return Wish(repo_id, kind, "main", to, [], asked.include, asked.exclude, asked.all)
+
+
+def _list(desk: _Desk, form: HubForm, asked: PullOwnerParams) -> list[OwnedRepo]:
+    """Returns what the organisation has, with sizes; a repo that cannot be read is in the list, with the reason."""
+    names = form.list_repos(asked.owner, asked.types)
+    if not names:
+        raise NotFound(
+            "{source} shows no model and no data set of {owner}.",
+            hint="Check the name; for private ones give a token: `fust pull --token`, or the setting pull.token.",
+            source=form.web.source,
+            owner=asked.owner,
+        )
+    found: list[OwnedRepo] = []
+    for number, name in enumerate(sorted(names, key=lambda name: (name.type, name.repo_id))):
+        desk.context.progress(number, len(names), "items", "Looking at {repo_id}", repo_id=name.repo_id)
+        found.append(_look(desk, form, asked, name))
+    return found
+
+
+def _look(desk: _Desk, form: HubForm, asked: PullOwnerParams, name: RepoName) -> OwnedRepo:
+    wish = _wish(asked, name.repo_id, name.type)
+    repo = OwnedRepo(name.repo_id, name.type, to=wish.to)
     try:
-        addresses = resolve(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-    except OSError as error:
-        raise UpstreamFailed(
-            "{source} cannot be reached ({reason}).",
-            hint="Check the network, or name another hub with --from.",
-            source=source,
-            reason=str(error),
-        ) from error
-    if not any(is_private(address) for address in addresses):
-        return public_addresses_only()
-    if not is_trusted:
-        raise Denied(
-            "{source} lives on a private address.",
-            hint="Let an administrator pull from it, or set pull.allow_private_addresses.",
-            code="private_address",
-            source=source,
-        )
-    return nullcontext()
-
-
-class Pull:
-    """One pull at work."""
-
-    def __init__(
-        self,
-        context: JobContext,
-        wish: PullParams,
-        hub: Hub,
-        accounts: Accounts,
-        *,
-        use_xet: bool,
-        token: str,
-    ) -> None:
-        from fust.hub.upstream import Upstream
-
-        self._context = context
-        self._wish = wish
-        self._hub = hub
-        self._type: RepoType = check_repo_type(wish.type)
-        self._accounts = accounts
-        self._identity = accounts.of_run(context.spec.owner, context.spec.asked)
-        self._upstream = Upstream(
-            wish.source, token, wish.repo_id, self._type, use_xet=use_xet, say=context.say
-        )
-        owner, name = split_repo_id(wish.to)
-        namespace = accounts.organisations.find_name(owner)
-        self._namespace = namespace.name if namespace else owner
-        self._target = f"{self._namespace}/{name}"
-        self._done = 0
-        self._total = 0
-        self._fetched = 0
-        self._file: UpstreamFile | None = None
-
-    def run(self) -> PullResult:
-        """Does it."""
-        from fust.hub.pull_choice import choose
-
-        wish, context = self._wish, self._context
-        context.progress(0, 0, "bytes", "Asking {source}", now=True, source=wish.source)
-        sweep_parts(context.settings.home)
-        repo = self._upstream.read_repo(wish.revision)
-        for file in repo.files:
-            check_path(file.path)
-        selection = choose(
-            repo.files,
-            named=wish.files,
-            patterns=wish.include,
-            take_all=wish.all,
-            memory_bytes=self._memory(),
-            repo_id=wish.repo_id,
-        )
-        for choice in selection.choices:
-            context.say(
-                "* {file} ({size}), the largest that fits this machine"
-                if choice.taken
-                else "  {file} ({size})"
-                if choice.fits
-                else "  {file} ({size}), too large for this machine",
-                data=msgspec.to_builtins(choice),
-                file=choice.file,
-                size=show_size(choice.size_bytes),
-            )
-        files = selection.files
-        self._total = sum(file.size for file in files)
-        self._check_room([file for file in files if not self._is_here(file)])
-        for file in sorted(files, key=lambda file: (bool(file.sha256), file.size)):
-            self._bring(file, repo.revision)
-        oid = self._commit(files, repo.revision, private=repo.private or repo.gated)
-        shutil.rmtree(context.work, ignore_errors=True)
-        return PullResult(
-            repo_id=self._target,
-            type=self._type,
-            revision=oid,
-            source=wish.source,
-            upstream_revision=repo.revision,
-            files=len(files),
-            size_bytes=self._total,
-            fetched_bytes=self._fetched,
-            has_gguf=any(file.path.endswith(".gguf") for file in files),
-            choices=[msgspec.to_builtins(choice) for choice in selection.choices],
-        )
-
-    def _memory(self) -> int:
-        memory = machine_memory()
-        return self._context.settings.serve.memory_bytes or memory.total_bytes - memory.reserve_bytes
-
-    def _check_room(self, missing: list[UpstreamFile]) -> None:
-        """Raises StorageFull when what is missing would not fit on the disk."""
-        home = self._context.settings.home
-        needed = sum(max(0, file.size - part_size(home, file.sha256)) for file in missing)
-        free = min(shutil.disk_usage(home).free, self._hub.content.free_bytes())
-        if needed and needed + _RESERVE_BYTES > free:
-            raise StorageFull(
-                "{repo_id} needs {needed}, and the disk of {home} has {free} free.",
-                hint="Free some room (`fust doctor` shows where it went), or take less with --file or --include.",
-                repo_id=self._wish.repo_id,
-                needed=show_size(needed + _RESERVE_BYTES),
-                home=home,
-                free=show_size(free),
-            )
-
-    # One file
-
-    def _is_here(self, file: UpstreamFile) -> bool:
-        """Returns whether a file's bytes were checked and taken in before: by this run, or by any other."""
-        if file.sha256:
-            return self._hub.content.may_read_large("", self._namespace, file.sha256, writer=True)
-        return self._small(file).exists()
-
-    def _bring(self, file: UpstreamFile, revision: str) -> None:
-        """Fetches and checks a file; its bytes are then in the hub's store, or in our folder when it is small."""
-        self._file = file
-        before = self._done
-        if not self._is_here(file):
-            with self._claim(file) as part:
-                try:
-                    self._fetch(file, revision, part)
-                except FustError as error:
-                    if error.code in _WORTHLESS:
-                        part.unlink(missing_ok=True)
-                    raise
-                if file.sha256:
-                    self._take_in(file, part)
-                else:
-                    part.replace(self._small(file))
-        else:
-            self._context.restart_rate()  # what was here already is no measure of what comes
-        self._done = before + file.size
-        self._show()
-
-    def _claim(self, file: UpstreamFile) -> AbstractContextManager[Path]:
-        """Returns where a file is fetched to: a large one where any later pull finds it."""
-        if file.sha256:
-            return claim_part(self._context.settings.home, self._context.work, file.sha256)
-        return nullcontext(self._context.work / f"{file.oid}.part")
-
-    def _fetch(self, file: UpstreamFile, revision: str, part: Path) -> None:
-        """Fetches into the part, from where it ends; a file that fails its check is fetched anew, once."""
-        found = ""
-        for attempt in (1, 2):
-            self._fetch_once(file, revision, part)
-            found = self._hash(file, part)
-            if found == (file.sha256 or file.oid):
-                return
-            os.truncate(part, 0)
-            if attempt == 1:
-                self._context.say("{path} arrived damaged; fetching it again.", path=file.path)
-        raise UpstreamFailed(
-            "What {source} sends for {path} is not what it announced: hash {found}, announced {wanted}.",
-            hint="Nothing was kept. Tell the owner of that hub, or name another with --from.",
-            code="wrong_hash",
-            source=self._wish.source,
-            path=file.path,
-            found=found[:16],
-            wanted=(file.sha256 or file.oid)[:16],
-        )
-
-    def _fetch_once(self, file: UpstreamFile, revision: str, part: Path) -> None:
-        base = self._done
-        with full_disk_is_clear(part), part.open("ab", buffering=0) as target:
-            if target.tell() > file.size:
-                target.truncate(0)
-            if target.tell():
-                self._context.restart_rate()
-
-            def write(position: int, piece: bytes) -> None:
-                if position != target.tell():
-                    target.truncate(position)
-                    target.seek(position)
-                view = memoryview(piece)
-                while view:
-                    view = view[target.write(view) :]
-                self._fetched += len(piece)
-                self._done = base + position + len(piece)
-                self._show()
-
-            def offset() -> int:
-                return target.seek(0, os.SEEK_END)
-
-            self._upstream.fetch(file, revision, offset, write)
-            os.fsync(target.fileno())
-        self._done = base
-
-    def _hash(self, file: UpstreamFile, part: Path) -> str:
-        """Returns SHA-256 of a large file, git's SHA-1 of a small one."""
-        digest = hashlib.sha256()
-        if not file.sha256:
-            digest = hashlib.sha1(b"blob %d\0" % part.stat().st_size, usedforsecurity=False)
-        with part.open("rb", buffering=0) as source:
-            while piece := source.read(1 << 20):
-                digest.update(piece)
-        return digest.hexdigest()
-
-    def _take_in(self, file: UpstreamFile, part: Path) -> None:
-        """Gives the checked bytes to the hub. By a second link: a server that starts just now sweeps its own
-        temporary files away, and ours must not go with them.
-        """
-        for attempt in (1, 2, 3):
-            link = part.with_suffix(".link")
-            link.unlink(missing_ok=True)
-            try:
-                os.link(part, link)
-            except OSError:
-                link = part  # a file system without links: then a copy
-            try:
-                self._hub.content.put_file(
-                    self._namespace, link, expected_sha256=file.sha256, move=link is not part
-                )
-                break
-            except FileNotFoundError:
-                if attempt == 3:
-                    raise
-        part.unlink()
-
-    def _show(self) -> None:
-        path = self._file.path if self._file else ""
-        self._context.progress(self._done, self._total, "bytes", "{path}", path=path)
-
-    def _small(self, file: UpstreamFile) -> Path:
-        return self._context.work / f"{file.oid}.small"
-
-    # The commit
-
-    def _commit(self, files: list[UpstreamFile], revision: str, *, private: bool) -> str:
-        self._context.progress(
-            self._total, self._total, "bytes", "Writing {repo_id}", now=True, repo_id=self._target
-        )
-        self._identity = self._accounts.of_run(self._context.spec.owner, self._context.spec.asked)
-        self._context.too_late_to_cancel = True  # from here on all or nothing, within moments
-        repo, is_new = self._open_target(private=private)
-        try:
-            operations = [self._operation(file, repo) for file in files]
-            message = f"Pulled from {self._wish.source}/{self._wish.repo_id} at {revision}"
-            return self._hub.commit(self._identity, repo, operations, message)
-        except BaseException:
-            if is_new:
-                self._hub.delete_repo(SYSTEM, self._target, self._type)
+        pull = desk.pull(wish)
+        _, selection = pull.read(form)
+        repo.missing_bytes = sum(file.size for file in pull.missing(selection.files))
+    except FustError as error:
+        if error.code == "private_address":
             raise
+        repo.state, repo.error = "failed", error.message()
+        return repo
+    repo.files, repo.size_bytes = len(selection.files), sum(file.size for file in selection.files)
+    return repo
 
-    def _open_target(self, *, private: bool) -> tuple[RepoInfo, bool]:
-        """Returns the repo to write to, and whether it was made for this pull."""
-        try:
-            return self._hub.get_repo_to_write(self._identity, self._target, self._type), False
-        except RepoNotFound:
-            if private:
-                self._context.say(
-                    "{repo_id} is private or gated there, so it is made private here.", repo_id=self._target
-                )
-            return self._hub.create_repo(self._identity, self._target, self._type, private=private), True
 
-    def _operation(self, file: UpstreamFile, repo: RepoInfo) -> Operation:
-        if file.sha256:
-            return AddLargeFile(file.path, file.sha256, file.size)
-        small = self._small(file)
-        if file.size > self._context.settings.hub.max_regular_file_bytes:
-            stored = self._hub.put_file_from_path(repo, small)
-            return AddLargeFile(file.path, stored.sha256, stored.size)
-        return AddFile(file.path, small.read_bytes())
+def _check_room(desk: _Desk, result: PullOwnerResult) -> None:
+    """Raises StorageFull when what is not here yet would not fit on the disk."""
+    from fust.hub.pulling.repo import RESERVE_BYTES, free_bytes
+
+    free = free_bytes(desk.context.settings.home, desk.hub)
+    if result.missing_bytes > free:
+        raise StorageFull(
+            "{repo_id} needs {needed}, and the disk of {home} has {free} free.",
+            hint="Free some room (`fust doctor` shows where it went), or take less with --file or --include.",
+            repo_id=result.owner,
+            needed=show_size(result.missing_bytes + RESERVE_BYTES),
+            home=desk.context.settings.home,
+            free=show_size(free + RESERVE_BYTES),
+        )
+
+
+def _pull_one(desk: _Desk, asked: PullOwnerParams, repo: OwnedRepo, result: PullOwnerResult) -> None:
+    from fust.hub.pulling.repo import say_error
+
+    context = desk.context
+    try:
+        done = desk.pull(_wish(asked, repo.repo_id, repo.type)).run()
+    except FustError as error:
+        if error.code == "private_address":
+            raise
+        repo.state, repo.error = "failed", error.message()
+        context.say("{repo_id} was not pulled:", repo_id=repo.repo_id)
+        say_error(context, error)
+    else:
+        repo.state = "pulled"
+        result.fetched_bytes += done.fetched_bytes
+        context.say("{repo_id} is here ({size}).", repo_id=done.repo_id, size=show_size(done.size_bytes))
+    finally:
+        context.too_late_to_cancel = False

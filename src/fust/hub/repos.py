@@ -20,7 +20,7 @@ from fust.core.locks import FileLock
 from fust.hub.attributes import initial_attributes
 from fust.hub.errors import RepoExists, repo_not_found
 from fust.hub.git_store import GitStore
-from fust.hub.models import Repo
+from fust.hub.models import Repo, RepoFile
 from fust.hub.types import RepoInfo, RepoPage, Sort
 from fust.store.database import Database
 from fust.store.outbox import emit
@@ -186,6 +186,15 @@ class Repos:
         """Returns how many repos a name holds."""
         query = select(func.count()).where(func.lower(Repo.owner) == owner.lower())
         return session.scalar(query) or 0
+
+    def may_read_large(self, identity: Identity, sha256: str) -> bool:
+        """Returns whether some repo whose files the caller may read holds a large file."""
+        query = select(Repo.id).join(RepoFile, RepoFile.repo_id == Repo.id).where(RepoFile.sha256 == sha256)
+        if not identity.is_admin:
+            is_open = and_(Repo.private.is_(False), Repo.gated == "")
+            query = query.where(or_(is_open, *_readable(identity)))
+        with self._database.read() as session:
+            return session.scalars(query.limit(1)).first() is not None
 
     def counts(self) -> dict[str, int]:
         """Returns how many repos there are of each type."""

@@ -305,6 +305,19 @@ class Hub:
         """Takes a local file in as a large file that commits of this repo's owner may point to."""
         return self.content.put_file(repo.owner, source, expected_sha256=expected_sha256, move=move)
 
+    def may_point(self, identity: Identity, namespace: str, sha256: str) -> bool:
+        """Returns whether a large file is here already and the caller may put it into a repo of ``namespace``: the
+        namespace brought it, or the caller reads it in some other repo.
+        """
+        if self.content.may_read_large("", namespace, sha256, writer=True):
+            return True
+        return self.repos.may_read_large(identity, sha256)
+
+    def adopt(self, identity: Identity, namespace: str, sha256: str) -> None:
+        """Lets commits of a namespace point to a large file that the caller reads in some other repo."""
+        if self.repos.may_read_large(identity, sha256):
+            self.content.share_large(namespace, sha256)
+
     def import_files(
         self,
         identity: Identity,

@@ -11,7 +11,7 @@ import msgspec
 
 from fust.core.errors import NotFound, StorageFull
 from fust.core.units import show_size
-from fust.hub.upstream import UpstreamFile
+from fust.hub.pulling.types import UpstreamFile
 
 _PART = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|npz|gguf|dat|imatrix)$", re.IGNORECASE)
@@ -43,19 +43,28 @@ def choose(
     *,
     named: Sequence[str],
     patterns: Sequence[str],
+    excluded: Sequence[str] = (),
     take_all: bool,
     memory_bytes: int,
     repo_id: str,
 ) -> Selection:
-    """Returns the files to take.
+    """Returns the files to take. Patterns are huggingface_hub's: `*` crosses `/`, and `data/` means `data/*`.
 
     Raises:
-        NotFound: a named file or a pattern matches nothing.
+        NotFound: a named file or a pattern matches nothing, or everything is excluded.
         StorageFull: none of several GGUFs fits into the memory.
 
     """
     if not files:
         raise NotFound("{repo_id} holds no files.", hint="Check the name and --revision.", repo_id=repo_id)
+    if excluded:
+        files = [file for file in files if not any(_matches(file.path, pattern) for pattern in excluded)]
+        if not files:
+            raise NotFound(
+                "Nothing of {repo_id} is left: --exclude matches all of it.",
+                hint="Patterns are like '*.json' or 'data/*'.",
+                repo_id=repo_id,
+            )
     if named or patterns:
         return Selection(_matching(files, named, patterns, repo_id), [])
     groups = _gguf_groups(files)
@@ -122,7 +131,7 @@ def _matching(
             )
         taken.update({file.path: file for file in found})
     for pattern in patterns:
-        found = [file for file in files if fnmatchcase(file.path, pattern)]
+        found = [file for file in files if _matches(file.path, pattern)]
         if not found:
             raise NotFound(
                 "Nothing in {repo_id} matches {pattern!r}.",
@@ -132,3 +141,7 @@ def _matching(
             )
         taken.update({file.path: file for file in found})
     return list(taken.values())
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return fnmatchcase(path, pattern + "*" if pattern.endswith("/") else pattern)

@@ -32,7 +32,7 @@ def test_an_answer_streams_and_says_its_pace(open_page: OpenPage, model: dict[st
     box.press("Enter")
     expect(page.locator(".turn")).to_have_count(2)
     expect(finished(page)).to_contain_text(ANSWERED)
-    assert page.locator(".turn").nth(0).inner_text().endswith("Once upon a time")
+    expect(page.locator(".turn .say").nth(0)).to_have_text("Once upon a time")
     answer = page.locator(".turn").nth(1).locator(".prose").inner_text()
     assert answer.strip() != ""
 
@@ -42,7 +42,7 @@ def test_an_answer_streams_and_says_its_pace(open_page: OpenPage, model: dict[st
     assert page.locator(".turn").count() == 2
     assert len(asked) == 2
 
-    page.reload()  # the conversation is kept in the browser
+    page.reload()  # the conversation is kept on the server
     expect(page.locator(".turn")).to_have_count(2)
     expect(page.locator(".turn").nth(1)).to_contain_text(ANSWERED)
 

@@ -1,17 +1,22 @@
-import { Fragment } from "preact";
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { Problem, type Deployment, type Page } from "../api";
-import { Answer } from "../parts/markdown";
-import { CopyButton, Empty, Facts, Section, Sure, Trouble, Waiting } from "../parts";
-import { ago, decimal, integer, span } from "../format";
+import { say, stopAnswer, type Said } from "../chats/answer";
+import { requestFor } from "../chats/request";
+import { askHistory, conversations, growing, HERE, history, open, openFor, rename } from "../chats/store";
+import { shownPath } from "../chats/tree";
+import type { Conversation, Settings } from "../chats/types";
+import { Empty, Trouble, Waiting } from "../parts";
+import { Snippet } from "../parts/snippet";
 import { t } from "../i18n";
 import { useLoad } from "../load";
 import { go, Link, repoPath, usePlace } from "../router";
-import { session } from "../session";
+import { session, sessionEnded } from "../session";
 import { useStore } from "../store";
-import { ask, growing, openThreads, regenerate, removeThread, stopAnswer, threads, type Message, type Thread } from "../threads";
-
-const EXAMPLES = ["chat.example.1", "chat.example.2", "chat.example.3"] as const;
+import { About } from "./chat/about";
+import { Compose } from "./chat/compose";
+import { Sidebar } from "./chat/sidebar";
+import { Messages } from "./chat/turns";
+import { Welcome } from "./chat/welcome";
 
 /** Models that answer; those without a chat template last. */
 function talkers(page: Page<Deployment> | undefined): Deployment[] {
@@ -21,43 +26,96 @@ function talkers(page: Page<Deployment> | undefined): Deployment[] {
 
 const called = (it: Deployment): string => it.alias ?? it.name;
 
+/** The conversation of the address, read from the server when this window does not have it. */
+function useConversation(id: string | null): { conversation: Conversation | undefined; waiting: boolean; problem: Problem | null } {
+  const conversation = useStore(conversations).get(id ?? "");
+  const [problem, setProblem] = useState<Problem | null>(null);
+  useEffect(() => {
+    setProblem(null);
+    if (id === null) return undefined;
+    const look = (): void => {
+      // What only this window has, nobody else can have changed.
+      const held = conversations.get().get(id);
+      if (id.startsWith(HERE) ? held !== undefined : held?.kept === false) return;
+      open(id).catch((error: unknown) => {
+        if (!(error instanceof Problem)) throw error;
+        if (error.status === 401) sessionEnded();
+        setProblem(error);
+      });
+    };
+    look();
+    const again = (): void => {
+      if (document.visibilityState === "visible") look();
+    };
+    document.addEventListener("visibilitychange", again);
+    return () => document.removeEventListener("visibilitychange", again);
+  }, [id]);
+  return { conversation, waiting: id !== null && conversation === undefined && problem === null, problem };
+}
+
 export function ChatPage() {
   const { query } = usePlace();
   const now = useStore(session);
   const user = now.state === "in" ? now.user.name : "";
-  openThreads(user);
-  const all = useStore(threads);
-  const thread = all.find((it) => it.id === query.get("c"));
+  openFor(user);
+  const id = query.get("c");
+  const { conversation, waiting, problem } = useConversation(id);
   const deployments = useLoad<Page<Deployment>>("fust/v1/deployments", 5000);
   const models = talkers(deployments.data);
   const [picked, setPicked] = useState<string | null>(null);
-  const asked = picked ?? query.get("model") ?? thread?.messages.at(-1)?.model ?? null;
+  const [draft, setDraft] = useState<Settings>({});
+  const [code, setCode] = useState(false);
+  const lastModel = conversation && shownPath(conversation).at(-1)?.model;
+  const asked = picked ?? query.get("model") ?? lastModel ?? null;
   const model = models.find((it) => called(it) === asked || it.name === asked || it.repo_id === asked) ?? models[0];
-  const busy = useStore(growing).has(thread?.id ?? "");
-  const title = thread?.title ?? t("chat.new");
+  const busy = useStore(growing).has(id ?? "");
+  const title = conversation?.title ?? t("chat.new");
+  const beginning = useRef(false);
+  // What is being written stays when a new conversation gets its address, and goes with any other change of place.
+  const desk = useRef({ id, made: "", key: 0 });
+  if (desk.current.id !== id) {
+    if (id === null || id !== desk.current.made) desk.current.key += 1;
+    desk.current.id = id;
+  }
 
   useEffect(() => {
     document.title = `${title} · Fust`;
   }, [title]);
-  useEffect(() => setPicked(null), [thread?.id]);
+  useEffect(() => {
+    if (history.get() === null) askHistory().catch(() => undefined);
+  }, [user]);
+  useEffect(() => {
+    setPicked(null);
+    setCode(false);
+  }, [id]);
 
-  const say = (text: string): void => {
-    if (model === undefined) return;
-    const id = ask(thread?.id ?? null, called(model), text);
-    if (thread === undefined) {
-      setPicked(called(model));
-      go(`chat?c=${id}`, "replace");
-    }
+  const send = (said: Said): void => {
+    if (model === undefined || beginning.current) return;
+    beginning.current = true;
+    const leaf = conversation ? (shownPath(conversation).at(-1)?.id ?? null) : null;
+    void say(conversation?.id ?? null, leaf, called(model), said, draft)
+      .then((made) => {
+        if (conversation !== undefined) return;
+        setDraft({});
+        desk.current.made = made;
+        go(`chat?c=${encodeURIComponent(made)}`, "replace");
+        setPicked(called(model));
+      })
+      .finally(() => {
+        beginning.current = false;
+      });
   };
+  const mute = model?.has_chat_template === false;
+  const fresh = id === null || (conversation !== undefined && conversation.turns.size === 0);
 
   return (
     <div class="page wrap">
       <h1 class="sr">{t("place.chat")}</h1>
       <div class="chat">
-        <ThreadList all={all} now={thread?.id ?? null} />
+        <Sidebar key={user} now={id} user={user} />
         <div class="talk">
           <div class="hrow talkhead">
-            <h2>{title}</h2>
+            <Title conversation={conversation} />
             {models.length > 0 && (
               <div class="pick">
                 <select id="model" aria-label={t("chat.model")} value={model ? called(model) : ""} onChange={(event) => setPicked(event.currentTarget.value)}>
@@ -72,15 +130,17 @@ export function ChatPage() {
             )}
           </div>
           {deployments.problem && <Trouble problem={deployments.problem} retry={() => void deployments.reload()} />}
-          {deployments.waiting && <Waiting what={t("waiting.running")} />}
+          {(deployments.waiting || waiting) && <Waiting what={waiting ? t("chat.waiting") : t("waiting.running")} />}
+          {problem && <Trouble problem={problem} />}
           {deployments.data && models.length === 0 && (
             <Empty what={t("chat.nomodel")} next={t("chat.nomodel.next")}>
               <Link class="b go" to="models">{t("home.choose")}</Link>
             </Empty>
           )}
-          {thread && <Messages thread={thread} model={model} busy={busy} />}
-          {!thread && model && model.has_chat_template !== false && <Examples name={called(model)} onPick={say} />}
-          {model?.has_chat_template === false && (
+          {conversation && code && <AsCode conversation={conversation} model={model ? called(model) : (lastModel ?? "")} />}
+          {conversation && !code && <Messages conversation={conversation} model={model} busy={busy} />}
+          {fresh && model && !mute && <Welcome model={model} name={called(model)} onPick={(text) => send({ text, files: [] })} />}
+          {model && mute && (
             <div class="note" role="status">
               <p>{t("chat.notemplate", { model: called(model) })}</p>
               <p>
@@ -88,237 +148,72 @@ export function ChatPage() {
               </p>
             </div>
           )}
-          {(model !== undefined || thread !== undefined) && (
-            <Compose key={thread?.id ?? "new"} disabled={model === undefined || model.has_chat_template === false} busy={busy} onSend={say} onStop={() => thread && stopAnswer(thread.id)} />
+          {conversation?.unsaved && <Unsaved problem={conversation.unsaved} kept={conversation.kept} />}
+          {(model !== undefined || conversation !== undefined) && !code && !waiting && !problem && (
+            <Compose id="msg" label={t("chat.message")} key={desk.current.key} disabled={model === undefined || mute} busy={busy} onSend={send} onStop={() => id && stopAnswer(id)} />
           )}
         </div>
-        <About thread={thread} model={model} />
+        <About conversation={conversation} model={model} draft={draft} onDraft={setDraft} code={code} onCode={() => setCode(!code)} />
       </div>
     </div>
   );
 }
 
-function ThreadList({ all, now }: { all: Thread[]; now: string | null }) {
-  return (
-    <nav class="threads" aria-label={t("chat.threads")}>
-      <Link class="b" to="chat">{t("chat.new")}</Link>
-      {all.length > 0 && (
-        <ul>
-          {all.map((it) => (
-            <li key={it.id}>
-              <Link to={`chat?c=${it.id}`} aria-current={it.id === now ? "page" : undefined} title={`${it.title} · ${ago(new Date(it.changed).toISOString())}`}>
-                {it.title}
-              </Link>
-            </li>
-          ))}
-        </ul>
-      )}
-    </nav>
-  );
-}
-
-function Examples({ name, onPick }: { name: string; onPick: (text: string) => void }) {
-  return (
-    <div class="examples">
-      <p class="soft">{t("chat.empty", { model: name })}</p>
-      <ul>
-        {EXAMPLES.map((key) => (
-          <li key={key}>
-            <button class="b" type="button" onClick={() => onPick(t(key))}>{t(key)}</button>
-          </li>
-        ))}
-      </ul>
-    </div>
-  );
-}
-
-function Messages({ thread, model, busy }: { thread: Thread; model: Deployment | undefined; busy: boolean }) {
-  const end = useRef<HTMLDivElement>(null);
-  const near = useRef(true);
-  const [said, setSaid] = useState("");
-  const was = useRef(busy);
+/** The title, and the field that changes it. */
+function Title({ conversation }: { conversation: Conversation | undefined }) {
+  const [editing, setEditing] = useState(false);
+  const field = useRef<HTMLInputElement>(null);
+  useEffect(() => setEditing(false), [conversation?.id]);
   useEffect(() => {
-    const onScroll = (): void => {
-      near.current = (end.current?.getBoundingClientRect().top ?? 0) < innerHeight + 120;
-    };
-    addEventListener("scroll", onScroll, { passive: true });
-    return () => removeEventListener("scroll", onScroll);
-  }, []);
-  // Follows the answer only while the reader is at its end.
-  const grown = thread.messages.at(-1)?.text.length;
-  useLayoutEffect(() => {
-    if (near.current && (busy || was.current)) end.current?.scrollIntoView({ block: "nearest" });
-  }, [grown, thread.messages.length, busy]);
-  useEffect(() => {
-    near.current = true;
-    end.current?.scrollIntoView({ block: "nearest" });
-  }, [thread.id]);
-  // A screen reader hears that the answer began and ended, not each word.
-  useEffect(() => {
-    if (busy) setSaid(t("chat.answering"));
-    else if (was.current) setSaid(t("chat.answered"));
-    was.current = busy;
-  }, [busy]);
-
-  const lastModel = thread.messages.at(-1)?.model;
-  return (
-    <>
-      <div class="messages" role="region" aria-label={t("chat.messages")}>
-        {thread.messages.map((message, index) => {
-          const before = thread.messages[index - 1];
-          return (
-            <Fragment key={index}>
-              {before && before.model !== message.model && <Divider model={message.model} />}
-              <Turn message={message} last={index === thread.messages.length - 1} thread={thread} model={model} busy={busy} />
-            </Fragment>
-          );
-        })}
-        {model && lastModel && !busy && called(model) !== lastModel && <Divider model={called(model)} />}
-      </div>
-      <div ref={end} class="end" />
-      <p class="sr" role="status">{said}</p>
-    </>
-  );
-}
-
-function Divider({ model }: { model: string }) {
-  return (
-    <div class="switch">
-      <span>{t("chat.switched", { model })}</span>
-    </div>
-  );
-}
-
-/** The last part of a model's name: the margin is narrow. */
-function short(model: string): string {
-  return (model.split("/").at(-1) ?? model).replace(/:.*$/, "");
-}
-
-function Turn({ message, last, thread, model, busy }: { message: Message; last: boolean; thread: Thread; model: Deployment | undefined; busy: boolean }) {
-  if (message.role === "user") {
+    if (editing) field.current?.select();
+  }, [editing]);
+  if (conversation === undefined) return <h2>{t("chat.new")}</h2>;
+  if (!editing) {
     return (
-      <article class="turn me">
-        <div class="who">{t("chat.you")}</div>
-        <div class="say"><p class="plain">{message.text}</p></div>
-      </article>
+      <div class="title">
+        <h2>{conversation.title}</h2>
+        <button class="b bare icon" type="button" aria-label={t("chat.rename")} title={t("chat.rename")} onClick={() => setEditing(true)}>
+          <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M3 13l.500-2.500L11 3l2 2-7.500 7.500z" /></svg>
+        </button>
+      </div>
     );
   }
-  const live = message.state === "growing";
-  const trouble = message.trouble;
-  return (
-    <article class="turn" aria-busy={live}>
-      <div class="who" title={message.model}>{short(message.model)}</div>
-      <div class={live ? "say growing" : "say"}>
-        {message.thinking && (
-          <details class="thinking">
-            <summary>{t("chat.thinking")}</summary>
-            <p class="plain">{message.thinking}</p>
-          </details>
-        )}
-        {message.text !== "" && <Answer text={message.text} />}
-        {live && message.text === "" && <First />}
-        {message.state === "stopped" && <p class="small quiet">{t("chat.stopped")}</p>}
-        {trouble && <Trouble problem={new Problem(trouble.status, trouble.code, trouble.detail, trouble.hint, trouble.requestId)} />}
-        <div class="meter">
-          {!live && message.text !== "" && <CopyButton text={message.text} bare />}
-          {!live && last && !busy && model && model.has_chat_template !== false && (
-            <button class="b bare" type="button" onClick={() => regenerate(thread.id, called(model))}>
-              {trouble ? t("chat.again") : t("chat.regenerate")}
-            </button>
-          )}
-          {message.stats && message.stats.tokens > 0 && <span class="num">{statsLine(message)}</span>}
-        </div>
-      </div>
-    </article>
-  );
-}
-
-/** Nothing has come yet: after a second, say what is awaited. */
-function First() {
-  return (
-    <>
-      <span class="caret" aria-hidden="true" />
-      <Waiting what={t("waiting.first")} />
-    </>
-  );
-}
-
-function statsLine({ stats }: Message): string {
-  if (stats === undefined) return "";
-  const parts = [t("chat.tokens", { n: stats.tokens })];
-  if (stats.tokens_per_s !== null) parts.push(`${decimal(stats.tokens_per_s)} ${t("unit.tps")}`);
-  if (stats.ttft_s !== null) parts.push(t("chat.first", { after: stats.ttft_s < 1 ? t("time.ms", { n: integer(Math.round(stats.ttft_s * 1000)) }) : span(stats.ttft_s) }));
-  return parts.join(" · ");
-}
-
-function Compose({ disabled, busy, onSend, onStop }: { disabled: boolean; busy: boolean; onSend: (text: string) => void; onStop: () => void }) {
-  const [text, setText] = useState("");
-  const field = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => {
-    // On a phone, focus would open the keyboard over the page.
-    if (matchMedia("(pointer: fine)").matches) field.current?.focus({ preventScroll: true });
-  }, []);
-  useLayoutEffect(() => {
-    const area = field.current;
-    if (area === null) return;
-    area.style.height = "auto";
-    area.style.height = `${Math.min(area.scrollHeight + 2, 320)}px`;
-  }, [text]);
-  const submit = (): void => {
-    if (busy || disabled || text.trim() === "") return;
-    onSend(text.trim());
-    setText("");
+  const done = (): void => {
+    const wanted = (field.current?.value ?? "").trim();
+    if (wanted !== "" && wanted !== conversation.title) rename(conversation.id, wanted);
+    setEditing(false);
   };
   return (
-    <form class="compose" onSubmit={(event) => { event.preventDefault(); submit(); }}>
-      <label for="msg" class="sr">{t("chat.message")}</label>
-      <textarea
-        id="msg"
-        rows={2}
-        ref={field}
-        value={text}
-        placeholder={t("chat.placeholder")}
-        onInput={(event) => setText(event.currentTarget.value)}
-        onKeyDown={(event) => {
-          // While an input method composes, Enter chooses a word; Safari reports that only as key code 229.
-          if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
-          event.preventDefault();
-          submit();
-        }}
-      />
-      <div class="hrow">
-        <span class="small quiet keys"><kbd>Enter</kbd> {t("chat.enter")}<kbd>Shift</kbd> + <kbd>Enter</kbd> {t("chat.shift")}</span>
-        {busy ? (
-          <button class="b" type="button" onClick={onStop}>
-            <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M4 4h8v8H4z" fill="currentColor" /></svg>
-            {t("chat.stop")}
-          </button>
-        ) : (
-          <button class="b go" type="submit" disabled={disabled || text.trim() === ""}>{t("chat.send")}</button>
-        )}
-      </div>
+    <form class="title" onSubmit={(event) => { event.preventDefault(); done(); }}>
+      <input type="text" ref={field} aria-label={t("chat.rename.label")} maxLength={200} value={conversation.title} onBlur={done} onKeyDown={(event) => {
+        if (event.key === "Escape" && !event.isComposing) {
+          event.currentTarget.value = conversation.title;
+          setEditing(false);
+        } else if (event.key === "Enter" && (event.isComposing || event.keyCode === 229)) event.preventDefault();
+      }} />
     </form>
   );
 }
 
-function About({ thread, model }: { thread: Thread | undefined; model: Deployment | undefined }) {
-  const stats = thread?.messages.findLast((it) => it.stats?.prompt_tokens)?.stats;
-  const used = stats ? (stats.prompt_tokens ?? 0) + stats.tokens : null;
-  const rows: [string, preact.ComponentChildren][] = [];
-  if (model) rows.push([t("chat.model"), <Link to={`models/${repoPath(model.repo_id)}`}>{called(model)}</Link>]);
-  if (used !== null) rows.push([t("facts.context"), model?.context ? <>{integer(used)} <span class="unit">{t("chat.of", { n: integer(model.context) })}</span></> : integer(used)]);
-  rows.push([t("chat.kept"), t("chat.kept.here")]);
-  rows.push([t("chat.leaves"), t("chat.leaves.nothing")]);
+/** The conversation as a program would send it. */
+function AsCode({ conversation, model }: { conversation: Conversation; model: string }) {
+  const path = shownPath(conversation);
+  // A program asks for an answer: what follows the last thing that was said is left to the model.
+  const last = path.findLastIndex((it) => it.role === "user");
   return (
-    <aside class="aside" aria-label={t("chat.about")}>
-      <Section id="h-about" title={t("chat.about")}>
-        <Facts rows={rows} />
-        {thread && (
-          <p class="actions">
-            <Sure bare label={t("chat.delete")} ask={t("chat.delete.sure")} onSure={() => { removeThread(thread.id); go("chat"); }} />
-          </p>
-        )}
-      </Section>
-    </aside>
+    <div class="ascode">
+      <p class="soft">{t("chat.code.note")}</p>
+      <Snippet model={model} talk="chat" keyName={conversation.title.slice(0, 40)} body={requestFor(model, conversation.settings, path.slice(0, last + 1))} />
+    </div>
+  );
+}
+
+/** What was said is here but not there. */
+function Unsaved({ problem, kept }: { problem: Problem; kept: boolean }) {
+  return (
+    <div class="note" role="status">
+      <p>{kept ? t("chat.unsaved.trying") : t("chat.unsaved.window")}</p>
+      {problem.detail && <p>{problem.detail} {problem.hint}</p>}
+    </div>
   );
 }

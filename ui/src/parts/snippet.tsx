@@ -1,5 +1,6 @@
 import { useState } from "preact/hooks";
 import { call, type NewKey, type Repo } from "../api";
+import type { ChatBody } from "../chats/request";
 import { Code, CopyButton, Tabs, Trouble } from "./index";
 import { t } from "../i18n";
 import { useAct } from "../load";
@@ -40,13 +41,26 @@ function snippet(client: Client, talk: Talk, base: string, model: string, key: s
   return `from langchain_openai import ${kind}\n\nmodel = ${kind}(\n    base_url="${base}",\n    api_key="${key}",\n    model="${model}",\n)\nprint(model.invoke(${said})${talk === "text" ? "" : ".content"})`;
 }
 
-/** How a program calls the model, with a key made on demand and shown once. */
-export function Snippet({ model, talk, keyName }: { model: string; talk: Talk; keyName: string }) {
+const inQuotes = (text: string): string => text.replaceAll("'", "'\\''");
+
+/** A whole conversation as a command or a program: both run as they stand once the key is in. */
+function conversation(client: Client, base: string, key: string, body: ChatBody): string {
+  if (client === "curl")
+    return `curl ${base}/chat/completions \\\n  -H "Authorization: Bearer ${key}" \\\n  -H "Content-Type: application/json" \\\n  -d '${inQuotes(JSON.stringify(body, null, 2))}'`;
+  // Strings, numbers and lists are written in JSON as Python writes them; there is nothing else in it.
+  const fields = Object.entries(body).map(([name, value]) => `    ${name}=${JSON.stringify(value, null, 4).replaceAll("\n", "\n    ")},\n`);
+  return `from openai import OpenAI\n\nclient = OpenAI(base_url="${base}", api_key="${key}")\nanswer = client.chat.completions.create(\n${fields.join("")}    stream=True,\n)\nfor chunk in answer:\n    if chunk.choices:\n        print(chunk.choices[0].delta.content or "", end="")`;
+}
+
+/** How a program calls the model, with a key made on demand and shown once; with `body`, how it asks just this. */
+export function Snippet({ model, talk, keyName, body }: { model: string; talk: Talk; keyName: string; body?: ChatBody }) {
   const base = useStore(status)?.openai_base_url ?? absoluteURL("v1").replace(/\/$/, "");
   const [client, setClient] = useState<Client>("curl");
   const [made, setMade] = useState<NewKey | null>(null);
   const act = useAct();
   const labels: Record<Client, string> = { curl: "curl", python: "Python", langchain: "LangChain" };
+  const clients: Client[] = body === undefined ? ["curl", "python", "langchain"] : ["curl", "python"];
+  const key = made?.token ?? "FUST_KEY";
   return (
     <div class="stack">
       <p>{talk === "chat" ? t("use.chat") : talk === "text" ? t("use.text") : t("use.embedding")}</p>
@@ -65,10 +79,10 @@ export function Snippet({ model, talk, keyName }: { model: string; talk: Talk; k
         </div>
       )}
       {act.problem && <Trouble problem={act.problem} />}
-      <Tabs<Client> tabs={(Object.keys(labels) as Client[]).map((id) => ({ id, label: labels[id] }))} now={client} label={t("use.clients")} onPick={setClient} />
-      {(Object.keys(labels) as Client[]).map((id) => (
+      <Tabs<Client> tabs={clients.map((id) => ({ id, label: labels[id] }))} now={client} label={t("use.clients")} onPick={setClient} />
+      {clients.map((id) => (
         <div key={id} role="tabpanel" id={`p-${id}`} aria-labelledby={`t-${id}`} hidden={id !== client}>
-          <Code label={labels[id]} text={snippet(id, talk, base, model, made?.token ?? "FUST_KEY", t("use.question"))} />
+          <Code label={labels[id]} text={body === undefined ? snippet(id, talk, base, model, key, t("use.question")) : conversation(id, base, key, body)} />
         </div>
       ))}
       {made === null && <p class="small quiet">{t("use.placeholder")}</p>}

@@ -1,0 +1,128 @@
+import { useState } from "preact/hooks";
+import type { Deployment } from "../../api";
+import { adopt, drop, HERE, history, remove, setSettings } from "../../chats/store";
+import { shownPath } from "../../chats/tree";
+import type { Conversation, Settings } from "../../chats/types";
+import { Facts, Section, Sure, Trouble } from "../../parts";
+import { integer } from "../../format";
+import { t } from "../../i18n";
+import { useAct } from "../../load";
+import { go, Link, repoPath, url } from "../../router";
+import { useStore } from "../../store";
+
+const called = (it: Deployment): string => it.alias ?? it.name;
+
+interface Props {
+  conversation: Conversation | undefined;
+  model: Deployment | undefined;
+  draft: Settings;
+  onDraft: (settings: Settings) => void;
+  code: boolean;
+  onCode: () => void;
+}
+
+export function About({ conversation, model, draft, onDraft, code, onCode }: Props) {
+  const keep = useStore(history);
+  const act = useAct();
+  const stats = conversation && shownPath(conversation).findLast((it) => it.stats?.prompt_tokens)?.stats;
+  const used = stats ? (stats.prompt_tokens ?? 0) + stats.tokens : null;
+  const kept = conversation?.kept ?? keep !== false;
+  const rows: [string, preact.ComponentChildren][] = [];
+  if (model) rows.push([t("chat.model"), <Link to={`models/${repoPath(model.repo_id)}`}>{called(model)}</Link>]);
+  if (used !== null) rows.push([t("facts.context"), model?.context ? <>{integer(used)} <span class="unit">{t("chat.of", { n: integer(model.context) })}</span></> : integer(used)]);
+  rows.push([t("chat.kept"), kept ? t("chat.kept.server") : t("chat.kept.window")]);
+  rows.push([t("chat.leaves"), t("chat.leaves.nothing")]);
+  const settings = conversation?.settings ?? draft;
+  const place = conversation && `fust/v1/chats/${encodeURIComponent(conversation.id)}/export`;
+  return (
+    <aside class="aside" aria-label={t("chat.about")}>
+      <Section id="h-about" title={t("chat.about")}>
+        <Facts rows={rows} />
+        {conversation && (
+          <div class="actions stack">
+            <p><button class="b bare" type="button" aria-pressed={code} onClick={onCode}>{code ? t("chat.code.close") : t("chat.code")}</button></p>
+            {!conversation.id.startsWith(HERE) && conversation.kept && (
+              <p class="small exports">{t("chat.export")}{" "}
+                <a href={url(`${place}?format=json`)} download>JSON</a>{" · "}
+                <a href={url(`${place}?format=markdown`)} download>Markdown</a>
+              </p>
+            )}
+            {!conversation.kept && keep === true && (
+              <p><button class="b" type="button" disabled={act.busy} onClick={() => void act.run(async () => {
+                const id = await adopt(conversation);
+                drop(conversation.id);
+                go(`chat?c=${id}`, "replace");
+              })}>{t("chat.keep")}</button></p>
+            )}
+            <p><Sure bare label={t("chat.delete")} ask={t("chat.delete.sure")} busy={act.busy} onSure={() => void act.run(async () => { await remove(conversation.id); go("chat"); })} /></p>
+            {act.problem && <Trouble problem={act.problem} />}
+          </div>
+        )}
+      </Section>
+      <Section id="h-settings" title={t("chat.settings")}>
+        <SettingsForm key={conversation?.id ?? "new"} settings={settings} onChange={(next) => (conversation ? setSettings(conversation.id, next) : onDraft(next))} />
+      </Section>
+    </aside>
+  );
+}
+
+interface Figure {
+  name: "temperature" | "top_p" | "max_tokens" | "seed";
+  least: number;
+  most: number;
+  step: number | "any";
+}
+const FIGURES: Figure[] = [
+  { name: "temperature", least: 0, most: 2, step: "any" },
+  { name: "top_p", least: 0, most: 1, step: "any" },
+  { name: "max_tokens", least: 1, most: 2 ** 31 - 1, step: 1 },
+  { name: "seed", least: 0, most: 2 ** 32 - 1, step: 1 },
+];
+
+/** Instructions and parameters; what is empty, the model decides. */
+function SettingsForm({ settings, onChange }: { settings: Settings; onChange: (next: Settings) => void }) {
+  const [wrong, setWrong] = useState<string | null>(null);
+  const set = (name: keyof Settings, value: Settings[keyof Settings] | undefined): void => {
+    const next: Settings = { ...settings, [name]: value };
+    if (value === undefined) delete next[name];
+    onChange(next);
+  };
+  return (
+    <form class="form params" onSubmit={(event) => event.preventDefault()}>
+      <label>
+        <span>{t("chat.system")}</span>
+        <textarea rows={4} maxLength={100_000} placeholder={t("chat.system.example")} value={settings.system ?? ""} onChange={(event) => set("system", event.currentTarget.value.trim() || undefined)} />
+      </label>
+      {FIGURES.map(({ name, least, most, step }) => (
+        <label key={name} class="figure">
+          <span>{t(`chat.param.${name}`)}</span>
+          <input
+            type="number"
+            inputMode="decimal"
+            min={least}
+            max={most}
+            step={step}
+            placeholder={t("chat.param.model")}
+            value={settings[name] ?? ""}
+            aria-invalid={wrong === name}
+            onChange={(event) => {
+              const field = event.currentTarget;
+              if (!field.checkValidity()) return setWrong(name);
+              setWrong(null);
+              set(name, field.value === "" ? undefined : field.valueAsNumber);
+            }}
+          />
+        </label>
+      ))}
+      {wrong !== null && <p class="note" role="alert">{t(`chat.param.${wrong as Figure["name"]}.range`)}</p>}
+      <label>
+        <span>{t("chat.param.stop")}</span>
+        <textarea rows={2} maxLength={3000} value={(settings.stop ?? []).join("\n")} onChange={(event) => {
+          const words = event.currentTarget.value.split("\n").filter((it) => it !== "").slice(0, 16).map((it) => it.slice(0, 200));
+          set("stop", words.length > 0 ? words : undefined);
+        }} />
+      </label>
+      <p class="small quiet">{t("chat.settings.note")}</p>
+    </form>
+  );
+}

@@ -1,0 +1,129 @@
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import type { Said } from "../../chats/answer";
+import { MOST_BYTES, MOST_FILES, readText } from "../../chats/files";
+import type { TextFile } from "../../chats/types";
+import { size } from "../../format";
+import { t } from "../../i18n";
+
+interface Props {
+  id: string;
+  label: string;
+  start?: Said;
+  disabled: boolean;
+  busy: boolean;
+  onSend: (said: Said) => void;
+  onStop?: () => void;
+  onCancel?: () => void;
+}
+
+/** Where a message is written: words, and text files beside them. */
+export function Compose({ id, label, start, disabled, busy, onSend, onStop, onCancel }: Props) {
+  const [text, setText] = useState(start?.text ?? "");
+  const [files, setFiles] = useState<TextFile[]>(start?.files ?? []);
+  const [refused, setRefused] = useState<string[]>([]);
+  const field = useRef<HTMLTextAreaElement>(null);
+  useEffect(() => {
+    // On a phone, focus would open the keyboard over the page.
+    if (onCancel || matchMedia("(pointer: fine)").matches) field.current?.focus({ preventScroll: true });
+  }, []);
+  useLayoutEffect(() => {
+    const area = field.current;
+    if (area === null) return;
+    area.style.height = "auto";
+    area.style.height = `${Math.min(area.scrollHeight + 2, 320)}px`;
+  }, [text]);
+
+  const attach = async (chosen: File[]): Promise<void> => {
+    const read = await Promise.all(chosen.map(readText));
+    const fresh = read.filter((it): it is TextFile => "text" in it);
+    const bad = read.flatMap((it) => ("refused" in it ? [it.refused] : []));
+    const all = [...files, ...fresh];
+    if (all.length > MOST_FILES) bad.push(t("chat.file.many", { n: MOST_FILES }));
+    setFiles(all.slice(0, MOST_FILES));
+    setRefused(bad);
+  };
+  const empty = text.trim() === "" && files.length === 0;
+  const submit = (): void => {
+    if (busy || disabled || empty) return;
+    onSend({ text: text.trim(), files });
+    setText("");
+    setFiles([]);
+    setRefused([]);
+  };
+  return (
+    <form
+      class={onCancel ? "compose inplace" : "compose"}
+      onSubmit={(event) => { event.preventDefault(); submit(); }}
+      onDragOver={(event) => { if (event.dataTransfer?.types.includes("Files")) event.preventDefault(); }}
+      onDrop={(event) => {
+        if (!event.dataTransfer?.files.length) return;
+        event.preventDefault();
+        void attach([...event.dataTransfer.files]);
+      }}
+    >
+      <label for={id} class="sr">{label}</label>
+      <textarea
+        id={id}
+        rows={2}
+        ref={field}
+        value={text}
+        placeholder={t("chat.placeholder")}
+        onInput={(event) => setText(event.currentTarget.value)}
+        onKeyDown={(event) => {
+          if (event.key === "Escape" && onCancel && !event.isComposing) {
+            onCancel();
+            return;
+          }
+          // While an input method composes, Enter chooses a word; Safari reports that only as key code 229.
+          if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+          event.preventDefault();
+          submit();
+        }}
+      />
+      {files.length > 0 && (
+        <ul class="chips">
+          {files.map((file, index) => (
+            <li key={`${file.name}${index}`} class="chip">
+              <span class="cut">{file.name}</span> <span class="quiet num">{size(new Blob([file.text]).size)}</span>
+              <button class="b bare icon" type="button" aria-label={t("chat.file.remove", { name: file.name })} onClick={() => setFiles(files.filter((_, at) => at !== index))}>
+                <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M4 4l8 8M12 4l-8 8" /></svg>
+              </button>
+            </li>
+          ))}
+        </ul>
+      )}
+      {refused.length > 0 && <div class="note" role="alert">{refused.map((why) => <p key={why}>{why}</p>)}</div>}
+      <div class="hrow">
+        <span class="row">
+          <label class="b bare attach" title={t("chat.file.limit", { most: size(MOST_BYTES), n: MOST_FILES })}>
+            <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M4 2h5l3 3v9H4zM9 2v3h3M6 8h4M6 11h4" /></svg>
+            {t("chat.file.attach")}
+            <input
+              class="sr"
+              type="file"
+              multiple
+              accept="text/*,.md,.csv,.tsv,.json,.jsonl,.yaml,.yml,.toml,.xml,.html,.css,.js,.ts,.py,.java,.c,.h,.cpp,.rs,.go,.sh,.sql,.tex,.log,.srt,.po"
+              onChange={(event) => {
+                const chosen = [...(event.currentTarget.files ?? [])];
+                event.currentTarget.value = "";
+                void attach(chosen);
+              }}
+            />
+          </label>
+          <span class="small quiet keys"><kbd>Enter</kbd> {t("chat.enter")}<kbd>Shift</kbd> + <kbd>Enter</kbd> {t("chat.shift")}</span>
+        </span>
+        <span class="row">
+          {onCancel && <button class="b bare" type="button" onClick={onCancel}>{t("chat.edit.cancel")}</button>}
+          {busy ? (
+            <button class="b" type="button" onClick={onStop}>
+              <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M4 4h8v8H4z" fill="currentColor" /></svg>
+              {t("chat.stop")}
+            </button>
+          ) : (
+            <button class="b go" type="submit" disabled={disabled || empty}>{t("chat.send")}</button>
+          )}
+        </span>
+      </div>
+    </form>
+  );
+}

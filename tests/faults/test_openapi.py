@@ -41,6 +41,7 @@ def known(server: RunningFust, tmp_path_factory: pytest.TempPathFactory) -> dict
         "name": name,
         "run_id": run_id,
         "deployment_id": deployment["id"],
+        "chat_id": json.loads(server.request("POST", "/fust/v1/chats", {"title": "A chat"})[2])["id"],
     }
 
 

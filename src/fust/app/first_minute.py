@@ -9,7 +9,8 @@ import msgspec
 from litestar import get
 from litestar.types import ControllerRouterHandler
 
-from fust.accounts.service import Accounts, Identity
+from fust.accounts.rights import Identity
+from fust.accounts.service import Accounts
 from fust.app.start import STARTER, STARTER_REPO
 from fust.core.machine import machine_memory
 from fust.hub.service import Hub

@@ -45,7 +45,8 @@ class Chats:
     """Conversations of the users of one home.
 
     Every method takes the caller and looks at their rows only; another user's conversation is as absent as one that
-    never was. A key needs the scope `write`: one that may only call models opens no history.
+    never was. A key needs the scope `write` and must
+    not be fine-grained: one that was made for a model or a repo opens no history.
     """
 
     def __init__(self, database: Database, accounts: Accounts) -> None:
@@ -192,7 +193,7 @@ class Chats:
             return count
 
     def _user_id(self, session: Session, identity: Identity) -> str:
-        self._accounts.require(identity, "write")
+        self._accounts.require_whole(identity, "write")
         user_id = session.scalar(select(User.id).where(User.name == identity.user))
         if user_id is None:
             raise NotFound(

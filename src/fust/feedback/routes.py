@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal
 from urllib.parse import quote
 
 from litestar import Request, delete, get, patch, post, put
 from litestar.datastructures import State
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, OpenAPIType, Operation, Schema
 from litestar.params import Parameter
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
@@ -31,7 +33,17 @@ AnyRequest = Request[object, object, State]
 Format = Literal["json", "markdown"]
 ChatId = Annotated[str, Parameter(max_length=64)]
 TurnId = Annotated[str, Parameter(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
-_KINDS = {"json": ("application/json", "json"), "markdown": ("text/markdown; charset=utf-8", "md")}
+_KINDS = {"json": ("application/json", "json"), "markdown": ("text/markdown", "md")}
+
+
+@dataclass
+class _Export(Operation):
+    """Says in the OpenAPI document that an export may be Markdown as well."""
+
+    def __post_init__(self) -> None:
+        answer = (self.responses or {}).get("200")
+        if isinstance(answer, OpenAPIResponse) and answer.content is not None:
+            answer.content["text/markdown"] = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING))
 
 
 @get("/fust/v1/chats", sync_to_thread=True, tags=["chats"])
@@ -71,7 +83,7 @@ def set_history(chats: Chats, identity: Identity, data: KeepChoice) -> KeepChoic
     return data
 
 
-@get("/fust/v1/chats/export", sync_to_thread=True, tags=["chats"])
+@get("/fust/v1/chats/export", sync_to_thread=True, tags=["chats"], operation_class=_Export)
 def export_chats(
     request: AnyRequest,
     chats: Chats,
@@ -107,7 +119,7 @@ def put_turn(chats: Chats, identity: Identity, chat_id: ChatId, turn_id: TurnId,
     return chats.put_turn(identity, chat_id, turn_id, data)
 
 
-@get("/fust/v1/chats/{chat_id:str}/export", sync_to_thread=True, tags=["chats"])
+@get("/fust/v1/chats/{chat_id:str}/export", sync_to_thread=True, tags=["chats"], operation_class=_Export)
 def export_chat(
     request: AnyRequest,
     chats: Chats,

@@ -126,7 +126,10 @@ def test_instructions_and_parameters_are_sent_and_remembered(chat: Callable[...,
         ["END", "FIN"],
     )
     assert "top_p" not in sent
-    page.get_by_label("Top-p").fill("0.5")
+    with page.expect_response("**/fust/v1/deployments"):  # the page is drawn anew while somebody types
+        page.get_by_label("Top-p").fill("0.5")
+    page.wait_for_timeout(100)
+    expect(page.get_by_label("Top-p")).to_have_value("0.5")
     page.get_by_label("Temperature").fill("")
     page.get_by_label("Seed").fill("-1")
     page.get_by_label("Seed").blur()
@@ -181,6 +184,10 @@ def test_conversations_are_found_renamed_exported_and_deleted(
     page.get_by_label("Title of the conversation").fill("Savannah 斑马")
     page.get_by_label("Title of the conversation").press("Enter")
     line = page.locator(".threads li a", has_text="Savannah 斑马")
+    page.get_by_role("button", name="Rename").click()
+    page.get_by_label("Title of the conversation").fill("not this")
+    page.get_by_label("Title of the conversation").press("Escape")
+    expect(page.locator(".talkhead h2")).to_have_text("Savannah 斑马")
     expect(line).to_have_attribute("aria-current", "page")
     identity = chat_id(page)
     page.get_by_label("Search conversations").fill("ZEBRAS strip")
@@ -234,7 +241,7 @@ def test_an_answer_that_breaks_off_is_kept_as_far_as_it_came(
     page.add_init_script(SLOW)
     page.goto(page.url)
     page.get_by_label("Your message", exact=True).fill("Tell me")
-    page.evaluate("window.breakAfter = 4")
+    page.evaluate("window.breakAfter = 2")
     page.get_by_role("button", name="Send", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("broke off in the middle", timeout=30_000)
     came = page.locator(".turn .prose").inner_text()

@@ -161,9 +161,11 @@ export function ChatPage() {
 
 /** The title, and the field that changes it. */
 function Title({ conversation }: { conversation: Conversation | undefined }) {
-  const [editing, setEditing] = useState(false);
+  const [typed, setTyped] = useState<string | null>(null);
+  const editing = typed !== null;
   const field = useRef<HTMLInputElement>(null);
-  useEffect(() => setEditing(false), [conversation?.id]);
+  const left = useRef(false); // the field loses focus as it goes, which must not count as done
+  useEffect(() => setTyped(null), [conversation?.id]);
   useEffect(() => {
     if (editing) field.current?.select();
   }, [editing]);
@@ -172,23 +174,23 @@ function Title({ conversation }: { conversation: Conversation | undefined }) {
     return (
       <div class="title">
         <h2>{conversation.title}</h2>
-        <button class="b bare icon" type="button" aria-label={t("chat.rename")} title={t("chat.rename")} onClick={() => setEditing(true)}>
+        <button class="b bare icon" type="button" aria-label={t("chat.rename")} title={t("chat.rename")} onClick={() => { left.current = false; setTyped(conversation.title); }}>
           <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M3 13l.500-2.500L11 3l2 2-7.500 7.500z" /></svg>
         </button>
       </div>
     );
   }
   const done = (): void => {
-    const wanted = (field.current?.value ?? "").trim();
-    if (wanted !== "" && wanted !== conversation.title) rename(conversation.id, wanted);
-    setEditing(false);
+    const wanted = typed.trim();
+    if (!left.current && wanted !== "" && wanted !== conversation.title) rename(conversation.id, wanted);
+    setTyped(null);
   };
   return (
     <form class="title" onSubmit={(event) => { event.preventDefault(); done(); }}>
-      <input type="text" ref={field} aria-label={t("chat.rename.label")} maxLength={200} value={conversation.title} onBlur={done} onKeyDown={(event) => {
+      <input type="text" ref={field} aria-label={t("chat.rename.label")} maxLength={200} value={typed} onInput={(event) => setTyped(event.currentTarget.value)} onBlur={done} onKeyDown={(event) => {
         if (event.key === "Escape" && !event.isComposing) {
-          event.currentTarget.value = conversation.title;
-          setEditing(false);
+          left.current = true;
+          setTyped(null);
         } else if (event.key === "Enter" && (event.isComposing || event.keyCode === 229)) event.preventDefault();
       }} />
     </form>

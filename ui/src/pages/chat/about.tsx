@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import type { Deployment } from "../../api";
 import { adopt, drop, HERE, history, remove, setSettings } from "../../chats/store";
 import { shownPath } from "../../chats/tree";
@@ -79,6 +79,37 @@ const FIGURES: Figure[] = [
   { name: "seed", least: 0, most: 2 ** 32 - 1, step: 1 },
 ];
 
+/** What is typed stays while the page around it is drawn anew; it counts once the field is left. */
+function useTyped(value: string): [string, (text: string) => void] {
+  const [typed, setTyped] = useState(value);
+  useEffect(() => setTyped(value), [value]);
+  return [typed, setTyped];
+}
+
+function Words({ rows, most, placeholder, value, onDone }: { rows: number; most: number; placeholder?: string; value: string; onDone: (text: string) => void }) {
+  const [typed, setTyped] = useTyped(value);
+  return <textarea rows={rows} maxLength={most} placeholder={placeholder} value={typed} onInput={(event) => setTyped(event.currentTarget.value)} onBlur={({ currentTarget: field }) => field.value !== value && onDone(field.value)} />;
+}
+
+/** Gives the number, undefined for none, null for what is not one or out of bounds. */
+function NumberField({ figure, value, wrong, onDone }: { figure: Figure; value: number | undefined; wrong: boolean; onDone: (value: number | undefined | null) => void }) {
+  const [typed, setTyped] = useTyped(value === undefined ? "" : String(value));
+  return (
+    <input
+      type="number"
+      inputMode="decimal"
+      min={figure.least}
+      max={figure.most}
+      step={figure.step}
+      placeholder={t("chat.param.model")}
+      value={typed}
+      aria-invalid={wrong}
+      onInput={(event) => setTyped(event.currentTarget.value)}
+      onBlur={({ currentTarget: field }) => onDone(!field.checkValidity() ? null : field.value === "" ? undefined : field.valueAsNumber)}
+    />
+  );
+}
+
 /** Instructions and parameters; what is empty, the model decides. */
 function SettingsForm({ settings, onChange }: { settings: Settings; onChange: (next: Settings) => void }) {
   const [wrong, setWrong] = useState<string | null>(null);
@@ -91,25 +122,18 @@ function SettingsForm({ settings, onChange }: { settings: Settings; onChange: (n
     <form class="form params" onSubmit={(event) => event.preventDefault()}>
       <label>
         <span>{t("chat.system")}</span>
-        <textarea rows={4} maxLength={100_000} placeholder={t("chat.system.example")} value={settings.system ?? ""} onChange={(event) => set("system", event.currentTarget.value.trim() || undefined)} />
+        <Words rows={4} most={100_000} placeholder={t("chat.system.example")} value={settings.system ?? ""} onDone={(text) => set("system", text.trim() || undefined)} />
       </label>
       {FIGURES.map(({ name, least, most, step }) => (
         <label key={name} class="figure">
           <span>{t(`chat.param.${name}`)}</span>
-          <input
-            type="number"
-            inputMode="decimal"
-            min={least}
-            max={most}
-            step={step}
-            placeholder={t("chat.param.model")}
-            value={settings[name] ?? ""}
-            aria-invalid={wrong === name}
-            onChange={(event) => {
-              const field = event.currentTarget;
-              if (!field.checkValidity()) return setWrong(name);
-              setWrong(null);
-              set(name, field.value === "" ? undefined : field.valueAsNumber);
+          <NumberField
+            figure={{ name, least, most, step }}
+            value={settings[name]}
+            wrong={wrong === name}
+            onDone={(value) => {
+              setWrong(value === null ? name : null);
+              if (value !== null) set(name, value);
             }}
           />
         </label>
@@ -117,8 +141,8 @@ function SettingsForm({ settings, onChange }: { settings: Settings; onChange: (n
       {wrong !== null && <p class="note" role="alert">{t(`chat.param.${wrong as Figure["name"]}.range`)}</p>}
       <label>
         <span>{t("chat.param.stop")}</span>
-        <textarea rows={2} maxLength={3000} value={(settings.stop ?? []).join("\n")} onChange={(event) => {
-          const words = event.currentTarget.value.split("\n").filter((it) => it !== "").slice(0, 16).map((it) => it.slice(0, 200));
+        <Words rows={2} most={3000} value={(settings.stop ?? []).join("\n")} onDone={(text) => {
+          const words = text.split("\n").filter((it) => it !== "").slice(0, 16).map((it) => it.slice(0, 200));
           set("stop", words.length > 0 ? words : undefined);
         }} />
       </label>

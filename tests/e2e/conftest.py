@@ -202,10 +202,30 @@ def hostile(page_server: Any) -> str:
     return "admin/hostile"
 
 
+def rows_of_questions() -> str:
+    """Rows as a tuning set has them, and one that attacks."""
+    turns = [
+        {"role": "user", "content": "冰为什么会浮?"},
+        {"role": "assistant", "content": "Less dense. " * 40},
+    ]
+    rows: list[dict[str, Any]] = [{"id": i, "messages": turns, "checked": i % 2 == 0} for i in range(120)]
+    rows[1] = {
+        "id": "<img src=x onerror='window.pwned=1'>",
+        "<script>window.pwned=2</script>": "javascript:x",
+    }
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 @pytest.fixture(scope="session")
 def dataset(page_server: Any) -> str:
-    """A dataset with a card; returns its id."""
+    """A dataset with a card and rows, hostile ones among them; returns its id."""
     make_repo(page_server, "admin/questions", "dataset", "# Questions\n\nOf pupils.\n")
+    commit_file(page_server, "admin/questions", "dataset", "data/train.jsonl", rows_of_questions())
+    commit_file(
+        page_server, "admin/questions", "dataset", "data/words.csv", "word,meaning\nice,solid water\n"
+    )
+    card = "# Questions\n\nOf pupils of grade 7.\n"
+    commit_file(page_server, "admin/questions", "dataset", "README.md", card)
     return "admin/questions"
 
 

@@ -16,6 +16,7 @@ export class Problem extends Error {
 
 export interface User {
   name: string;
+  full_name?: string;
   is_admin: boolean;
   has_password: boolean;
 }
@@ -87,6 +88,56 @@ export interface Repo extends RepoSummary {
   card: string | null;
   commits: Commit[];
   clone_url: string;
+}
+export interface Preview {
+  path: string;
+  revision: string;
+  size_bytes: number;
+  kind: "table" | "text" | "none";
+  format: string;
+  columns: { name: string; kind: string }[];
+  rows: (string | null)[][];
+  text: string;
+  more: boolean;
+  rows_total: number | null;
+  reason: string;
+}
+export interface Ref {
+  name: string;
+  kind: "branch" | "tag";
+  oid: string;
+}
+export interface ChangedFile {
+  path: string;
+  change: "added" | "changed" | "moved" | "removed";
+  old_path: string;
+  size_before: number | null;
+  size_after: number | null;
+  large: boolean;
+  hunks: { old_start: number; new_start: number; lines: string[] }[];
+  cut: boolean;
+}
+export interface CommitDetails extends Commit {
+  message: string;
+  parents: string[];
+  files: ChangedFile[];
+  files_total: number;
+}
+export interface Storage {
+  files: number;
+  files_bytes: number;
+  referenced_bytes: number;
+  whole_bytes: number;
+  xet_bytes: number;
+  xorb_bytes: number;
+  cache_bytes: number;
+  cache_room_bytes: number;
+}
+export interface Check {
+  name: string;
+  state: "ok" | "warn" | "fail";
+  value: string;
+  mend: string;
 }
 export interface Page<T> {
   items: T[];

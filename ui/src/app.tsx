@@ -2,23 +2,32 @@ import { Component, type ComponentChildren } from "preact";
 import { Masthead } from "./parts/masthead";
 import { Trouble, Waiting } from "./parts";
 import { t, useLang } from "./i18n";
+import { AuditPage } from "./pages/audit";
 import { ChatPage } from "./pages/chat";
+import { CommitPage } from "./pages/commit";
 import { DatasetPage } from "./pages/dataset";
+import { FilePage } from "./pages/file";
+import { HealthPage } from "./pages/health";
 import { HomePage } from "./pages/home";
 import { JobPage } from "./pages/job";
 import { JobsPage } from "./pages/jobs";
 import { KeysPage } from "./pages/keys";
 import { ModelPage } from "./pages/model";
-import { ModelsPage } from "./pages/models";
 import { NotFoundPage } from "./pages/notfound";
+import { OrganisationPage, OrganisationsPage } from "./pages/organisations";
+import { PeoplePage } from "./pages/people";
 import { ReferencePage } from "./pages/reference";
+import { ReposPage } from "./pages/repos";
+import { SettingsPage } from "./pages/settings";
 import { SignInPage } from "./pages/signin";
 import { usePlace } from "./router";
 import { askSession, session } from "./session";
 import { useStore } from "./store";
 
 // Places of the server that one-part and two-part paths must not be taken for.
-const PLACES = new Set(["models", "datasets", "chat", "jobs", "keys", "reference", "spaces", "fust", "api", "v1"]);
+const PLACES = new Set(
+  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit".split(" "),
+);
 
 function Page() {
   const { path } = usePlace();
@@ -26,7 +35,13 @@ function Page() {
   const [first, second, third] = parts;
   if (path === "") return <HomePage />;
   if (parts.length === 1) {
-    if (first === "models") return <ModelsPage />;
+    if (first === "models") return <ReposPage key="model" type="model" />;
+    if (first === "datasets") return <ReposPage key="dataset" type="dataset" />;
+    if (first === "settings") return <SettingsPage />;
+    if (first === "health") return <HealthPage />;
+    if (first === "people") return <PeoplePage />;
+    if (first === "organisations") return <OrganisationsPage />;
+    if (first === "audit") return <AuditPage />;
     if (first === "chat") return <ChatPage />;
     if (first === "jobs") return <JobsPage />;
     if (first === "keys") return <KeysPage />;
@@ -34,11 +49,25 @@ function Page() {
   }
   if (parts.length === 2 && first && second) {
     if (first === "jobs") return <JobPage key={second} id={second} />;
+    if (first === "organisations") return <OrganisationPage key={second} name={second} />;
     if (!PLACES.has(first)) return <ModelPage key={path} repoId={`${first}/${second}`} />;
   }
   if (parts.length === 3 && second && third) {
     if (first === "models") return <ModelPage key={path} repoId={`${second}/${third}`} />;
     if (first === "datasets") return <DatasetPage key={path} repoId={`${second}/${third}`} />;
+  }
+  return <RepoPlace path={path} parts={parts} />;
+}
+
+/** A commit or a file of a repository; a model's address may leave out "models", as on the Hugging Face Hub. */
+function RepoPlace({ path, parts }: { path: string; parts: string[] }) {
+  const named = parts[0] === "models" || parts[0] === "datasets";
+  const type = parts[0] === "datasets" ? "dataset" : "model";
+  const [owner, name, what, revision, ...file] = named ? parts.slice(1) : parts;
+  if (owner && name && revision && (named || !PLACES.has(owner))) {
+    const repoId = `${owner}/${name}`;
+    if (what === "commit" && file.length === 0) return <CommitPage key={path} type={type} repoId={repoId} oid={revision} />;
+    if (what === "blob" && file.length > 0) return <FilePage key={path} type={type} repoId={repoId} revision={revision} file={file.join("/")} />;
   }
   return <NotFoundPage />;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 
 import msgspec
 
@@ -10,6 +11,7 @@ from fust.accounts.rights import Identity
 from fust.app.services import Services
 from fust.core.i18n import Language, fill
 from fust.core.units import show_size
+from fust.records.models import NoticeMark
 
 
 class Need(msgspec.Struct):
@@ -41,8 +43,15 @@ def count_things(services: Services, identity: Identity) -> dict[str, int]:
     }
 
 
+def read_mark(services: Services, identity: Identity) -> datetime | None:
+    """Returns up to when the caller has seen the news; None when never."""
+    with services.database.read() as session:
+        row = session.get(NoticeMark, identity.user or "")
+        return row.read_at if row else None
+
+
 def list_needs(services: Services, identity: Identity, language: Language) -> list[Need]:
-    """Returns failed deployments, runs that failed today, and a disk that runs full."""
+    """Returns failed deployments, runs that failed since the caller saw the news, and a disk that runs full."""
     needs: list[Need] = []
 
     def add(code: str, subject: str, message: str, hint: str, href: str, **params: object) -> None:
@@ -59,7 +68,10 @@ def list_needs(services: Services, identity: Identity, language: Language) -> li
                 f"models/{deployment.repo_id}",
                 reason=deployment.error.sentence(language) if deployment.error else "",
             )
+    mark = read_mark(services, identity)
     for row in services.jobs.list_runs(identity, state="failed", limit=5):
+        if mark is not None and row.ended_at is not None and row.ended_at <= mark:
+            continue
         run = services.jobs.draw(row, language)
         add(
             "run_failed",

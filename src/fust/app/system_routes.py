@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import psutil
-from litestar import Request, get
+from litestar import Request, get, post
 from litestar.datastructures import State
 
 from fust import __version__
@@ -16,6 +16,7 @@ from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
 from fust.app.doctor import run_checks
 from fust.app.needs import Need, Steps, count_things, first_steps, list_needs
+from fust.app.notices import NoticeList, list_notices, mark_read
 from fust.app.services import Services
 from fust.core.clock import iso
 from fust.core.i18n import accepted_language, fill
@@ -130,6 +131,21 @@ def get_status(request: Request[Any, Any, State], services: Services, identity: 
     )
 
 
+@get("/fust/v1/notices", sync_to_thread=True)
+def get_notices(request: Request[Any, Any, State], services: Services, identity: Identity) -> NoticeList:
+    """What needs the caller, and which of their runs ended lately."""
+    services.accounts.require(identity)
+    return list_notices(services, identity, accepted_language(request.headers.get("accept-language")))
+
+
+@post("/fust/v1/notices/read", status_code=200, sync_to_thread=True)
+def read_notices(request: Request[Any, Any, State], services: Services, identity: Identity) -> NoticeList:
+    """Notes that the caller has seen the news; what needs them stays until it is mended."""
+    services.accounts.require(identity)
+    mark_read(services, identity)
+    return list_notices(services, identity, accepted_language(request.headers.get("accept-language")))
+
+
 @get("/fust/v1/doctor", sync_to_thread=True)
 def get_doctor(
     request: Request[Any, Any, State], accounts: Accounts, settings: Settings, identity: Identity
@@ -150,4 +166,4 @@ def get_config(accounts: Accounts, settings: Settings, identity: Identity) -> Co
     )
 
 
-handlers = [get_status, get_doctor, get_config]
+handlers = [get_status, get_notices, read_notices, get_doctor, get_config]

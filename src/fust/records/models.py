@@ -44,3 +44,12 @@ class UsageRow(Base):
     ttft_ms: Mapped[float | None] = mapped_column(default=None)
     """Until the first token of a stream."""
     duration_ms: Mapped[float] = mapped_column(default=0.0)
+
+
+class NoticeMark(Base):
+    """Up to when a user has seen the news of ended runs."""
+
+    __tablename__ = "notice_marks"
+
+    user_name: Mapped[str] = mapped_column(primary_key=True)
+    read_at: Mapped[datetime]

@@ -206,7 +206,7 @@ function Machine({ now }: { now: Status }) {
         <h2>{t("machine.hub")}</h2>
         <dl class="facts">
           <div><dt>{t("place.models")}</dt><dd class="num"><Link to="models">{integer(now.counts.models)}</Link></dd></div>
-          <div><dt>{t("machine.datasets")}</dt><dd class="num">{integer(now.counts.datasets)}</dd></div>
+          <div><dt>{t("machine.datasets")}</dt><dd class="num"><Link to="datasets">{integer(now.counts.datasets)}</Link></dd></div>
           <div><dt>{t("machine.api")}</dt><dd><code>{now.openai_base_url}</code></dd></div>
           <div><dt>{t("machine.home")}</dt><dd><code>{now.home}</code></dd></div>
         </dl>

@@ -76,7 +76,7 @@ export function took(run: Run): string | null {
 function PullForm() {
   const { query } = usePlace();
   const [repo, setRepo] = useState("");
-  const [type, setType] = useState<"model" | "dataset">("model");
+  const [type, setType] = useState<"model" | "dataset">(query.get("pull") === "dataset" ? "dataset" : "model");
   const [source, setSource] = useState("");
   const [file, setFile] = useState("");
   const act = useAct();

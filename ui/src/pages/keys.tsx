@@ -1,15 +1,17 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import { call, type Key, type NewKey, type Page, type Scope } from "../api";
+import { call, type NewKey, type Page, type Scope } from "../api";
+import type { FineKey } from "../accounts";
 import { CopyButton, Empty, Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
 import { Code } from "../parts";
 import { t } from "../i18n";
 import { useAct, useLoad } from "../load";
 import { absoluteURL } from "../router";
-import { refreshStatus, session, status } from "../session";
+import { useIsAdmin } from "../parts/subnav";
+import { refreshStatus, status } from "../session";
 import { useStore } from "../store";
 
 export function KeysPage() {
-  const keys = useLoad<Page<Key>>("fust/v1/tokens");
+  const keys = useLoad<Page<FineKey>>("fust/v1/tokens");
   const items = keys.data?.items;
   const [made, setMade] = useState<NewKey | null>(null);
   const revoke = useAct();
@@ -45,17 +47,19 @@ export function KeysPage() {
                     <th scope="col">{t("keys.scope")}</th>
                     <th scope="col" class="r">{t("keys.made")}</th>
                     <th scope="col" class="r">{t("keys.used")}</th>
+                    <th scope="col" class="r">{t("keys.until")}</th>
                     <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
                   </tr>
                 </thead>
                 <tbody>
                   {items.map((key) => (
                     <tr key={key.id}>
-                      <th scope="row">{key.name}</th>
+                      <th scope="row">{key.name}<Limits of={key} /></th>
                       <td class="mono quiet" data-l={t("keys.starts")}>{key.prefix}…</td>
                       <td data-l={t("keys.scope")}>{t(`scope.${key.scope}`)}</td>
                       <td class="r" data-l={t("keys.made")}><Time at={key.created_at} /></td>
                       <td class="r" data-l={t("keys.used")}>{key.last_used_at ? <Time at={key.last_used_at} /> : t("keys.never")}</td>
+                      <td class="r" data-l={t("keys.until")}>{key.expired ? <span class="st bad">{t("keys.expired")}</span> : key.expires_at ? <Time at={key.expires_at} /> : t("keys.always")}</td>
                       <td class="r">
                         <Sure
                           bare
@@ -93,24 +97,39 @@ export function KeysPage() {
   );
 }
 
+/** What a fine-grained key opens, in one line. */
+function Limits({ of }: { of: FineKey }) {
+  if (!of.repos && !of.models) return null;
+  const parts: string[] = [];
+  if (of.repos && of.repos.length > 0) parts.push(t("keys.repos.are", { list: of.repos.join(", ") }));
+  if (of.models && of.models.length > 0) parts.push(t("keys.models.are", { list: of.models.join(", ") }));
+  return <p class="under">{parts.length > 0 ? parts.join(" · ") : t("keys.opens.nothing")}</p>;
+}
+
+const DAYS = [0, 7, 30, 90, 365];
+const lines = (text: string): string[] => text.split(/[\s,]+/).filter((it) => it !== "");
+
 function MakeForm({ onMade }: { onMade: (key: NewKey) => void }) {
-  const now = useStore(session);
+  const admin = useIsAdmin();
   const [name, setName] = useState("");
   const [scope, setScope] = useState<Scope>("read");
+  const [fine, setFine] = useState(false);
+  const [repos, setRepos] = useState("");
+  const [models, setModels] = useState("");
+  const [days, setDays] = useState(0);
   const act = useAct();
-  const scopes: Scope[] = now.state === "in" && now.user.is_admin ? ["read", "write", "admin"] : ["read", "write"];
+  const scopes: Scope[] = admin && !fine ? ["read", "write", "admin"] : ["read", "write"];
+  const make = (): Promise<void> =>
+    act.run(async () => {
+      const body: Record<string, unknown> = { name: name.trim(), scope };
+      if (fine) Object.assign(body, { repos: lines(repos), models: lines(models) });
+      if (days > 0) body["expires_at"] = new Date(Date.now() + days * 86_400_000).toISOString();
+      onMade(await call<NewKey>("fust/v1/tokens", { method: "POST", body }));
+      setName("");
+    });
   return (
     <Section id="h-make" title={t("keys.make")}>
-      <form
-        class="form"
-        onSubmit={(event) => {
-          event.preventDefault();
-          void act.run(async () => {
-            onMade(await call<NewKey>("fust/v1/tokens", { method: "POST", body: { name: name.trim(), scope } }));
-            setName("");
-          });
-        }}
-      >
+      <form class="form" onSubmit={(event) => { event.preventDefault(); void make(); }}>
         <label>
           <span>{t("keys.name")}</span>
           <input type="text" required maxLength={80} value={name} placeholder={t("keys.name.example")} onInput={(event) => setName(event.currentTarget.value)} />
@@ -124,6 +143,27 @@ function MakeForm({ onMade }: { onMade: (key: NewKey) => void }) {
             </label>
           ))}
         </fieldset>
+        <fieldset>
+          <legend>{t("keys.where")}</legend>
+          <label class="tick"><input type="radio" name="fine" checked={!fine} onChange={() => setFine(false)} /><span>{t("keys.where.all")}</span></label>
+          <label class="tick">
+            <input type="radio" name="fine" checked={fine} onChange={() => { setFine(true); if (scope === "admin") setScope("read"); }} />
+            <span>{t("keys.where.fine")}</span>
+          </label>
+        </fieldset>
+        {fine && (
+          <>
+            <label><span>{t("keys.repos")}</span><textarea rows={2} spellcheck={false} placeholder={"owner/name\ndataset:owner/*"} value={repos} onInput={(event) => setRepos(event.currentTarget.value)} /></label>
+            <label><span>{t("keys.models")}</span><textarea rows={2} spellcheck={false} placeholder={"owner/name\nowner/*"} value={models} onInput={(event) => setModels(event.currentTarget.value)} /></label>
+            <p class="small quiet">{t("keys.fine.note")}</p>
+          </>
+        )}
+        <label>
+          <span>{t("keys.until")}</span>
+          <select value={days} onChange={(event) => setDays(Number(event.currentTarget.value))}>
+            {DAYS.map((it) => <option key={it} value={it}>{it === 0 ? t("keys.always") : t("days", { n: it })}</option>)}
+          </select>
+        </label>
         {act.problem && <Trouble problem={act.problem} />}
         <button class="b go" type="submit" disabled={act.busy}>{t("keys.make")}</button>
       </form>

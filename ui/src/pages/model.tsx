@@ -3,7 +3,7 @@ import { call, type Deployment, type Page, type Repo, type RepoFile } from "../a
 import { Card } from "../parts/markdown";
 import { Files, fileURL } from "../parts/files";
 import { Snippet, talkOf } from "../parts/snippet";
-import { Versions } from "../parts/versions";
+import { OldRevision, Versions } from "../parts/versions";
 import { CopyButton, Empty, Facts, Head, Section, Size, State, Tabs, Time, Trouble, Waiting } from "../parts";
 import { decimal, endonym, integer } from "../format";
 import { maybe, t } from "../i18n";
@@ -52,11 +52,7 @@ export function ModelPage({ repoId }: { repoId: string }) {
       {mine.length === 0 && it.files.some((file) => /\.(safetensors|bin|pt)$/i.test(file.path)) && !it.formats.includes("gguf") && (
         <div class="note calm"><p>{t("use.cannot")}</p></div>
       )}
-      {revision !== "main" && (
-        <div class="note calm">
-          <p>{t("model.old", { revision: revision.slice(0, 12) })} <Link to={path}>{t("model.newest")}</Link></p>
-        </div>
-      )}
+      <OldRevision revision={revision} path={path} />
       <Tabs<TabId>
         now={tab}
         label={t("model.about")}
@@ -64,7 +60,7 @@ export function ModelPage({ repoId }: { repoId: string }) {
         tabs={[
           { id: "card", label: t("tab.card") },
           { id: "files", label: t("tab.files"), count: integer(it.files.length) },
-          { id: "versions", label: t("tab.versions"), count: integer(it.commits.length) },
+          { id: "versions", label: t("tab.versions") },
           { id: "use", label: t("tab.use") },
         ]}
       />
@@ -72,7 +68,7 @@ export function ModelPage({ repoId }: { repoId: string }) {
         <div role="tabpanel" id={`p-${tab}`} aria-labelledby={`t-${tab}`} tabIndex={0}>
           {tab === "card" && (it.card ? <Card text={it.card} files={fileURL(it, revision, "")} /> : <Empty what={t("card.none")} next={t("card.none.next")} />)}
           {tab === "files" && <Files repo={it} revision={revision} act={revision === "main" && it.files.some(isGGUF) ? (file) => <ServeFile repo={it} file={file} deployments={mine} reload={deployments.reload} /> : undefined} />}
-          {tab === "versions" && <Versions repo={it} page={path} now={it.revision ?? ""} />}
+          {tab === "versions" && <Versions repo={it} page={path} revision={revision} />}
           {tab === "use" && (
             <>
               {best === undefined && <div class="note calm"><p>{it.formats.includes("gguf") ? t("use.notserved") : t("use.cannot")}</p></div>}

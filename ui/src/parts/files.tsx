@@ -1,6 +1,7 @@
 import type { ComponentChildren } from "preact";
 import type { Repo, RepoFile } from "../api";
 import { Size } from "./index";
+import { FileLink } from "./rows";
 import { t } from "../i18n";
 import { repoPath, url } from "../router";
 
@@ -8,6 +9,15 @@ import { repoPath, url } from "../router";
 export function fileURL(repo: Pick<Repo, "repo_id" | "type">, revision: string, path: string): string {
   const kind = repo.type === "model" ? "" : `${repo.type}s/`;
   return url(`${kind}${repoPath(repo.repo_id)}/resolve/${encodeURIComponent(revision)}/${path.split("/").map(encodeURIComponent).join("/")}`);
+}
+
+export function Download({ repo, revision, path, bare }: { repo: Pick<Repo, "repo_id" | "type">; revision: string; path: string; bare?: boolean }) {
+  return (
+    <a class={bare ? "b bare icon" : "b"} href={fileURL(repo, revision, path)} download={path.split("/").at(-1)} aria-label={t("files.download", { path })} title={bare ? t("files.download", { path }) : undefined}>
+      <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M8 2.500v7.500M4.500 7 8 10.500 11.500 7M2.500 13.500h11" /></svg>
+      {!bare && t("files.get")}
+    </a>
+  );
 }
 
 export function Files({ repo, revision, act }: { repo: Repo; revision: string; act?: (file: RepoFile) => ComponentChildren }) {
@@ -21,17 +31,17 @@ export function Files({ repo, revision, act }: { repo: Repo; revision: string; a
           <th scope="col" class="hide-s">{t("files.hash")}</th>
           {act && <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>}
           <th scope="col" class="r">{t("files.size")}</th>
+          <th scope="col" class="r"><span class="sr">{t("files.get")}</span></th>
         </tr>
       </thead>
       <tbody>
         {repo.files.map((file) => (
           <tr key={file.path}>
-            <th scope="row" class="mono">
-              <a href={fileURL(repo, revision, file.path)} download={file.path.split("/").at(-1)} aria-label={t("files.download", { path: file.path })}>{file.path}</a>
-            </th>
+            <th scope="row" class="mono"><FileLink repo={repo} revision={revision} path={file.path} /></th>
             <td class="hide-s mono quiet" title={file.sha256 ?? file.oid}>{(file.sha256 ?? file.oid).slice(0, 12)}</td>
             {act && <td class="r">{act(file)}</td>}
             <td class="r"><Size of={file.size_bytes} /></td>
+            <td class="r"><Download bare repo={repo} revision={revision} path={file.path} /></td>
           </tr>
         ))}
       </tbody>
@@ -41,6 +51,7 @@ export function Files({ repo, revision, act }: { repo: Repo; revision: string; a
           <td class="hide-s" />
           {act && <td />}
           <td class="r"><Size of={total} /></td>
+          <td />
         </tr>
       </tfoot>
     </table>

@@ -1,4 +1,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
+import { Bell } from "./bell";
+import { Pop } from "./pop";
+import { useIsAdmin } from "./subnav";
 import { bytes } from "../format";
 import { setLang, t, useLang, type MessageKey } from "../i18n";
 import { go, Link, usePlace } from "../router";
@@ -9,14 +12,24 @@ import { nextTheme, setTheme, theme, type Theme } from "../theme";
 const PLACES: [path: string, name: MessageKey][] = [
   ["", "place.home"],
   ["models", "place.models"],
+  ["datasets", "place.datasets"],
   ["chat", "place.chat"],
   ["jobs", "place.jobs"],
   ["keys", "place.keys"],
 ];
+/** Reached by Operate or the account's menu, not by the first line. */
+const OTHERS: [path: string, name: MessageKey][] = [
+  ["health", "place.health"],
+  ["people", "place.people"],
+  ["organisations", "place.organisations"],
+  ["audit", "place.audit"],
+  ["settings", "place.settings"],
+];
+const OPERATE = new Set(["health", "people", "organisations", "audit"]);
 
 function currentPlace(path: string): string | null {
   const first = path.split("/")[0] ?? "";
-  if (PLACES.some(([place]) => place === first)) return first;
+  if ([...PLACES, ...OTHERS].some(([place]) => place === first)) return first;
   return path.split("/").length === 2 ? "models" : null;
 }
 
@@ -25,6 +38,7 @@ export function Masthead() {
   const signedIn = state === "in";
   const { path } = usePlace();
   const now = currentPlace(path);
+  const admin = useIsAdmin();
   const [open, setOpen] = useState(false);
   const close = (): void => setOpen(false);
   useEffect(close, [path]);
@@ -46,12 +60,16 @@ export function Masthead() {
                 {t(name as "place.home")}
               </Link>
             ))}
+            <Link to={admin ? "health" : "organisations"} aria-current={now !== null && OPERATE.has(now) ? "page" : undefined} onGo={close}>
+              {t("place.operate")}
+            </Link>
           </nav>
         )}
         <div class="tools">
           {signedIn && <Find />}
           <LangButton />
           <ThemeButton />
+          {signedIn && <Bell onOpen={close} />}
           {signedIn && <Account onOpen={close} />}
           {signedIn && (
             <button class="b menu" type="button" aria-expanded={open} aria-controls="nav" onClick={() => setOpen(!open)}>
@@ -69,7 +87,7 @@ function SubLine({ signedIn, asks, place, path }: { signedIn: boolean; asks: boo
   const machine = useStore(status)?.machine;
   const parts = path.split("/");
   const deep = place === "models" ? (parts[0] === "models" ? parts.slice(1) : parts) : place === null ? [] : parts.slice(1);
-  const name = PLACES.find(([it]) => it === place)?.[1];
+  const name = [...PLACES, ...OTHERS].find(([it]) => it === place)?.[1];
   let gauge = null;
   if (signedIn && machine !== undefined) {
     const total = bytes(machine.memory_total_bytes);
@@ -79,7 +97,7 @@ function SubLine({ signedIn, asks, place, path }: { signedIn: boolean; asks: boo
   return (
     <div class="sub">
       {signedIn && name !== undefined && (deep.length > 0 ? <Link to={place ?? ""}>{t(name as "place.home")}</Link> : <b>{t(name as "place.home")}</b>)}
-      {signedIn && deep.length > 0 && <b class="deep">{deep.map(decodeURIComponentSafely).at(-1)}</b>}
+      {signedIn && deep.length > 0 && <b class="deep">{deep.map(decodeURIComponentSafely).at(-1)?.replace(/^([0-9a-f]{12})[0-9a-f]{28}$/, "$1")}</b>}
       {asks && <b>{t("signin.place")}</b>}
       {gauge}
     </div>
@@ -156,54 +174,31 @@ function ThemeButton() {
 function Account({ onOpen }: { onOpen: () => void }) {
   const now = useStore(session);
   const [open, setOpen] = useState(false);
-  const box = useRef<HTMLDivElement>(null);
-  useEffect(() => {
-    if (!open) return undefined;
-    const onDown = (event: Event): void => {
-      if (!box.current?.contains(event.target as Node)) setOpen(false);
-    };
-    const onKey = (event: KeyboardEvent): void => {
-      if (event.key !== "Escape") return;
-      setOpen(false);
-      box.current?.querySelector("button")?.focus();
-    };
-    addEventListener("pointerdown", onDown);
-    addEventListener("keydown", onKey);
-    return () => {
-      removeEventListener("pointerdown", onDown);
-      removeEventListener("keydown", onKey);
-    };
-  }, [open]);
   if (now.state !== "in") return null;
   return (
-    <div class="account" ref={box}>
-      <button
-        class="b bare icon"
-        type="button"
-        aria-expanded={open}
-        aria-label={t("account.button", { name: now.user.name })}
-        title={now.user.name}
-        onClick={() => {
-          onOpen();
-          setOpen(!open);
-        }}
-      >
+    <Pop
+      open={open}
+      setOpen={(next) => {
+        if (next) onOpen();
+        setOpen(next);
+      }}
+      label={t("account.button", { name: now.user.name })}
+      title={now.user.name}
+      face={
         <svg class="i" viewBox="0 0 16 16" aria-hidden="true">
           <circle cx="8" cy="5.500" r="2.750" />
           <path d="M2.500 14c.5-3 2.700-4.500 5.500-4.500s5 1.500 5.500 4.500" />
         </svg>
+      }
+    >
+      <p>
+        {t("account.as")} <b>{now.user.name}</b>
+      </p>
+      {now.user.is_admin && <p class="small quiet">{t("account.admin")}</p>}
+      <p><Link to="settings" onGo={() => setOpen(false)}>{t("place.settings")}</Link></p>
+      <button class="b" type="button" onClick={() => void signOut()}>
+        {t("account.out")}
       </button>
-      {open && (
-        <div class="pop">
-          <p>
-            {t("account.as")} <b>{now.user.name}</b>
-          </p>
-          {now.user.is_admin && <p class="small quiet">{t("account.admin")}</p>}
-          <button class="b" type="button" onClick={() => void signOut()}>
-            {t("account.out")}
-          </button>
-        </div>
-      )}
-    </div>
+    </Pop>
   );
 }

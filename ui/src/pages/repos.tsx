@@ -9,6 +9,19 @@ import { sessionEnded } from "../session";
 const MOST = 500; // rows asked for; beyond that the search narrows
 const SORTS = ["updated", "name", "size", "downloads"] as const;
 type Sort = (typeof SORTS)[number];
+export type RepoKind = "model" | "dataset";
+
+/** What differs in words between the two lists. */
+function wordsOf(type: RepoKind) {
+  return type === "model"
+    ? { title: t("place.models"), path: "models", pull: t("models.pull"), to: "jobs?pull", waiting: t("waiting.models"), none: t("models.none"), next: t("models.none.next"), search: t("models.search"), nomatch: t("models.nomatch") }
+    : { title: t("place.datasets"), path: "datasets", pull: t("datasets.pull"), to: "jobs?pull=dataset", waiting: t("waiting.datasets"), none: t("datasets.none"), next: t("datasets.none.next"), search: t("datasets.search"), nomatch: t("datasets.nomatch") };
+}
+
+function sumOf(type: RepoKind, total: number, fits: number, search: string): string {
+  if (type === "dataset") return search === "" ? t("datasets.sum", { n: total }) : t("datasets.found", { n: total, search });
+  return search === "" ? t("models.sum", { n: total, fits }) : t("models.found", { n: total, search });
+}
 
 interface Facet {
   id: string;
@@ -17,8 +30,8 @@ interface Facet {
   say: (value: string) => string;
 }
 
-function facets(): Facet[] {
-  return [
+function facets(type: RepoKind): Facet[] {
+  const all: Facet[] = [
     {
       id: "here",
       title: t("facet.here"),
@@ -31,15 +44,16 @@ function facets(): Facet[] {
     { id: "format", title: t("facet.format"), of: (repo) => repo.formats, say: (value) => value },
     { id: "access", title: t("facet.access"), of: (repo) => [repo.private ? "private" : "open"], say: (value) => (value === "private" ? t("facet.private") : t("facet.open")) },
   ];
+  return type === "model" ? all : all.filter((facet) => facet.id !== "here");
 }
 
 /** Every row that matches the search, page by page. */
-async function everything(search: string, sort: Sort, signal: AbortSignal): Promise<{ items: RepoSummary[]; total: number }> {
+async function everything(type: RepoKind, search: string, sort: Sort, signal: AbortSignal): Promise<{ items: RepoSummary[]; total: number }> {
   const items: RepoSummary[] = [];
   let cursor: string | null = null;
   let total = 0;
   do {
-    const query = new URLSearchParams({ type: "model", sort, limit: "100" });
+    const query = new URLSearchParams({ type, sort, limit: "100" });
     if (search !== "") query.set("search", search);
     if (cursor !== null) query.set("cursor", cursor);
     const page: Page<RepoSummary> = await call(`fust/v1/repos?${query}`, { signal });
@@ -50,7 +64,8 @@ async function everything(search: string, sort: Sort, signal: AbortSignal): Prom
   return { items, total };
 }
 
-export function ModelsPage() {
+/** Models or datasets: search, order and filters live in the address. */
+export function ReposPage({ type }: { type: RepoKind }) {
   const { query } = usePlace();
   const chosen = useLang();
   const search = query.get("search") ?? "";
@@ -62,7 +77,7 @@ export function ModelsPage() {
 
   useEffect(() => {
     const stop = new AbortController();
-    everything(search, sort, stop.signal)
+    everything(type, search, sort, stop.signal)
       .then((answer) => {
         setFound(answer);
         setProblem(null);
@@ -73,9 +88,10 @@ export function ModelsPage() {
         setProblem(error);
       });
     return () => stop.abort();
-  }, [search, sort, turn, chosen]);
+  }, [type, search, sort, turn, chosen]);
 
-  const list = useMemo(facets, [chosen]);
+  const words = wordsOf(type);
+  const list = useMemo(() => facets(type), [type, chosen]);
   const matches = (repo: RepoSummary, except?: string): boolean =>
     list.every((facet) => {
       if (facet.id === except) return true;
@@ -94,35 +110,35 @@ export function ModelsPage() {
     if (text !== "") fresh.set("search", text);
     if (order !== "updated") fresh.set("sort", order);
     for (const it of next.f ?? picked) fresh.append("f", it);
-    go(`models${fresh.size > 0 ? `?${fresh}` : ""}`, "replace");
+    go(`${words.path}${fresh.size > 0 ? `?${fresh}` : ""}`, "replace");
   };
   const toggle = (tick: string): void => change({ f: picked.includes(tick) ? picked.filter((it) => it !== tick) : [...picked, tick] });
 
   return (
     <div class="page wrap">
-      <Head title={t("place.models")} sum={found && (found.total > 0 || search !== "") && (search === "" ? t("models.sum", { n: found.total, fits }) : t("models.found", { n: found.total, search }))}>
-        {found?.total !== 0 && <Link class="b go" to="jobs?pull">{t("models.pull")}</Link>}
+      <Head title={words.title} sum={found && (found.total > 0 || search !== "") && sumOf(type, found.total, fits, search)}>
+        {found?.total !== 0 && <Link class="b go" to={words.to}>{words.pull}</Link>}
       </Head>
       {problem && <Trouble problem={problem} retry={() => setTurn(turn + 1)} />}
-      {found === null && problem === null && <Waiting what={t("waiting.models")} />}
+      {found === null && problem === null && <Waiting what={words.waiting} />}
       {found?.total === 0 && search === "" && (
-        <Empty what={t("models.none")} next={t("models.none.next")}>
-          <Link class="b go" to="jobs?pull">{t("models.pull")}</Link>
+        <Empty what={words.none} next={words.next}>
+          <Link class="b go" to={words.to}>{words.pull}</Link>
         </Empty>
       )}
       {found !== null && (found.total > 0 || search !== "") && (
         <div class="list">
           <Filters list={list} items={found.items} picked={picked} matches={matches} toggle={toggle} />
           <div>
-            <Controls search={search} sort={sort} change={change} />
-            <Chips count={shown.length} list={list} picked={picked} toggle={toggle} />
+            <Controls label={words.search} search={search} sort={sort} change={change} />
+            <Chips said={type === "model" ? t("models.count", { n: shown.length }) : t("datasets.count", { n: shown.length })} list={list} picked={picked} toggle={toggle} />
             {shown.length > 0 && (
               <ul class="repos">
                 {shown.map((repo) => <Row key={repo.repo_id} repo={repo} />)}
               </ul>
             )}
             {shown.length === 0 && (
-              <Empty what={t("models.nomatch")} next={t("models.nomatch.next")}>
+              <Empty what={words.nomatch} next={t("models.nomatch.next")}>
                 <button class="b" type="button" onClick={() => change({ search: "", f: [] })}>{t("models.clear")}</button>
               </Empty>
             )}
@@ -176,7 +192,7 @@ function Filters({ list, items, picked, matches, toggle }: {
   );
 }
 
-function Controls({ search, sort, change }: { search: string; sort: Sort; change: (next: { search?: string; sort?: Sort }) => void }) {
+function Controls({ label, search, sort, change }: { label: string; search: string; sort: Sort; change: (next: { search?: string; sort?: Sort }) => void }) {
   const [text, setText] = useState(search);
   useEffect(() => setText(search), [search]);
   useEffect(() => {
@@ -185,9 +201,9 @@ function Controls({ search, sort, change }: { search: string; sort: Sort; change
     return () => clearTimeout(timer);
   }, [text]);
   return (
-    <form class="filters" role="search" aria-label={t("models.search")} onSubmit={(event) => { event.preventDefault(); change({ search: text.trim() }); }}>
+    <form class="filters" role="search" aria-label={label} onSubmit={(event) => { event.preventDefault(); change({ search: text.trim() }); }}>
       <label class="grow">
-        <span>{t("models.search")}</span>
+        <span>{label}</span>
         <input type="search" id="search" value={text} onInput={(event) => setText(event.currentTarget.value)} />
       </label>
       <label>
@@ -200,10 +216,10 @@ function Controls({ search, sort, change }: { search: string; sort: Sort; change
   );
 }
 
-function Chips({ count, list, picked, toggle }: { count: number; list: Facet[]; picked: string[]; toggle: (tick: string) => void }) {
+function Chips({ said, list, picked, toggle }: { said: string; list: Facet[]; picked: string[]; toggle: (tick: string) => void }) {
   return (
     <div class="chips small">
-      <span role="status">{t("models.count", { n: count })}</span>
+      <span role="status">{said}</span>
       {picked.map((tick) => {
         const at = tick.indexOf(":");
         const facet = list.find((it) => it.id === tick.slice(0, at));
@@ -225,7 +241,7 @@ function Row({ repo }: { repo: RepoSummary }) {
     <li class="repo">
       <div>
         <h2>
-          <Link to={`models/${repoPath(repo.repo_id)}`}><span class="own">{owner}/</span>{name}</Link>
+          <Link to={`${repo.type}s/${repoPath(repo.repo_id)}`}><span class="own">{owner}/</span>{name}</Link>
         </h2>
         {repo.description && <p>{repo.description}</p>}
         <div class="bits">
@@ -236,17 +252,17 @@ function Row({ repo }: { repo: RepoSummary }) {
           {repo.private && <span class="tag">{t("facet.private")}</span>}
         </div>
       </div>
-      <div class="cell">
+      {repo.type === "model" ? <div class="cell">
         {repo.deployment ? <State of={repo.deployment.state} /> : <span class="st done">{t("state.ondisk")}</span>}
         <small>{t("models.downloads", { n: repo.downloads })}</small>
-      </div>
+      </div> : <div class="cell">{t("models.downloads", { n: repo.downloads })}</div>}
       <div class="cell">
         {ago(repo.updated_at)}
         <small>{t("models.updated")}</small>
       </div>
       <div class="cell num">
         <Size of={repo.size_bytes} />
-        <small>{t(`fits.${repo.fits}`)}</small>
+        {repo.type === "model" && <small>{t(`fits.${repo.fits}`)}</small>}
       </div>
     </li>
   );

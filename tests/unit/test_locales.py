@@ -26,6 +26,7 @@ TEMPLATES = {
     "_say": (0,),
     "_say_wait": (1,),
     "progress": (3,),
+    "Finding": (2, 3),
 }
 
 

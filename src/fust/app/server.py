@@ -240,6 +240,7 @@ def start_rooms(services: Services) -> None:
     services.jobs.start()
     services.serve.start()
     services.usage.start()
+    services.pruner.start()
     with services.database.write() as session:
         note_action(session, SYSTEM, "server.start", "server", version=__version__)
 
@@ -247,6 +248,7 @@ def start_rooms(services: Services) -> None:
 def stop_rooms(services: Services) -> None:
     """Ends engines and background work; runs go on in their own processes."""
     for stop in (
+        services.pruner.stop,
         services.serve.stop,
         services.jobs.stop,
         services.usage.stop,

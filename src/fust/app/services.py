@@ -8,6 +8,7 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry
 
 from fust.accounts.service import Accounts
+from fust.app.prune import Pruner
 from fust.core.clock import now
 from fust.core.settings import Settings
 from fust.feedback.chats import Chats
@@ -43,6 +44,7 @@ class Services:
     jobs: Jobs
     serve: Serve
     usage: UsageWriter
+    pruner: Pruner
     chats: Chats
     pool: RequestPool
     registry: CollectorRegistry
@@ -69,6 +71,7 @@ def build_services(settings: Settings, database: Database) -> Services:
         jobs=jobs,
         serve=serve,
         usage=UsageWriter(database),
+        pruner=Pruner(settings, database, hub.blobs),
         chats=Chats(database, accounts),
         pool=RequestPool(settings.server.blocking_threads, thread_name_prefix="fust-blocking"),
         registry=CollectorRegistry(),

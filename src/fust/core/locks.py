@@ -14,12 +14,17 @@ class FileLock:
         self.path = path
         self._descriptor: int | None = None
 
-    def acquire(self, *, wait: bool = False) -> bool:
-        """Takes the lock; returns False when another process holds it and ``wait`` is off."""
+    def acquire(self, *, wait: bool = False, shared: bool = False) -> bool:
+        """Takes the lock; returns False when another holds it and ``wait`` is off.
+
+        ``shared``: several may hold it so at a time, and nobody alone meanwhile.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(
+                descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+            )
         except BlockingIOError:
             os.close(descriptor)
             return False

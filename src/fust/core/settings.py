@@ -62,6 +62,8 @@ class HubSettings:
     """Files larger than this come in parts of so many bytes from clients that can (`multipart`)."""
     max_file_bytes: int = 2 * 10**12
     """Largest single file."""
+    keep_unreferenced_s: float = 7 * 86400.0
+    """How long a large file that no repo points to is kept after it was last brought: longer than any upload takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class JobsSettings:
     """Cores that runs may use together. 0: all of the machine's, at a lower priority."""
     memory_bytes: int = 0
     """Memory that runs may take together. 0: half of the machine's."""
+    keep_s: float = 90 * 86400.0
+    """How long the folder of a run (log, events, files) is kept after its end; its row stays. 0: for ever."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from fust.core.files import fsync_folder, full_disk_is_clear
+from fust.core.files import fsync_folder, full_disk_is_clear, write_atomic
+from fust.core.locks import FileLock
 
 Kind = Literal["lfs", "xorbs"]
 PARTS_LIFE_S = 24 * 3600.0
@@ -33,6 +36,10 @@ class BlobStore(Protocol):
 
     def remove(self, kind: Kind, name: str) -> None:
         """Forgets a name."""
+        ...
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """While it is held, nothing is swept: from looking for bytes until the row that names them is written."""
         ...
 
 
@@ -88,15 +95,48 @@ class LocalBlobs:
             raise
         return path
 
+    @contextlib.contextmanager
+    def in_use(self) -> Generator[None]:
+        """While it is held, nothing is swept: from looking for bytes until the row that names them is written."""
+        lock = FileLock(self.root / ".sweep.lock")
+        lock.acquire(wait=True, shared=True)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def generation(self) -> str:
+        """Returns a word that changes when xorbs are removed.
+
+        Clients of Xet remember for weeks, by the URL that they were given, which xorbs they sent, and build new files
+        from those without sending them again; so that URL holds this word.
+        """
+        try:
+            return (self.root / ".generation").read_text(encoding="ascii")
+        except FileNotFoundError:
+            return ""
+
+    def begin_generation(self) -> None:
+        """Makes clients forget what they sent; call before xorbs are removed."""
+        write_atomic(self.root / ".generation", secrets.token_hex(4).encode())
+
+    @contextlib.contextmanager
+    def alone(self) -> Generator[None]:
+        """Waits until nobody uses bytes, and keeps others waiting; for moments only."""
+        with FileLock(self.root / ".sweep.lock"):
+            yield
+
     def remove(self, kind: Kind, name: str) -> None:
         """Forgets a name."""
         self.path(kind, name).unlink(missing_ok=True)
 
-    def iter_names(self, kind: Kind) -> Iterator[tuple[str, int]]:
-        """Yields (name, size in bytes) of everything kept."""
+    def iter_kept(self, kind: Kind) -> Iterator[tuple[str, int, float]]:
+        """Yields (name, size in bytes, time of its last change) of everything kept."""
         for folder, _, names in os.walk(self.root / kind):
             for name in names:
-                yield name, os.stat(os.path.join(folder, name)).st_size
+                with contextlib.suppress(FileNotFoundError):
+                    found = os.stat(os.path.join(folder, name))
+                    yield name, found.st_size, found.st_mtime
 
     def clean_parts(self) -> int:
         """Removes uploads in parts that nobody went on with for a day; returns how many."""
@@ -107,15 +147,20 @@ class LocalBlobs:
                 removed += 1
         return removed
 
-    def clean_temporaries(self) -> int:
-        """Removes what processes that are gone left behind; returns how many files. Live ones keep theirs."""
-        removed = 0
+    def iter_left(self) -> Iterator[Path]:
+        """Yields temporary files of processes that are gone."""
         for path in self._tmp.iterdir():
             _, _, rest = path.name.partition("-")
             pid = rest.partition("-")[0]
             if not (pid.isdigit() and _is_alive(int(pid))):
-                path.unlink(missing_ok=True)
-                removed += 1
+                yield path
+
+    def clean_temporaries(self) -> int:
+        """Removes what processes that are gone left behind; returns how many files. Live ones keep theirs."""
+        removed = 0
+        for path in list(self.iter_left()):
+            path.unlink(missing_ok=True)
+            removed += 1
         return removed
 
 

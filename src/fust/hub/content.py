@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from fust.core.clock import utc_naive
 from fust.core.errors import NotFound, TooLarge
 from fust.core.files import full_disk_is_clear, write_atomic
 from fust.hub.blobs import LocalBlobs
@@ -21,7 +22,7 @@ from fust.hub.git_store import GitStore
 from fust.hub.models import LargeFile, LargeFileOwner, RepoFile
 from fust.hub.paths import is_commit_oid
 from fust.hub.types import LargeState, RepoInfo, Stored, StoredFile
-from fust.hub.xet.cas import Cas
+from fust.hub.xet.cas import Cas, note_brought
 from fust.store.database import Database
 
 
@@ -177,22 +178,27 @@ class Content:
 
     # Taking in
 
+    def note_brought(self, sha256s: Sequence[str]) -> None:
+        """Notes that large files were brought, or offered, again: they are not swept before a commit follows."""
+        note_brought(self._database, sha256s)
+
     def keep_blob(self, namespace: str, temporary: Path, sha256: str, size: int) -> Stored:
         """Keeps a written temporary file, whose hash the caller has computed, as a whole blob of a namespace."""
-        state = self.large_states([sha256]).get(sha256)
-        path = self._blobs.find("lfs", sha256)
-        if path is None and (state is None or not state.has_blob):
-            path = self._blobs.keep("lfs", sha256, temporary)
-        temporary.unlink(missing_ok=True)
-        with self._database.write() as session:
-            row = session.get(LargeFile, sha256)
-            if row is None:
-                session.add(LargeFile(sha256=sha256, size=size, has_blob=True))
-            else:
-                row.has_blob = True
-            if session.get(LargeFileOwner, (namespace, sha256)) is None:
-                session.add(LargeFileOwner(namespace=namespace, sha256=sha256))
-        return Stored(sha256, size, path or self._blobs.path("lfs", sha256))
+        with self._blobs.in_use():
+            path = self._blobs.find("lfs", sha256)
+            if path is None or path.stat().st_size != size:  # a damaged one is replaced
+                path = self._blobs.keep("lfs", sha256, temporary)
+            temporary.unlink(missing_ok=True)
+            with self._database.write() as session:
+                row = session.get(LargeFile, sha256)
+                if row is None:
+                    session.add(LargeFile(sha256=sha256, size=size, has_blob=True))
+                else:
+                    row.has_blob = True
+                    row.created_at = utc_naive()
+                if session.get(LargeFileOwner, (namespace, sha256)) is None:
+                    session.add(LargeFileOwner(namespace=namespace, sha256=sha256))
+        return Stored(sha256, size, path)
 
     def put_file(
         self, namespace: str, source: Path, *, expected_sha256: str = "", move: bool = False

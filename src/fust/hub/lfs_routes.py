@@ -117,6 +117,8 @@ def lfs_batch(surface: Surface, request: Request, type: RepoType, owner: str, na
     oids = [_check_oid(item.oid) for item in asked.objects]
     pointed = surface.hub.content.may_point(info, oids)
     states = surface.hub.content.large_states(oids)
+    if upload:
+        surface.hub.content.note_brought([oid for oid in oids if oid in pointed and oid in states])
     part = surface.settings.hub.lfs_part_bytes
     # The transfer is one for all objects of a batch.
     in_parts = upload and "multipart" in asked.transfers and any(i.size > part for i in asked.objects)

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fust.accounts.audit import note_action
 from fust.accounts.rights import SYSTEM, Identity
 from fust.core.clock import utc_naive
 from fust.hub.content import Content
+from fust.hub.errors import BadHash
 from fust.hub.git_repo import GitRepo
-from fust.hub.models import Repo, RepoFile
+from fust.hub.models import LargeFile, Repo, RepoFile
 from fust.hub.policy import check_update
 from fust.hub.repos import Repos
 from fust.hub.summary import read_card, sum_tree
@@ -93,7 +95,9 @@ class RefWriter:
             row = self._repos.locked_row(session, info)
             row.pending = True
             row.moving = msgspec.to_builtins(journal)
-            for sha256 in large:
+            wanted = sorted(large)
+            _hold(session, wanted)
+            for sha256 in wanted:
                 if session.get(RepoFile, (info.id, sha256)) is None:
                     session.add(RepoFile(repo_id=info.id, sha256=sha256))
 
@@ -148,6 +152,25 @@ class RefWriter:
                     done.append(update)
             identity = Identity(journal.actor or None, False, frozenset(), None, "anonymous")
             self._after(info, repo, done, identity, journal.action)
+
+
+def _hold(session: Session, sha256s: list[str]) -> None:
+    """Keeps large files from being swept until the transaction ends, and their new pointers count.
+
+    Raises:
+        BadHash: one was swept since the caller looked.
+
+    """
+    for start in range(0, len(sha256s), 500):
+        part = sha256s[start : start + 500]
+        query = select(LargeFile.sha256).where(LargeFile.sha256.in_(part)).with_for_update(read=True)
+        gone = set(part) - set(session.scalars(query))
+        if gone:
+            raise BadHash(
+                "The large file {sha256} is no longer here: nobody pointed to it for too long.",
+                hint="Upload the file again, then commit.",
+                sha256=min(gone),
+            )
 
 
 def refresh(row: Repo, repo: GitRepo, oid: str) -> None:

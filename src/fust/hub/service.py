@@ -63,7 +63,7 @@ class Hub:
         self._database = database
         self._accounts = accounts
         self._settings = settings
-        self.blobs = LocalBlobs(_blobs_folder(settings.blobs_url))
+        self.blobs = LocalBlobs(blobs_folder(settings.blobs_url))
         self.git = GitStore(settings.home / "git")
         self.cache = WholeFiles(settings.home / "cache" / "files", settings.hub.whole_file_cache_bytes)
         self.cas = Cas(database, self.blobs)
@@ -387,7 +387,8 @@ class Hub:
         return measure_storage(self._database, self.cache)
 
 
-def _blobs_folder(url: str) -> Path:
+def blobs_folder(url: str) -> Path:
+    """Returns the folder of `store.blobs_url`, or raises NotOffered or InvalidInput."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return Path(unquote(parts.path))

@@ -57,7 +57,8 @@ def write_token(
 def _token(surface: Surface, request: Request, row_id: str, namespace: str, right: Right) -> Reply:
     signer = surface.hub.signer
     token, expires = signer.make_token(request.identity.user or "", row_id, namespace, right)
-    url = f"{surface.settings.public_url}/xet/{signer.sign('cas', namespace.lower())[:16]}"
+    scope = signer.sign("cas", f"{namespace.lower()}:{surface.hub.blobs.generation()}")[:16]
+    url = f"{surface.settings.public_url}/xet/{scope}"
     return json_reply(
         {"casUrl": url, "exp": expires, "accessToken": token},
         headers=[

@@ -6,12 +6,15 @@ import functools
 import hashlib
 import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from fust.core.clock import utc_naive
 from fust.core.errors import NotFound, RangeNotSatisfiable
 from fust.hub.blobs import BlobStore
 from fust.hub.errors import BadHash, BadXorb
@@ -20,6 +23,20 @@ from fust.hub.xet import hashing
 from fust.hub.xet.shard import Segment, ShardFile, pack_segments, parse_shard, unpack_segments
 from fust.hub.xet.xorb import ChunkTable, decode_chunk, verify_xorb
 from fust.store.database import Database
+
+NOTED_AGAIN = timedelta(minutes=10)
+"""How old the note of when bytes were brought may grow before it is written anew."""
+
+
+def note_brought(database: Database, sha256s: Sequence[str]) -> None:
+    """Notes that large files were brought again, so that they are not swept before a commit points to them."""
+    before = utc_naive() - NOTED_AGAIN
+    with database.read() as session:
+        query = select(LargeFile.sha256).where(LargeFile.sha256.in_(sha256s), LargeFile.created_at < before)
+        old = list(session.scalars(query))
+    if old:
+        with database.write() as session:
+            session.execute(update(LargeFile).where(LargeFile.sha256.in_(old)).values(created_at=utc_naive()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +83,36 @@ class Cas:
 
         """
         try:
-            with self._database.read() as session:
-                if session.get(XorbOwner, (namespace, name)) and self._blobs.find("xorbs", name):
+            with self._blobs.in_use():
+                if self._has_xorb(namespace, name):
                     return False
             table, size = _verify_file(temporary, name)
             _cut(temporary, size)
-            # The bytes are kept before the row, so a row always finds its bytes. A second copy replaces the first.
-            self._blobs.keep("xorbs", name, temporary)
-            with self._database.write() as session:
-                if session.get(Xorb, name) is None:
-                    session.add(Xorb(hash=name, size=size, raw_size=sum(table.raw), chunks=table.pack()))
-                if session.get(XorbOwner, (namespace, name)) is None:
-                    session.add(XorbOwner(namespace=namespace, hash=name))
+            with self._blobs.in_use():
+                # The bytes are kept before the row, so a row always finds its bytes. A second copy replaces the first.
+                self._blobs.keep("xorbs", name, temporary)
+                with self._database.write() as session:
+                    row = session.get(Xorb, name)
+                    if row is None:
+                        session.add(Xorb(hash=name, size=size, raw_size=sum(table.raw), chunks=table.pack()))
+                    else:
+                        row.created_at = utc_naive()
+                    if session.get(XorbOwner, (namespace, name)) is None:
+                        session.add(XorbOwner(namespace=namespace, hash=name))
             return True
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _has_xorb(self, namespace: str, name: str) -> bool:
+        """Returns whether a namespace has a xorb, and notes that it was brought again: it will not be swept soon."""
+        with self._database.read() as session:
+            row = session.get(Xorb, name) if session.get(XorbOwner, (namespace, name)) else None
+        if row is None or not self._blobs.find("xorbs", name):
+            return False
+        if row.created_at < utc_naive() - NOTED_AGAIN:
+            with self._database.write() as session:
+                session.execute(update(Xorb).where(Xorb.hash == name).values(created_at=utc_naive()))
+        return True
 
     def _load_table(self, name: str) -> ChunkTable:
         with self._database.read() as session:
@@ -105,12 +137,15 @@ class Cas:
             BadHash: a hash in it is forged.
 
         """
-        fresh = [file for file in parse_shard(data) if self._is_fresh(namespace, file)]
-        for file in fresh:
-            recipe = self._verify_file(namespace, file)
-            with self._database.write() as session:
-                self._keep_file(session, namespace, recipe)
-        return bool(fresh)
+        fresh = False
+        for file in parse_shard(data):
+            with self._blobs.in_use():
+                if self._is_fresh(namespace, file):
+                    fresh = True
+                    recipe = self._verify_file(namespace, file)
+                    with self._database.write() as session:
+                        self._keep_file(session, namespace, recipe)
+        return fresh
 
     def _is_fresh(self, namespace: str, file: ShardFile) -> bool:
         with self._database.read() as session:
@@ -118,6 +153,8 @@ class Cas:
             owned = row and session.get(LargeFileOwner, (namespace, row.sha256))
         if row is not None and file.sha256 and row.sha256 != file.sha256:
             raise _forged("SHA-256", file.sha256)
+        if row is not None and owned:
+            note_brought(self._database, [row.sha256])
         return not owned
 
     def _verify_file(self, namespace: str, file: ShardFile) -> Recipe:
@@ -174,8 +211,9 @@ class Cas:
         large = session.get(LargeFile, recipe.sha256)
         if large is None:
             session.add(LargeFile(sha256=recipe.sha256, size=recipe.size, xet_hash=recipe.xet_hash))
-        elif large.xet_hash is None:
-            large.xet_hash = recipe.xet_hash
+        else:
+            large.xet_hash = large.xet_hash or recipe.xet_hash
+            large.created_at = utc_naive()
         if session.get(LargeFileOwner, (namespace, recipe.sha256)) is None:
             session.add(LargeFileOwner(namespace=namespace, sha256=recipe.sha256))
 

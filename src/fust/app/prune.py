@@ -1,0 +1,138 @@
+"""Removes what has had its time: unreferenced large files, folders of old runs, delivered events, expired sign-ins."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import delete, select
+
+from fust.accounts.models import BrowserSession, SignInCode
+from fust.core.clock import utc_naive
+from fust.core.errors import Unavailable
+from fust.core.locks import FileLock
+from fust.core.settings import Settings
+from fust.hub.blobs import LocalBlobs
+from fust.hub.pulling.parts import sweep_parts
+from fust.hub.sweep import Swept, sweep
+from fust.jobs.folder import RunFolder
+from fust.jobs.models import RunRow
+from fust.store.database import Database
+from fust.store.outbox import OutboxRow
+from fust.wire.runs import FINAL_STATES
+
+log = logging.getLogger(__name__)
+
+_FIRST_S, _EVERY_S = 600.0, 86400.0
+_EVENTS_KEPT = timedelta(days=7)
+
+
+@dataclass(slots=True)
+class Pruned:
+    """What was, or with ``dry_run`` would be, removed."""
+
+    large: Swept = field(default_factory=Swept)
+    runs: int = 0
+    size_bytes: int = 0
+    """Of all of it."""
+
+
+def keep_lock(home: Path) -> FileLock:
+    """Returns the lock that backups and pruning take, so that nothing vanishes while it is copied."""
+    return FileLock(home / "keep.lock")
+
+
+def prune(settings: Settings, database: Database, blobs: LocalBlobs, *, dry_run: bool = False) -> Pruned:
+    """Removes what has had its time; safe beside a server and its uploads.
+
+    Raises:
+        Unavailable: a backup, or another pruning, is under way.
+
+    """
+    lock = keep_lock(settings.home)
+    if not lock.acquire():
+        raise Unavailable(
+            "A backup or a cleaning of {home} is under way.",
+            hint="Try again when it is done.",
+            home=settings.home,
+        )
+    try:
+        done = Pruned(sweep(database, blobs, settings.hub.keep_unreferenced_s, dry_run=dry_run))
+        done.size_bytes = done.large.size_bytes
+        if settings.jobs.keep_s:
+            _prune_runs(settings, database, done, dry_run)
+        if not dry_run:
+            _prune_rows(database)
+            sweep_parts(settings.home)
+            blobs.clean_parts()
+        return done
+    finally:
+        lock.release()
+
+
+def _prune_runs(settings: Settings, database: Database, done: Pruned, dry_run: bool) -> None:
+    before = utc_naive() - timedelta(seconds=settings.jobs.keep_s)
+    with database.read() as session:
+        query = select(RunRow.id).where(RunRow.state.in_(FINAL_STATES), RunRow.ended_at < before)
+        ended = list(session.scalars(query))
+    for run_id in ended:
+        folder = RunFolder(settings.home, run_id)
+        if folder.path.is_dir() and not folder.is_alive():
+            done.runs += 1
+            done.size_bytes += sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
+            if not dry_run:
+                shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def _prune_rows(database: Database) -> None:
+    now = utc_naive()
+    with database.write() as session:
+        session.execute(delete(OutboxRow).where(OutboxRow.delivered_at < now - _EVENTS_KEPT))
+        session.execute(delete(BrowserSession).where(BrowserSession.expires_at < now))
+        session.execute(delete(SignInCode).where(SignInCode.expires_at < now))
+
+
+class Pruner:
+    """Prunes ten minutes after a start and then daily, on a thread of its own."""
+
+    def __init__(self, settings: Settings, database: Database, blobs: LocalBlobs) -> None:
+        self._settings, self._database, self._blobs = settings, database, blobs
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fust-prune", daemon=True)
+
+    def start(self) -> None:
+        """Begins to wait."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after the batch at hand."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        wait_s = _FIRST_S
+        while not self._stopping.wait(wait_s):
+            wait_s = _EVERY_S
+            started = time.monotonic()
+            try:
+                done = prune(self._settings, self._database, self._blobs)
+            except Unavailable:
+                wait_s = _FIRST_S  # a backup is under way
+                continue
+            except Exception:
+                log.exception("what is old could not be removed")
+                continue
+            log.info(
+                "removed what is old",
+                extra={
+                    "files": done.large.files,
+                    "xorbs": done.large.xorbs,
+                    "runs": done.runs,
+                    "size_bytes": done.size_bytes,
+                    "took_s": round(time.monotonic() - started, 1),
+                },
+            )

@@ -260,6 +260,38 @@ def test_an_answer_that_breaks_off_is_kept_as_far_as_it_came(
     assert kept(page_server, identity)["turns"][-1]["state"] == "stopped"
 
 
+def test_an_answer_that_nobody_writes_on_does_not_seem_to_grow_for_ever(
+    chat: Callable[..., Any], page_server: Any
+) -> None:
+    identity = json.loads(page_server.request("POST", "/fust/v1/chats", {"title": "Elsewhere"})[2])["id"]
+    place = f"/fust/v1/chats/{identity}/turns"
+    page_server.request("PUT", f"{place}/a", {"role": "user", "text": "Hello"})
+    answer = {"role": "assistant", "text": "One", "parent": "a", "state": "growing"}
+    page_server.request("PUT", f"{place}/b", answer)
+    page = chat(f"chat?c={identity}")
+    expect(page.locator(".turn[aria-busy=true] .prose")).to_have_text("One")
+    page_server.request("PUT", f"{place}/b", answer | {"text": "One two"})  # another machine writes it
+    expect(page.locator(".turn[aria-busy=true] .prose")).to_have_text("One two")
+    expect(page.get_by_text("Stopped before the end.")).to_be_visible(timeout=20_000)
+
+
+def test_the_switch_holds_in_every_window(chat: Callable[..., Any], page_server: Any) -> None:
+    first = chat()
+    say(first, "Before it is off", 2)
+    second = first.context.new_page()
+    second.goto(first.url)
+    expect(second.locator(".messages .turn")).to_have_count(2)
+    try:
+        first.locator(".history summary").click()
+        first.get_by_label("Keep my conversations on this server").uncheck()
+        expect(second.get_by_text("History is off")).to_be_visible()
+        expect(second.get_by_role("complementary")).to_contain_text("from now on, in this window only")
+        say(second, "Unkept words", 4)
+    finally:
+        page_server.request("PUT", "/fust/v1/chats/history", {"keep": True})
+    assert len(kept(page_server, chat_id(second))["turns"]) == 2
+
+
 def test_off_nothing_reaches_the_server(chat: Callable[..., Any], page_server: Any) -> None:
     page = chat()
     page.locator(".history summary").click()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from fust.accounts.models import User
@@ -78,17 +78,18 @@ class Chats:
         """Returns a page of conversations in which every word of the search occurs, the newest first."""
         words = _fold(search).split()[:_WORDS]
         with self._database.read() as session:
-            query = select(ChatRow).where(ChatRow.user_id == self._user_id(session, identity))
-            for word in words:
-                query = query.where(_has_word(word))
-            total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
-            query = query.order_by(ChatRow.updated_at.desc(), ChatRow.id.desc())
-            if cursor is not None:
-                query = query.where(tuple_(ChatRow.updated_at, ChatRow.id) < _read_cursor(cursor))
-            rows = list(session.scalars(query.limit(limit + 1)))
-            items = [_line(row, _found(session, row, words)) for row in rows[:limit]]
-        last = rows[limit - 1] if len(rows) > limit else None
-        return ChatList(items, f"{last.updated_at.isoformat()}_{last.id}" if last else None, total)
+            mine = ChatRow.user_id == self._user_id(session, identity)
+            query = select(ChatRow.updated_at, ChatRow.id).where(mine, *map(_has_word, words))
+            # The search reads every message of the caller: once, for the count and the page.
+            found = [(at, id_) for at, id_ in session.execute(query)]
+            found.sort(reverse=True)
+            since = _read_cursor(cursor) if cursor is not None else None
+            page = [key for key in found if since is None or key < since][: limit + 1]
+            ids = [id_ for _, id_ in page[:limit]]
+            rows = {row.id: row for row in session.scalars(select(ChatRow).where(ChatRow.id.in_(ids)))}
+            items = [_line(rows[id_], _found(session, rows[id_], words)) for id_ in ids]
+        more = f"{page[limit - 1][0].isoformat()}_{ids[-1]}" if len(page) > limit else None
+        return ChatList(items, more, len(found))
 
     def get(self, identity: Identity, chat_id: str) -> Chat:
         """Returns a conversation with its turns.
@@ -273,8 +274,9 @@ def _fold(text: str) -> str:
 
 
 def _has_word(word: str) -> ColumnElement[bool]:
-    turns = select(TurnRow.chat_id).where(TurnRow.folded.contains(word, autoescape=True))
-    return or_(ChatRow.folded.contains(word, autoescape=True), ChatRow.id.in_(turns))
+    # By conversation, so that nobody's search reads the messages of others.
+    said = exists().where(TurnRow.chat_id == ChatRow.id, TurnRow.folded.contains(word, autoescape=True))
+    return or_(ChatRow.folded.contains(word, autoescape=True), said)
 
 
 def _found(session: Session, row: ChatRow, words: list[str]) -> str:

@@ -41,6 +41,7 @@ if (others) {
   others.onmessage = ({ data }: MessageEvent<{ owner?: string; chat?: string | null }>) => {
     if (data.owner !== owner) return;
     changes.set(changes.get() + 1);
+    if (data.chat === null) askHistory().catch(() => undefined);
     if (data.chat && conversations.get().get(data.chat)?.kept) void open(data.chat);
   };
 }
@@ -189,12 +190,16 @@ export async function removeAll(): Promise<void> {
 }
 
 export async function askHistory(): Promise<void> {
-  history.set((await call<{ keep: boolean }>("fust/v1/chats/history")).keep);
+  know((await call<{ keep: boolean }>("fust/v1/chats/history")).keep);
+}
+
+function know(keep: boolean): void {
+  history.set(keep);
+  if (!keep) for (const { id } of conversations.get().values()) change(id, () => ({ kept: false, unsaved: null }));
 }
 
 export async function setHistory(keep: boolean): Promise<void> {
   await call("fust/v1/chats/history", { method: "PUT", body: { keep } });
-  history.set(keep);
-  if (!keep) for (const { id } of conversations.get().values()) change(id, () => ({ kept: false, unsaved: null }));
+  know(keep);
   noteChange(null);
 }

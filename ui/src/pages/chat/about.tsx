@@ -30,7 +30,8 @@ export function About({ conversation, model, draft, onDraft, code, onCode }: Pro
   const rows: [string, preact.ComponentChildren][] = [];
   if (model) rows.push([t("chat.model"), <Link to={`models/${repoPath(model.repo_id)}`}>{called(model)}</Link>]);
   if (used !== null) rows.push([t("facts.context"), model?.context ? <>{integer(used)} <span class="unit">{t("chat.of", { n: integer(model.context) })}</span></> : integer(used)]);
-  rows.push([t("chat.kept"), kept ? t("chat.kept.server") : t("chat.kept.window")]);
+  const before = conversation !== undefined && !conversation.id.startsWith(HERE);
+  rows.push([t("chat.kept"), kept ? t("chat.kept.server") : before ? t("chat.kept.partly") : t("chat.kept.window")]);
   rows.push([t("chat.leaves"), t("chat.leaves.nothing")]);
   const settings = conversation?.settings ?? draft;
   const place = conversation && `fust/v1/chats/${encodeURIComponent(conversation.id)}/export`;

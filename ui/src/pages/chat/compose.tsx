@@ -97,7 +97,7 @@ export function Compose({ id, label, start, disabled, busy, onSend, onStop, onCa
         <span class="row">
           <label class="b bare attach" title={t("chat.file.limit", { most: size(MOST_BYTES), n: MOST_FILES })}>
             <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M4 2h5l3 3v9H4zM9 2v3h3M6 8h4M6 11h4" /></svg>
-            {t("chat.file.attach")}
+            {t("chat.file.attach")} <span class="quiet">{t("chat.file.most", { most: size(MOST_BYTES) })}</span>
             <input
               class="sr"
               type="file"

@@ -71,6 +71,7 @@ function Search({ filter, titles }: { filter: URLSearchParams; titles: Map<strin
         <span>{t("audit.action")}</span>
         <select value={values.action} onChange={(event) => { set("action", event.currentTarget.value); search({ ...values, action: event.currentTarget.value }); }}>
           <option value="">{t("audit.any")}</option>
+          {values.action !== "" && !titles.has(values.action) && <option value={values.action}>{values.action}</option>}
           {[...titles].map(([action, title]) => <option key={action} value={action}>{title}</option>)}
         </select>
       </label>
@@ -142,7 +143,7 @@ function Row({ entry, title }: { entry: Entry; title: string }) {
     <tr>
       <th scope="row">
         <span title={entry.action}>{title}</span>
-        {details.length > 0 && <p class="under">{details.map(([key, value]) => `${key}: ${String(value)}`).join(" · ")}</p>}
+        {details.length > 0 && <p class="under">{details.map(([key, value]) => `${key}: ${shortened(String(value))}`).join(" · ")}</p>}
       </th>
       <td data-l={t("audit.subject")}><Subject of={entry.subject} /></td>
       <td data-l={t("audit.who")}>{entry.actor || <span class="quiet">{t("audit.nobody")}</span>}</td>
@@ -151,6 +152,9 @@ function Row({ entry, title }: { entry: Entry; title: string }) {
     </tr>
   );
 }
+
+/** Hashes by their first digits. */
+const shortened = (value: string): string => (/^[0-9a-f]{40,64}$/.test(value) ? value.slice(0, 12) : value);
 
 const VIAS = new Set(["token", "session", "system", "anonymous"]);
 const viaName = (via: string): string => (VIAS.has(via) ? t(`via.${via}` as "via.token") : via);

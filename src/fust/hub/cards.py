@@ -68,6 +68,24 @@ class Card:
     """Why the YAML could not be read; empty when it could."""
 
 
+_TAG_KEYS = (
+    ("datasets", "dataset"),
+    ("base_model", "base_model"),
+    ("models", "model"),
+    ("task_categories", "task_categories"),
+    ("task_ids", "task_ids"),
+    ("size_categories", "size_categories"),
+    ("source_datasets", "source_datasets"),
+)
+"""Keys of a card whose values the Hub lists as tags, each after a word and a colon."""
+
+
+def all_tags(card: Card) -> list[str]:
+    """Returns the tags that a card names, and those that the Hub makes of its other keys (`base_model:owner/name`)."""
+    made = [f"{word}:{value}" for key, word in _TAG_KEYS for value in _words(card.data.get(key))]
+    return list(dict.fromkeys([*card.tags, *made]))[:300]
+
+
 def parse_card(text: str) -> Card:
     """Returns what a card says; never raises, an unreadable one says so in ``error``."""
     match = _FRONT.match(text)

@@ -61,7 +61,7 @@ def draw_repo(info: RepoInfo, *, sha: str | None = None) -> Json:
         "gated": info.gated or False,
         "disabled": False,
         "downloads": info.downloads,
-        "likes": 0,
+        "likes": info.likes,
         "tags": tags,
     }
     if info.type == "model":

@@ -5,6 +5,7 @@ One folder a repo, ``<root>/models/owner/name.git``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -72,6 +73,37 @@ class GitStore:
         fsync_folder(path.parent)
         shutil.rmtree(trash, ignore_errors=True)
 
+    def rename(self, repo_type: RepoType, old: tuple[str, str], new: tuple[str, str]) -> None:
+        """Moves a folder to another (owner, name); does nothing when it is there already."""
+        source, target = self.path(repo_type, *old), self.path(repo_type, *new)
+        if source == target or not source.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(source, target)
+        fsync_folder(target.parent)
+        fsync_folder(source.parent)
+
+    def copy(self, repo_type: RepoType, old: tuple[str, str], new: tuple[str, str]) -> None:
+        """Makes a repo with another's branches and tags; objects never change, so they are linked, not copied."""
+        source, target = self.path(repo_type, *old), self.path(repo_type, *new)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".{new_id('new-')}.tmp"
+        try:
+            with full_disk_is_clear(target):
+                shutil.copytree(
+                    source,
+                    temporary,
+                    copy_function=_link_object,
+                    ignore=_not_copied,
+                )
+                if target.exists():  # a leftover that no row names
+                    shutil.rmtree(target)
+                os.rename(temporary, target)
+                fsync_folder(target.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
     def clean_temporaries(self) -> int:
         """Removes repos half made or half deleted by a server that is gone; returns how many."""
         removed = 0
@@ -95,3 +127,18 @@ class GitStore:
         """Yields (type in the plural, owner, name) of every folder."""
         for path in self.root.glob("*/*/*.git"):
             yield path.parent.parent.name, path.parent.name, path.name.removesuffix(".git")
+
+
+def _link_object(source: str, target: str) -> None:
+    """Links an object of git, which never changes; copies what does."""
+    if "/objects/" in source:
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+
+
+def _not_copied(folder: object, names: list[str]) -> set[str]:
+    """Names the locks and the pull requests of a repository."""
+    gone = {name for name in names if name == "fust.writer" or name.endswith(".lock")}
+    return gone | ({"pr"} if str(folder).endswith("/refs") else set())

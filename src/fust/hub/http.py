@@ -60,6 +60,8 @@ class Request:
     body: bytes = b""
     errors: Literal["hub", "git", "lfs"] = "hub"
     """Whose client reads a refusal."""
+    params: dict[str, str] = field(default_factory=lambda: {})
+    """What the route took from the path."""
     is_read: bool = False
     """The body was read to its end."""
 

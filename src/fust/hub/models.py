@@ -44,6 +44,11 @@ class Repo(Base):
     """Patterns of branches whose history nobody rewrites; None: `main`."""
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     downloads: Mapped[int] = mapped_column(default=0)
+    likes: Mapped[int] = mapped_column(default=0, server_default="0")
+    discussions: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How many discussions and pull requests were opened: the last one's number."""
+    moved_from: Mapped[str | None] = mapped_column(default=None)
+    """`owner/name` of the folder while a move is under way; a server that starts finishes it."""
     licence: Mapped[str] = mapped_column(default="")
     languages: Mapped[list[str]] = mapped_column(default=list)
     task: Mapped[str] = mapped_column(default="")
@@ -131,3 +136,90 @@ class LfsLock(Base):
     path: Mapped[str]
     owner: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class OldName(Base):
+    """A name that a repo had; requests for it are sent on."""
+
+    __tablename__ = "repo_old_names"
+
+    type: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """`owner/name` in lower case."""
+    repo_id: Mapped[str] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"), index=True)
+
+
+class Like(Base):
+    """A user who likes a repo."""
+
+    __tablename__ = "likes"
+
+    user: Mapped[str] = mapped_column(primary_key=True)
+    repo_id: Mapped[str] = mapped_column(
+        ForeignKey("repos.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class Discussion(Base):
+    """A discussion or a pull request of a repo."""
+
+    __tablename__ = "discussions"
+    __table_args__ = (UniqueConstraint("repo_id", "num", name="uq_discussions_repo_num"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    repo_id: Mapped[str] = mapped_column(ForeignKey("repos.id", ondelete="CASCADE"))
+    num: Mapped[int]
+    title: Mapped[str]
+    status: Mapped[str]
+    """`open`, `closed`, `draft` or `merged`."""
+    author: Mapped[str] = mapped_column(index=True)
+    is_pull_request: Mapped[bool]
+    merge_oid: Mapped[str] = mapped_column(default="")
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class DiscussionEvent(Base):
+    """What happened in a discussion: a comment, a new status or title, a commit."""
+
+    __tablename__ = "discussion_events"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    discussion_id: Mapped[str] = mapped_column(ForeignKey("discussions.id", ondelete="CASCADE"), index=True)
+    type: Mapped[str]
+    """As the Hub names it: `comment`, `status-change`, `title-change`, `commit`."""
+    author: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+    data: Mapped[dict[str, Any]]
+
+
+class Collection(Base):
+    """A list of repos that somebody put together."""
+
+    __tablename__ = "collections"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(index=True)
+    title: Mapped[str]
+    description: Mapped[str] = mapped_column(default="")
+    private: Mapped[bool] = mapped_column(default=False)
+    theme: Mapped[str] = mapped_column(default="orange")
+    position: Mapped[int] = mapped_column(default=0)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class CollectionItem(Base):
+    """A repo, or another collection, in a collection."""
+
+    __tablename__ = "collection_items"
+    __table_args__ = (UniqueConstraint("collection_id", "type", "key", name="uq_collection_items"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    collection_id: Mapped[str] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    type: Mapped[str]
+    """`model`, `dataset`, `space` or `collection`."""
+    key: Mapped[str]
+    """The repo's or the collection's row: it stays the same when that is renamed."""
+    note: Mapped[str] = mapped_column(default="")
+    position: Mapped[int]

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from fust.accounts.audit import note_action
 from fust.accounts.rights import SYSTEM, Identity
 from fust.core.clock import utc_naive
+from fust.hub.cards import all_tags
 from fust.hub.content import Content
 from fust.hub.errors import BadHash
 from fust.hub.git_repo import GitRepo
@@ -187,7 +188,7 @@ def refresh(row: Repo, repo: GitRepo, oid: str) -> None:
     row.languages = card.languages
     row.task = card.task
     row.library = card.library
-    row.tags = card.tags
+    row.tags = all_tags(card)
     row.description = card.description
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -20,7 +20,7 @@ from fust.core.locks import FileLock
 from fust.hub.attributes import initial_attributes
 from fust.hub.errors import RepoExists, repo_not_found
 from fust.hub.git_store import GitStore
-from fust.hub.models import Repo, RepoFile
+from fust.hub.models import OldName, Repo, RepoFile
 from fust.hub.types import RepoInfo, RepoPage, Sort
 from fust.store.database import Database
 from fust.store.outbox import emit
@@ -44,6 +44,7 @@ def to_info(row: Repo) -> RepoInfo:
         head_oid=row.head_oid,
         size_bytes=row.size_bytes,
         downloads=row.downloads,
+        likes=row.likes,
         licence=row.licence,
         languages=list(row.languages),
         task=row.task,
@@ -88,6 +89,13 @@ class Repos:
                 self._cache.clear()
             self._cache[key] = (time.monotonic(), info)
         return info
+
+    def find_moved(self, repo_type: RepoType, repo_id: str) -> RepoInfo | None:
+        """Returns the repo that once had a name, or None."""
+        with self._database.read() as session:
+            old = session.get(OldName, (repo_type, repo_id.lower()))
+            row = session.get(Repo, old.repo_id) if old else None
+        return to_info(row) if row else None
 
     def forget(self) -> None:
         """Drops what is remembered, so that a change holds at once in this process."""
@@ -139,8 +147,10 @@ class Repos:
         sort: Sort = "updated",
         limit: int = 50,
         cursor: str | None = None,
+        gated: bool | None = None,
+        keep: Callable[[RepoInfo], bool] | None = None,
     ) -> RepoPage:
-        """Returns repos that the caller may see.
+        """Returns repos that the caller may see. ``keep`` is asked of each when a filter needs more than the row.
 
         Raises:
             InvalidInput: the cursor is not one of ours.
@@ -156,6 +166,8 @@ class Repos:
             query = query.where(Repo.type == repo_type)
         if author:
             query = query.where(func.lower(Repo.owner) == author.lower())
+        if gated is not None:
+            query = query.where(Repo.gated != "" if gated else Repo.gated == "")
         for word in search.lower().split()[:MAX_WORDS]:
             like = "%" + word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
             query = query.where(Repo.key.like(like, escape="\\"))
@@ -165,11 +177,14 @@ class Repos:
             "name": Repo.key,
             "size": Repo.size_bytes.desc(),
             "downloads": Repo.downloads.desc(),
+            "likes": Repo.likes.desc(),
+            "trending": (Repo.likes * 10 + Repo.downloads).desc(),
         }
         query = query.order_by(orders[sort], Repo.id)
         with self._database.read() as session:
-            if tags:  # JSON columns: matched here, so that both databases agree
+            if tags or keep:  # JSON columns: matched here, so that both databases agree
                 rows = [row for row in session.scalars(query) if all(_has_tag(row, tag) for tag in tags)]
+                rows = [row for row in rows if keep is None or keep(to_info(row))]
                 total, page = len(rows), rows[offset : offset + limit]
             else:
                 total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
@@ -238,6 +253,7 @@ class Repos:
                 with self._database.write() as session:
                     self._accounts.organisations.hold(session, owner)
                     session.add(row)
+                    session.execute(delete(OldName).where(OldName.type == repo_type, OldName.key == key))
                     session.flush()
                     emit(session, "repo_created", repo_id=f"{owner}/{name}", type=repo_type)
                     subject = f"{repo_type}:{owner}/{name}"

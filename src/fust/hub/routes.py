@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote, urlsplit
 
 from fust.accounts.rights import ANONYMOUS
 from fust.accounts.service import Accounts
@@ -12,7 +13,19 @@ from fust.core.errors import FustError
 from fust.core.ids import check_repo_type
 from fust.core.settings import Settings
 from fust.hub import file_routes, git_routes, lfs_routes, xet_routes
-from fust.hub.api import commits, people, refs, repos, small, trees
+from fust.hub.api import (
+    commits,
+    large_files,
+    listing,
+    people,
+    refs,
+    relocate,
+    repos,
+    small,
+    social,
+    trees,
+)
+from fust.hub.errors import RepoNotFound
 from fust.hub.file_routes import HotFiles
 from fust.hub.formats import Formats
 from fust.hub.http import (
@@ -23,12 +36,14 @@ from fust.hub.http import (
     Surface,
     drain_body,
     draw_error,
+    header,
     read_body,
     read_request,
     send_reply,
 )
 from fust.hub.routing import Route, RouteTable
 from fust.hub.service import Hub
+from fust.hub.types import RepoInfo
 from fust.wire.asgi import Receive, Scope, Send, request_id_of
 
 log = logging.getLogger(__name__)
@@ -36,9 +51,13 @@ ROUTES: tuple[Route, ...] = (
     *people.ROUTES,
     *small.ROUTES,
     *repos.ROUTES,
+    *listing.ROUTES,
     *trees.ROUTES,
     *commits.ROUTES,
     *refs.ROUTES,
+    *relocate.ROUTES,
+    *social.ROUTES,
+    *large_files.ROUTES,
     *xet_routes.ROUTES,
     *file_routes.ROUTES,
     *git_routes.ROUTES,
@@ -79,6 +98,8 @@ class HubApp:
             reply = await self._answer(request)
         except ClientGone:
             return
+        except RepoNotFound as error:
+            reply = await self._elsewhere(request, error)
         except FustError as error:
             if error.status >= 500 and error.status != 501:
                 log.warning("hub request failed", extra={"path": scope["path"], "error": str(error)})
@@ -94,12 +115,39 @@ class HubApp:
             self._hot.keep(request, reply, generation)
         await send_reply(self._surface, request, reply, send)
 
+    async def _elsewhere(self, request: Request, error: RepoNotFound) -> AnyReply:
+        """Sends a request for a repo's old name on, when the caller may see the repo (RFC 9110, 15.4.8); else 404."""
+        await drain_body(request)
+        info = await self._surface.run(self._moved_to, request)
+        if info is None:
+            return draw_error(error, request.headers, request.identity, request.errors)
+        segments = list(request.segments)
+        at = segments.index(request.params["owner"])
+        suffix = segments[at + 1][len(request.params["name"]) :]
+        segments[at : at + 2] = [info.owner, info.name + suffix]
+        # A path alone: clients follow it with their key, and a HEAD of a file follows nothing else.
+        path = urlsplit(self._surface.settings.public_url).path.rstrip("/")
+        path += "/" + "/".join(quote(segment, safe="") for segment in segments)
+        query = bytes(request.scope["query_string"]).decode("latin-1")
+        return Reply(307, b"", [header("location", f"{path}?{query}" if query else path)])
+
+    def _moved_to(self, request: Request) -> RepoInfo | None:
+        if "name" not in request.params or "type" not in request.params:
+            return None
+        repo_type = check_repo_type(request.params["type"])
+        asked = f"{request.params['owner']}/{request.params['name']}"
+        hub = self._surface.hub
+        if hub.repos.find_row(repo_type, asked) is not None:
+            return None
+        info = hub.repos.find_moved(repo_type, asked)
+        return hub.find_repo(request.identity, info.repo_id, info.type) if info else None
+
     async def _answer(self, request: Request) -> AnyReply:
         found = self._table.find(request.method, request.segments)
         if found is None:
             return Reply(404, b'{"error":"Not Found"}', [(b"content-type", b"application/json")])
         route, params = found
-        request.errors = route.errors
+        request.errors, request.params = route.errors, params
         surface = self._surface
         if request.segments[0] != "xet":
             known = surface.accounts.cached_identity(request.headers)

@@ -28,13 +28,16 @@ from fust.hub.errors import BadHash, RepoExists, entry_not_found
 from fust.hub.git_repo import CommitInfo, Entry, Ref
 from fust.hub.git_store import GitStore
 from fust.hub.history import CommitChanges, read_changes
+from fust.hub.large_files import LargeFiles
 from fust.hub.lfs_locks import Locks
 from fust.hub.preview import Look, format_of, look_at_text
 from fust.hub.preview_parquet import look_at_parquet
 from fust.hub.push import Receiver
 from fust.hub.ref_writer import RefWriter
 from fust.hub.refs import Refs
+from fust.hub.relocate import Relocation
 from fust.hub.repos import Repos
+from fust.hub.social import Collections, Likes
 from fust.hub.storage import StorageSums, measure_storage
 from fust.hub.summary import card_text
 from fust.hub.types import (
@@ -73,6 +76,10 @@ class Hub:
         self.ref_writer = RefWriter(database, self.repos, self.content)
         self.committer = Committer(self.content, self.ref_writer, settings)
         self.receiver = Receiver(settings.home / "git", self.content, self.ref_writer, settings.hub)
+        self.relocation = Relocation(database, accounts, self.repos, self.git)
+        self.likes = Likes(database, self.repos, accounts)
+        self.collections = Collections(database, self.repos, accounts)
+        self.large_files = LargeFiles(database, self.repos, self.content, self.ref_writer)
         self.locks = Locks(database, accounts)
         self.refs = Refs(self.content, self.ref_writer, accounts)
         self.signer = Signer(accounts.signing_key())
@@ -91,6 +98,7 @@ class Hub:
             ("uploads in parts that broke off", self.blobs.clean_parts()),
             ("pushes that broke off", self.receiver.clean()),
             ("half-made repositories", self.git.clean_temporaries()),
+            ("moves half done", self.relocation.recover()),
             ("repositories without a row", self.repos.remove_orphans()),
         ):
             if count:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from fust.core.ids import RepoType
 
-Sort = Literal["updated", "created", "name", "size", "downloads"]
+Sort = Literal["updated", "created", "name", "size", "downloads", "likes", "trending"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class RepoInfo:
     head_oid: str
     size_bytes: int
     downloads: int
+    likes: int
     licence: str
     languages: list[str]
     task: str

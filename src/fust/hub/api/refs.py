@@ -69,7 +69,24 @@ def delete_tag(surface: Surface, request: Request, type: RepoType, owner: str, n
     return json_reply({"deleted": tag})
 
 
+class SuperSquash(msgspec.Struct):
+    """Body of `super-squash`."""
+
+    message: str | None = None
+
+
+def super_squash(
+    surface: Surface, request: Request, type: RepoType, owner: str, name: str, branch: str
+) -> Reply:
+    """`POST /api/{type}/{id}/super-squash/{branch}`: one commit in place of a branch's history."""
+    asked = request.decode(SuperSquash)
+    info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
+    oid = surface.hub.refs.super_squash(request.identity, info, branch, asked.message or "")
+    return json_reply({"success": True, "commitOid": oid})
+
+
 ROUTES = (
+    Route("POST", REPO + "/super-squash/{branch}", super_squash, BODY),
     Route("GET", REPO + "/refs", list_refs),
     Route("POST", REPO + "/branch/{branch}", create_branch, BODY),
     Route("DELETE", REPO + "/branch/{branch}", delete_branch),

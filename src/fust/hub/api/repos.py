@@ -8,24 +8,13 @@ import msgspec
 
 from fust.core.errors import NotOffered
 from fust.core.ids import RepoType, check_repo_type
-from fust.hub.api.common import expanded, full_repo_id, next_link, page_url
-from fust.hub.draw import draw_details, draw_repo
+from fust.hub.api.common import expanded, full_repo_id, page_url
+from fust.hub.api.properties import draw_property
+from fust.hub.draw import Json, draw_details
 from fust.hub.errors import RepoExists
-from fust.hub.http import Reply, Request, Surface, header, json_reply, number
+from fust.hub.http import Reply, Request, Surface, header, json_reply
 from fust.hub.routing import BODY, REPO, Route
 from fust.hub.summary import read_card
-from fust.hub.types import Sort
-
-_SORTS: dict[str, Sort] = {
-    "lastModified": "updated",
-    "last_modified": "updated",
-    "createdAt": "created",
-    "created_at": "created",
-    "downloads": "downloads",
-    "likes": "downloads",
-    "trendingScore": "updated",
-    "trending_score": "updated",
-}
 
 
 class CreateRepo(msgspec.Struct):
@@ -128,37 +117,15 @@ def repo_info(
     )
     if request.flag("securityStatus"):
         drawn["securityRepoStatus"] = {"scansDone": False, "filesWithIssues": []}
-    expand = expanded(request)
-    if expand:
-        drawn = {key: drawn[key] for key in ("_id", "id", *expand) if key in drawn}
+    wanted = expanded(request)
+    if wanted:
+        kept: Json = {key: drawn[key] for key in ("_id", "id") if key in drawn}
+        for name_ in wanted:
+            draw_property(surface, info, oid, name_, drawn, kept)
+        return json_reply(kept)
+    if type == "model":
+        draw_property(surface, info, oid, "config", drawn, drawn)
     return json_reply(drawn)
-
-
-def list_repos(surface: Surface, request: Request, type: RepoType) -> Reply:
-    """`GET /api/{type}`."""
-    limit = number(request.query.get("limit"), 100, 1, 1000)
-    tags = [*request.query_lists.get("filter", [])]
-    tags += [tag for tag in [request.query.get("pipeline_tag"), request.query.get("library")] if tag]
-    page = surface.hub.list_repos(
-        request.identity,
-        type,
-        search=request.query.get("search", ""),
-        author=request.query.get("author", ""),
-        tags=[part for tag in tags for part in tag.split(",") if part],
-        sort=_SORTS.get(request.query.get("sort", ""), "updated"),
-        limit=limit,
-        cursor=request.query.get("cursor"),
-    )
-    drawn = [draw_repo(info) for info in page.items]
-    if request.flag("full"):
-        for info, entry in zip(page.items, drawn, strict=True):
-            entry["siblings"] = [
-                {"rfilename": e.path} for e in surface.hub.list_tree(info, recursive=True) if not e.is_folder
-            ]
-    expand = expanded(request)
-    if expand:
-        drawn = [{key: d[key] for key in ("_id", "id", *expand) if key in d} for d in drawn]
-    return json_reply(drawn, headers=next_link(surface, request, page.next))
 
 
 def auth_check(
@@ -175,7 +142,6 @@ def auth_check(
 ROUTES = (
     Route("POST", "/api/repos/create", create_repo, BODY),
     Route("DELETE", "/api/repos/delete", delete_repo, BODY),
-    Route("GET", "/api/{type}", list_repos),
     Route("GET", REPO, repo_info),
     Route("GET", REPO + "/revision/{revision}", repo_info),
     Route("PUT", REPO + "/settings", update_settings, BODY),

@@ -22,7 +22,7 @@ from fust.hub.git_store import GitStore
 from fust.hub.models import LargeFile, LargeFileOwner, RepoFile
 from fust.hub.paths import is_commit_oid
 from fust.hub.types import LargeState, RepoInfo, Stored, StoredFile
-from fust.hub.xet.cas import Cas, note_brought
+from fust.hub.xet.cas import PIECE_BYTES, Cas, note_brought
 from fust.store.database import Database
 
 
@@ -116,7 +116,7 @@ class Content:
         return self.open_repo(info).read_blob(file.oid)
 
     def iter_bytes(self, info: RepoInfo, file: StoredFile, start: int, end: int) -> Iterator[bytes]:
-        """Yields bytes [start, end), about 1 MiB at a time, from whatever form is here."""
+        """Yields bytes [start, end), some at a time, from whatever form is here."""
         if not file.sha256:
             yield self.read_small(info, file)[start:end]
             return
@@ -127,7 +127,7 @@ class Content:
         with open(path, "rb", buffering=0) as handle:
             handle.seek(start)
             while start < end:
-                piece = handle.read(min(2**20, end - start))
+                piece = handle.read(min(PIECE_BYTES, end - start))
                 if not piece:
                     raise OSError(f"{path.name} is shorter than its row says")
                 start += len(piece)

@@ -1,7 +1,7 @@
 """A small HTTP layer on `raw_path`: split first, decode after, so that `%2F` stays inside a revision.
 
 Bodies stream to disk or to bounded memory; whole files leave by the server's ``http.response.pathsend`` when it has
-that, else in 1 MiB pieces read in threads.
+that, else in pieces of 256 KiB read in threads.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fust.hub.blobs import Spool
 from fust.hub.errors import EntryNotFound, RepoNotFound, RevisionNotFound
 from fust.hub.formats import Formats
 from fust.hub.service import Hub
+from fust.hub.xet.cas import PIECE_BYTES
 from fust.wire.asgi import Receive, Scope, Send, headers_of, request_id_of
 
 Headers = list[tuple[bytes, bytes]]
@@ -332,11 +333,11 @@ async def _send_pieces(surface: Surface, pieces: Iterator[bytes], send: Send) ->
 
 
 def iter_file(path: Path, start: int, length: int) -> Iterator[bytes]:
-    """Yields bytes of a file, 1 MiB at a time."""
+    """Yields bytes of a file, a piece at a time."""
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
         while length > 0:
-            piece = file.read(min(CHUNK_BYTES, length))
+            piece = file.read(min(PIECE_BYTES, length))
             if not piece:
                 return
             length -= len(piece)

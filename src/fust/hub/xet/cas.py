@@ -24,6 +24,8 @@ from fust.hub.xet.shard import Segment, ShardFile, pack_segments, parse_shard, u
 from fust.hub.xet.xorb import ChunkTable, decode_chunk, verify_xorb
 from fust.store.database import Database
 
+PIECE_BYTES = 2**18
+"""A piece of a file: the server holds about six of them for a reader that does not read."""
 NOTED_AGAIN = timedelta(minutes=10)
 """How old the note of when bytes were brought may grow before it is written anew."""
 
@@ -236,7 +238,7 @@ class Cas:
         return Recipe(row.xet_hash, row.sha256, row.size, unpack_segments(row.segments))
 
     def iter_bytes(self, recipe: Recipe, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Yields bytes [start, end) of a file, about 1 MiB at a time; only the chunks that it needs are decoded."""
+        """Yields bytes [start, end) of a file, about 256 KiB at a time; only the chunks that it needs are decoded."""
         stop = recipe.size if end is None else min(end, recipe.size)
         at = 0
         pending: list[bytes] = []
@@ -255,7 +257,7 @@ class Cas:
                 if wanted:
                     pending.append(wanted)
                     held += len(wanted)
-                if held >= 2**20:
+                if held >= PIECE_BYTES:
                     yield b"".join(pending)
                     pending.clear()
                     held = 0
@@ -273,7 +275,7 @@ class Cas:
             # A few chunks at a time, so that one segment of 64 MiB costs little memory.
             chunk = segment.start
             while chunk < segment.end:
-                last = min(chunk + 16, segment.end)
+                last = min(chunk + 8, segment.end)
                 data = file.read(table.ends[last - 1] - table.start(chunk))
                 at = 0
                 while at < len(data):

@@ -166,7 +166,7 @@ def sign_out(
 @post("/fust/v1/open", status_code=200, sync_to_thread=True)
 def open_link(accounts: Accounts, settings: Settings, identity: Identity) -> OpenLink:
     """A new sign-in link for the caller (one use, ten minutes)."""
-    accounts.require(identity, "write")
+    accounts.require_whole(identity, "write")
     code, life_s = accounts.sessions.create_code(identity.user or "")
     expires = now() + timedelta(seconds=life_s)
     return OpenLink(f"{settings.public_url}/?code={code}", iso(expires) or "")
@@ -175,7 +175,7 @@ def open_link(accounts: Accounts, settings: Settings, identity: Identity) -> Ope
 @get("/fust/v1/tokens", sync_to_thread=True)
 def list_tokens(accounts: Accounts, identity: Identity) -> TokenList:
     """The caller's tokens."""
-    accounts.require(identity)
+    accounts.require_whole(identity)
     rows = accounts.tokens.list(identity.user or "")
     return TokenList(
         [TokenInfo(t.id, t.name, t.scope, t.prefix, iso(t.created_at), iso(t.last_used_at)) for t in rows]
@@ -185,7 +185,7 @@ def list_tokens(accounts: Accounts, identity: Identity) -> TokenList:
 @post("/fust/v1/tokens", sync_to_thread=True)
 def create_token(data: TokenRequest, accounts: Accounts, identity: Identity) -> TokenMade:
     """Makes a token with at most the caller's own rights; its secret is in this answer only."""
-    accounts.require(identity)
+    accounts.require_whole(identity)
     if data.scope in ("write", "admin") and data.scope not in identity.scopes:
         raise Denied("A key cannot make one with more rights than it has.", hint="Use a key with that scope.")
     made = accounts.tokens.create(identity.user or "", data.name, data.scope)
@@ -197,7 +197,7 @@ def revoke_token(
     token_id: Annotated[str, Parameter(max_length=64)], accounts: Accounts, identity: Identity
 ) -> None:
     """Revokes a token; it is refused everywhere within two seconds."""
-    accounts.require(identity, "write")
+    accounts.require_whole(identity, "write")
     accounts.tokens.revoke(identity, token_id)
 
 
@@ -218,7 +218,7 @@ def create_user(data: UserRequest, accounts: Accounts, identity: Identity) -> Us
 @put("/fust/v1/users/{name:str}/password", status_code=204, sync_to_thread=True)
 def set_password(name: str, data: PasswordRequest, accounts: Accounts, identity: Identity) -> None:
     """Sets a password: one's own, or anyone's for administrators."""
-    accounts.require(identity, "write")
+    accounts.require_whole(identity, "write")
     if identity.user != name:
         accounts.check_admin(identity)
     accounts.users.set_password(name, data.password)

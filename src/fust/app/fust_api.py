@@ -37,6 +37,19 @@ log = logging.getLogger(__name__)
 
 Connection = Request[Any, Any, State]
 
+HANDLERS: list[ControllerRouterHandler] = [
+    *accounts_handlers,
+    *audit_handlers,
+    *system_handlers,
+    *first_minute_handlers,
+    *hub_handlers,
+    *look_handlers,
+    *jobs_handlers,
+    *serve_handlers,
+    *feedback_handlers,
+]
+"""Of all rooms."""
+
 
 def fust_app(services: Services) -> Litestar:
     """Returns the ASGI application of the Fust surface."""
@@ -57,21 +70,10 @@ def fust_app(services: Services) -> Litestar:
     }
     dependencies = {name: Provide(_giver(value), sync_to_thread=False) for name, value in held.items()}
     dependencies["identity"] = Provide(identity, sync_to_thread=True)
-    routes: list[ControllerRouterHandler] = [
-        *accounts_handlers,
-        *audit_handlers,
-        *system_handlers,
-        *first_minute_handlers,
-        *hub_handlers,
-        *look_handlers,
-        *jobs_handlers,
-        *serve_handlers,
-        *feedback_handlers,
-    ]
     return Litestar(
         # One router for all: Litestar registers the handlers of a path again with each further method it meets there, and
         # wraps a synchronous one each time anew; the second wrapping breaks handlers that return a Response.
-        route_handlers=[Router(path="/", route_handlers=[*options_handlers(routes), *routes])],
+        route_handlers=[Router(path="/", route_handlers=[*options_handlers(HANDLERS), *HANDLERS])],
         dependencies=dependencies,
         exception_handlers={FustError: _draw, HTTPException: _draw_litestar, Exception: _draw_unknown},
         openapi_config=OpenAPIConfig(

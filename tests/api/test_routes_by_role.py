@@ -1,0 +1,448 @@
+"""Every route of every surface, met by every kind of caller. A route that is not in the table fails the test."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from litestar.handlers import HTTPRouteHandler
+
+from fust.accounts.rights import SYSTEM
+from fust.accounts.service import Accounts
+from fust.app import asgi
+from fust.app.fust_api import HANDLERS
+from fust.core.settings import load_settings
+from fust.gateway import routes as gateway_routes
+from fust.hub.routes import ROUTES
+from fust.store.database import Database
+from tests.conftest import RunningFust
+
+OPEN, CLOSED, GUILD = "ada/open", "ada/closed", "guild/closed"
+NONE, READ, PUSH, MANAGE = range(4)
+
+# What each caller may do with each repo: the rules of docs, written down a second time on purpose.
+MAY: dict[str, tuple[int, int, int]] = {
+    "nobody": (READ, NONE, NONE),
+    "stranger": (READ, NONE, NONE),
+    "ada, reading key": (READ, READ, NONE),
+    "ada": (MANAGE, MANAGE, NONE),
+    "ada, key for ada/open": (MANAGE, NONE, NONE),
+    # What changes nothing is answered (no other page can read it); what changes something is refused before rights.
+    "ada, from another site": (MANAGE, MANAGE, NONE),
+    "guild reader": (READ, NONE, READ),
+    "guild writer": (READ, NONE, PUSH),
+    "guild admin": (READ, NONE, MANAGE),
+    "guild owner": (READ, NONE, MANAGE),
+    "administrator": (MANAGE, MANAGE, MANAGE),
+}
+FOREIGN = "ada, from another site"
+FINE = "ada, key for ada/open"
+ROLES = tuple(MAY)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request: who it is for (``need``), what it answers to those."""
+
+    method: str
+    pattern: str
+    need: str
+    """`read`, `push`, `manage` (of a repo); else a name in NEEDS."""
+    path: str
+    body: object = None
+    ok: tuple[int, ...] = (200,)
+    before: tuple[str, str, object] | None = None
+    """What an administrator does first, so that there is something to change."""
+    repos: tuple[str, ...] = field(default=(OPEN, CLOSED, GUILD))
+
+
+NEEDS: dict[str, Callable[[str], bool]] = {
+    "anybody": lambda role: True,
+    "a key": lambda role: role != "nobody",
+    "a writing key": lambda role: role not in ("nobody", "ada, reading key"),
+    "a whole key": lambda role: role not in ("nobody", FINE),
+    "a whole writing key": lambda role: role not in ("nobody", FINE, "ada, reading key"),
+    "an administrator": lambda role: role == "administrator",
+    "ada": lambda role: role in ("ada", "ada, reading key", FOREIGN, "administrator"),
+    "ada, writing": lambda role: role in ("ada", "administrator"),
+    "nobody at all": lambda role: False,
+    "guild read": lambda role: MAY[role][2] >= READ,
+    "guild push": lambda role: MAY[role][2] >= PUSH,
+    "guild manage": lambda role: MAY[role][2] >= MANAGE,
+}
+
+A = "/api/models/{repo}"
+_API = "/api/{type}/{owner}/{name}"
+_FUST = "/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}"
+_FILE = "{repo}/resolve/main/README.md"
+
+
+def ndjson(role: str) -> bytes:
+    lines = [
+        {"key": "header", "value": {"summary": "x"}},
+        {
+            "key": "file",
+            "value": {"path": f"{role}.txt".replace(" ", ""), "content": "", "encoding": "utf-8"},
+        },
+    ]
+    return "\n".join(json.dumps(line) for line in lines).encode()
+
+
+HUB: list[Row] = [
+    Row("GET", "/api/whoami-v2", "a key", "/api/whoami-v2"),
+    Row("GET", "/api/users/{name}/overview", "anybody", "/api/users/ada/overview"),
+    Row("GET", "/api/organizations/{name}/overview", "anybody", "/api/organizations/guild/overview"),
+    Row("GET", "/api/organizations/{name}/members", "a whole key", "/api/organizations/guild/members"),
+    Row("GET", "/api/agent-harnesses", "anybody", "/api/agent-harnesses"),
+    Row("POST", "/api/validate-yaml", "anybody", "/api/validate-yaml", {"content": "---\na: b\n---"}),
+    Row("POST", "/api/repos/create", "guild push", "/api/repos/create", {"name": "guild/new-{slug}"}),
+    Row(
+        "DELETE",
+        "/api/repos/delete",
+        "guild manage",
+        "/api/repos/delete",
+        {"name": "guild/gone-{slug}"},
+        before=("POST", "/api/repos/create", {"name": "guild/gone-{slug}", "private": True}),
+    ),
+    Row("GET", "/api/{type}", "anybody", "/api/models"),
+    Row("GET", _API, "read", A),
+    Row("GET", _API + "/revision/{revision}", "read", A + "/revision/main"),
+    Row("PUT", _API + "/settings", "manage", A + "/settings", {"gated": False}),
+    Row("GET", _API + "/auth-check", "read", A + "/auth-check"),
+    Row("GET", _API + "/auth-check/{right}", "push", A + "/auth-check/write"),
+    Row("GET", _API + "/tree/{revision}", "read", A + "/tree/main"),
+    Row("GET", _API + "/tree/{revision}/{path*}", "read", A + "/tree/main/folder"),
+    Row("POST", _API + "/paths-info/{revision}", "read", A + "/paths-info/main", {"paths": ["README.md"]}),
+    Row("POST", _API + "/preupload/{revision}", "push", A + "/preupload/main", {"files": []}),
+    Row("POST", _API + "/commit/{revision}", "push", A + "/commit/main", ndjson),
+    Row("GET", _API + "/commits/{revision}", "read", A + "/commits/main"),
+    Row("GET", _API + "/refs", "read", A + "/refs"),
+    Row("POST", _API + "/branch/{branch}", "push", A + "/branch/b-{slug}", {}),
+    Row(
+        "DELETE",
+        _API + "/branch/{branch}",
+        "push",
+        A + "/branch/d-{slug}",
+        before=("POST", A + "/branch/d-{slug}", {}),
+    ),
+    Row("POST", _API + "/tag/{revision}", "push", A + "/tag/main", {"tag": "t-{slug}"}),
+    Row(
+        "DELETE",
+        _API + "/tag/{tag}",
+        "push",
+        A + "/tag/d-{slug}",
+        before=("POST", A + "/tag/main", {"tag": "d-{slug}"}),
+    ),
+    Row("GET", _API + "/xet-read-token/{revision}", "read", A + "/xet-read-token/main"),
+    Row("GET", _API + "/xet-write-token/{revision}", "push", A + "/xet-write-token/main"),
+    *(
+        Row(
+            method,
+            f"/{{owner}}/{{name}}/{word}/{{revision}}/{{path*}}",
+            "read",
+            f"/{{repo}}/{word}/main/README.md",
+        )
+        for method in ("GET", "HEAD")
+        for word in ("resolve", "raw")
+    ),
+    *(
+        Row(
+            method,
+            "/api/resolve-cache/{type}/{owner}/{name}/{revision}/{path*}",
+            "read",
+            "/api/resolve-cache/models/{repo}/main/README.md",
+        )
+        for method in ("GET", "HEAD")
+    ),
+    # Xet: only its own short-lived tokens and signed URLs open anything there.
+    Row("GET", "/xet/xorbs/{hash}", "nobody at all", "/xet/xorbs/" + "0" * 64),
+    Row("POST", "/xet/v1/xorbs/default/{hash}", "nobody at all", "/xet/v1/xorbs/default/" + "0" * 64, b"x"),
+    Row("POST", "/xet/v1/shards", "nobody at all", "/xet/v1/shards", b"x"),
+    Row("POST", "/xet/shards", "nobody at all", "/xet/shards", b"x"),
+    Row(
+        "GET",
+        "/xet/{version}/reconstructions/{hash}",
+        "nobody at all",
+        "/xet/v1/reconstructions/" + "0" * 64,
+    ),
+    *(Row(m, "/xet/{path*}", "anybody", "/xet/v1/telemetry", b"", (404,)) for m in ("GET", "POST", "HEAD")),
+    Row("GET", "/{owner}/{name}.git/info/refs", "read", "/{repo}.git/info/refs?service=git-upload-pack"),
+    Row("POST", "/{owner}/{name}.git/git-upload-pack", "read", "/{repo}.git/git-upload-pack", b"0000"),
+    Row(
+        "POST",
+        "/{owner}/{name}.git/git-receive-pack",
+        "push",
+        "/{repo}.git/git-receive-pack",
+        b"0000",
+        (200, 501),
+    ),
+    Row(
+        "POST",
+        "/{owner}/{name}.git/info/lfs/objects/batch",
+        "read",
+        "/{repo}.git/info/lfs/objects/batch",
+        {"operation": "download", "objects": []},
+    ),
+    Row(
+        "POST",
+        "/{owner}/{name}.git/info/lfs/objects/verify",
+        "push",
+        "/{repo}.git/info/lfs/objects/verify",
+        {"oid": "0" * 64, "size": 1},
+        (404,),
+    ),
+    *(
+        Row(
+            m,
+            "/{owner}/{name}.git/info/lfs/objects/{sha256}",
+            "nobody at all",
+            "/{repo}.git/info/lfs/objects/" + "0" * 64,
+        )
+        for m in ("PUT", "GET", "HEAD")
+    ),
+    *(
+        Row(m, "/api/telemetry/{path*}", "anybody", "/api/telemetry/x", ok=(404,))
+        for m in ("GET", "HEAD", "POST")
+    ),
+    *(
+        Row(m, "/api/{path*}", "anybody", "/api/nothing/here", ok=(501,))
+        for m in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    ),
+]
+FUST: list[Row] = [
+    Row("GET", "/fust/v1/session", "anybody", "/fust/v1/session"),
+    Row("POST", "/fust/v1/session", "anybody", "/fust/v1/session", {}, (400,)),
+    Row("DELETE", "/fust/v1/session", "anybody", "/fust/v1/session", ok=(204,)),
+    Row("POST", "/fust/v1/open", "a whole writing key", "/fust/v1/open"),
+    Row("GET", "/fust/v1/tokens", "a whole key", "/fust/v1/tokens"),
+    Row("POST", "/fust/v1/tokens", "a whole key", "/fust/v1/tokens", {"name": "x"}, (201,)),
+    Row("DELETE", "/fust/v1/tokens/{token_id:str}", "a whole writing key", "/fust/v1/tokens/none", ok=(404,)),
+    Row("GET", "/fust/v1/users", "an administrator", "/fust/v1/users"),
+    Row("POST", "/fust/v1/users", "an administrator", "/fust/v1/users", {"name": "u-{slug}"}, (201,)),
+    Row(
+        "PUT",
+        "/fust/v1/users/{name:str}/password",
+        "an administrator",
+        "/fust/v1/users/victim/password",
+        {"password": "long enough a password"},
+        (204,),
+    ),
+    Row("GET", "/fust/v1/status", "a key", "/fust/v1/status"),
+    Row("GET", "/fust/v1/doctor", "an administrator", "/fust/v1/doctor"),
+    Row("GET", "/fust/v1/config", "an administrator", "/fust/v1/config"),
+    Row("GET", "/fust/v1/storage", "an administrator", "/fust/v1/storage"),
+    Row("GET", "/fust/v1/repos", "anybody", "/fust/v1/repos"),
+    Row("GET", _FUST, "read", "/fust/v1/repos/model/{repo}"),
+    Row("GET", _FUST + "/preview", "read", "/fust/v1/repos/model/{repo}/preview?path=README.md"),
+    Row("GET", _FUST + "/commits", "read", "/fust/v1/repos/model/{repo}/commits"),
+    Row("GET", _FUST + "/commits/{oid:str}", "read", "/fust/v1/repos/model/{repo}/commits/{oid}"),
+    Row("GET", _FUST + "/refs", "read", "/fust/v1/repos/model/{repo}/refs"),
+    Row("GET", "/fust/v1/runs", "a key", "/fust/v1/runs"),
+    Row(
+        "POST",
+        "/fust/v1/runs",
+        "a writing key",
+        "/fust/v1/runs",
+        {"kind": "no such kind", "params": {}},
+        (400, 404),
+    ),
+    Row("GET", "/fust/v1/runs/{run_id:str}", "ada", "/fust/v1/runs/{run}"),
+    Row("GET", "/fust/v1/runs/{run_id:str}/log", "ada", "/fust/v1/runs/{run}/log"),
+    Row("GET", "/fust/v1/runs/{run_id:str}/events", "ada", "/fust/v1/runs/{run}/events"),
+    Row(
+        "POST",
+        "/fust/v1/runs/{run_id:str}/cancel",
+        "ada, writing",
+        "/fust/v1/runs/{run}/cancel",
+        ok=(200, 409),
+    ),
+    Row("GET", "/fust/v1/deployments", "a key", "/fust/v1/deployments"),
+    Row(
+        "POST",
+        "/fust/v1/deployments",
+        "guild read",  # who may read a model may serve it
+        "/fust/v1/deployments",
+        {"repo_id": GUILD},
+        (400, 404),
+    ),
+    Row("GET", "/fust/v1/deployments/{deployment_id:str}", "a key", "/fust/v1/deployments/none", ok=(404,)),
+    Row(
+        "DELETE",
+        "/fust/v1/deployments/{deployment_id:str}",
+        "a writing key",
+        "/fust/v1/deployments/none",
+        ok=(404,),
+    ),
+]
+MODEL: list[Row] = [
+    Row("POST", path, "a key", path, {"model": "none", **more}, (404,))
+    for path, more in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/embeddings", {"input": "x"}),
+    )
+] + [
+    Row("GET", "/v1/models", "a key", "/v1/models"),
+    Row("GET", "/v1/models/", "a key", "/v1/models/none", ok=(404,)),
+]
+SYSTEM_ROWS: list[Row] = [
+    Row("GET", "/healthz", "anybody", "/healthz"),
+    Row("GET", "/metrics", "an administrator", "/metrics"),
+    Row("GET", "/", "anybody", "/"),
+    Row("GET", "/assets/", "anybody", "/assets/none.js", ok=(404,)),
+]
+TABLE = [*HUB, *FUST, *MODEL, *SYSTEM_ROWS]
+PRIVATE_ROOMS = ("/fust/v1/chats",)
+"""Rooms whose things belong to one user alone; their own tests cross users (see the module named beside)."""
+
+
+def known_routes() -> set[tuple[str, str]]:
+    """Returns (method, pattern) of every route, as the code has them."""
+    found = {(r.method, _plain(r.pattern)) for r in ROUTES}
+    for handler in HANDLERS:
+        assert isinstance(handler, HTTPRouteHandler)
+        found |= {(str(getattr(m, "value", m)), path) for path in handler.paths for m in handler.http_methods}
+    source = Path(gateway_routes.__file__).read_text()
+    for path in re.findall(r'"(/v1/[a-z_/]*)"', source):
+        found.add(("GET" if "models" in path else "POST", path))
+    source = Path(asgi.__file__).read_text()
+    found |= {("GET", path) for path in re.findall(r'raw == b"(/[a-z]+)"', source) if path != "/fust"}
+    return found
+
+
+def _plain(pattern: str) -> str:
+    """Returns a hub pattern without the parts that only spell it another way."""
+    pattern = re.sub(r"^/(datasets|spaces)/\{owner\}", "/{owner}", pattern)
+    pattern = re.sub(r"^/\{owner\}/\{name\}/(info|git-)", r"/{owner}/{name}.git/\1", pattern)
+    return pattern.replace("/xet/{scope}/", "/xet/")
+
+
+def test_the_table_is_whole() -> None:
+    known, listed = known_routes(), {(row.method, row.pattern) for row in TABLE}
+    elsewhere = {route for route in known if route[1].startswith(PRIVATE_ROOMS)}
+    missing = known - listed - elsewhere
+    assert not missing, f"say in the table who may use: {sorted(missing)}"
+    gone = listed - known - {("GET", "/"), ("GET", "/assets/")}
+    assert not gone, f"no longer routes: {sorted(gone)}"
+
+
+@dataclass(frozen=True)
+class Town:
+    """A server with its people, and how each calls."""
+
+    server: RunningFust
+    headers: dict[str, dict[str, str]]
+    run: str
+    oids: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def town(server: RunningFust) -> Iterator[Town]:
+    database = Database(f"sqlite:///{server.home / 'fust.db'}")
+    accounts = Accounts(database, load_settings(server.home, environ={}))
+    for name in ("ada", "stranger", "reader", "writer", "keeper", "master", "victim"):
+        accounts.users.create(name, password="a long enough password")
+    accounts.organisations.create("guild", by=SYSTEM, owner="master")
+    for name, role in (("reader", "read"), ("writer", "write"), ("keeper", "admin")):
+        accounts.organisations.set_member("guild", name, role, by=SYSTEM)
+
+    def key(user: str, scope: str = "write", repos: list[str] | None = None) -> dict[str, str]:
+        secret = accounts.tokens.create(user, "k", scope, repos=repos).secret
+        return {"authorization": f"Bearer {secret}"}
+
+    cookie = accounts.sessions.sign_in_by_password("ada", "a long enough password")
+    headers = {
+        "nobody": {},
+        "stranger": key("stranger"),
+        "ada, reading key": key("ada", "read"),
+        "ada": key("ada"),
+        FINE: key("ada", repos=[OPEN]),
+        FOREIGN: {
+            "cookie": f"fust_session={cookie}",
+            "origin": "https://evil.example",
+            "sec-fetch-site": "cross-site",
+        },
+        "guild reader": key("reader"),
+        "guild writer": key("writer"),
+        "guild admin": key("keeper"),
+        "guild owner": key("master"),
+        "administrator": {"authorization": f"Bearer {server.token}"},
+    }
+    database.close()
+    oids: dict[str, str] = {}
+    for repo in (OPEN, CLOSED, GUILD):
+        body = {"name": repo, "private": repo != OPEN}
+        assert server.request("POST", "/api/repos/create", body)[0] == 200
+        lines = ndjson("folder/file")
+        status, _, answer = server.request("POST", f"/api/models/{repo}/commit/main", lines)
+        assert status == 200, answer
+        lines = ndjson("x").replace(b"x.txt", b"README.md")
+        oids[repo] = json.loads(server.request("POST", f"/api/models/{repo}/commit/main", lines)[2])[
+            "commitOid"
+        ]
+    params = {"repo_id": "nobody/nothing", "source": "http://127.0.0.1:9"}
+    status, _, answer = server.request(
+        "POST", "/fust/v1/runs", {"kind": "pull", "params": params}, token=None, headers=headers["ada"]
+    )
+    assert status == 201, answer
+    yield Town(server, headers, json.loads(answer)["id"], oids)
+
+
+def ask(town: Town, role: str, row: Row, repo: str) -> int:
+    slug = re.sub(r"[^a-z]+", "-", role)
+
+    def fill(text: str) -> str:
+        for name, value in (("repo", repo), ("slug", slug), ("run", town.run), ("oid", town.oids[repo])):
+            text = text.replace("{" + name + "}", value)
+        return text
+
+    def body_of(value: object) -> object:
+        if callable(value):
+            return value(slug)
+        return json.loads(fill(json.dumps(value))) if isinstance(value, dict) else value
+
+    if row.before:
+        method, path, value = row.before
+        town.server.request(method, fill(path), body_of(value))
+    return town.server.request(
+        row.method, fill(row.path), body_of(row.body), token=None, headers=town.headers[role]
+    )[0]
+
+
+def expected(role: str, row: Row, repo: str) -> tuple[int, ...]:
+    """Returns the statuses that are right."""
+    unsafe = row.method not in ("GET", "HEAD")
+    if role == FOREIGN and unsafe:
+        return (403, 401) if row.need != "anybody" else (403, *row.ok)
+    # The Hub says 401 to who has no key, Fust's own surface says of hidden things that they are not there.
+    hidden = (401, 404) if role == "nobody" else (404,)
+    refused = (401,) if role == "nobody" else (403, 404)
+    denied = (401,) if role == "nobody" else (403,)
+    if row.pattern.endswith("/git-receive-pack"):
+        hidden, denied = (*hidden, 501), (*denied, 501)  # not offered to anyone yet
+    wanted = {"read": READ, "push": PUSH, "manage": MANAGE}.get(row.need)
+    if wanted is None:
+        if row.need == "nobody at all":
+            return (401, 403)
+        if row.need.startswith("ada"):
+            refused = (*refused, *hidden)
+        return row.ok if NEEDS[row.need](role) else refused
+    level = MAY[role][(OPEN, CLOSED, GUILD).index(repo)]
+    if level >= wanted:
+        return row.ok
+    return hidden if level == NONE else denied
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_route_as(town: Town, role: str) -> None:
+    wrong: list[str] = []
+    for row in TABLE:
+        for repo in row.repos if "{repo}" in row.path else row.repos[:1]:
+            status, right = ask(town, role, row, repo), expected(role, row, repo)
+            if status not in right:
+                wrong.append(f"{row.method} {row.pattern} of {repo}: {status}, not {right} ({row.need})")
+    assert not wrong, "\n" + "\n".join(wrong)

@@ -345,7 +345,7 @@ def town(server: RunningFust) -> Iterator[Town]:
     database = Database(f"sqlite:///{server.home / 'fust.db'}")
     accounts = Accounts(database, load_settings(server.home, environ={}))
     for name in ("ada", "stranger", "reader", "writer", "keeper", "master", "victim"):
-        accounts.users.create(name, password="a long enough password")
+        accounts.users.create(name, password="a long enough password" if name == "ada" else None)
     accounts.organisations.create("guild", by=SYSTEM, owner="master")
     for name, role in (("reader", "read"), ("writer", "write"), ("keeper", "admin")):
         accounts.organisations.set_member("guild", name, role, by=SYSTEM)

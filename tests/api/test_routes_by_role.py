@@ -78,7 +78,7 @@ NEEDS: dict[str, Callable[[str], bool]] = {
 A = "/api/models/{repo}"
 _API = "/api/{type}/{owner}/{name}"
 _FUST = "/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}"
-_FILE = "{repo}/resolve/main/README.md"
+_LFS = "/{owner}/{name}.git/info/lfs"
 
 
 def ndjson(role: str) -> bytes:
@@ -178,7 +178,7 @@ HUB: list[Row] = [
         "push",
         "/{repo}.git/git-receive-pack",
         b"0000",
-        (200, 501),
+        (200, 400),
     ),
     Row(
         "POST",
@@ -203,6 +203,31 @@ HUB: list[Row] = [
             "/{repo}.git/info/lfs/objects/" + "0" * 64,
         )
         for m in ("PUT", "GET", "HEAD")
+    ),
+    Row("GET", _LFS + "/locks", "read", "/{repo}.git/info/lfs/locks"),
+    Row(
+        "POST",
+        _LFS + "/locks",
+        "push",
+        "/{repo}.git/info/lfs/locks",
+        {"path": "{slug}.bin"},
+        (200, 201),
+    ),
+    Row("POST", _LFS + "/locks/verify", "push", "/{repo}.git/info/lfs/locks/verify", {}),
+    Row("POST", _LFS + "/locks/{id}/unlock", "push", "/{repo}.git/info/lfs/locks/none/unlock", {}, (404,)),
+    Row(
+        "POST",
+        _LFS + "/objects/{sha256}/parts",
+        "nobody at all",
+        "/{repo}.git/info/lfs/objects/" + "0" * 64 + "/parts",
+        {},
+    ),
+    Row(
+        "PUT",
+        _LFS + "/objects/{sha256}/parts/{part}",
+        "nobody at all",
+        "/{repo}.git/info/lfs/objects/" + "0" * 64 + "/parts/1",
+        b"x",
     ),
     *(
         Row(m, "/api/telemetry/{path*}", "anybody", "/api/telemetry/x", ok=(404,))
@@ -234,6 +259,10 @@ FUST: list[Row] = [
     Row("GET", "/fust/v1/status", "a key", "/fust/v1/status"),
     Row("GET", "/fust/v1/doctor", "an administrator", "/fust/v1/doctor"),
     Row("GET", "/fust/v1/config", "an administrator", "/fust/v1/config"),
+    Row("GET", "/fust/v1/audit", "an administrator", "/fust/v1/audit"),
+    Row("GET", "/fust/v1/audit/actions", "anybody", "/fust/v1/audit/actions"),
+    Row("GET", "/fust/v1/audit/export", "an administrator", "/fust/v1/audit/export"),
+    Row("GET", "/fust/v1/audit/verify", "an administrator", "/fust/v1/audit/verify"),
     Row("GET", "/fust/v1/storage", "an administrator", "/fust/v1/storage"),
     Row("GET", "/fust/v1/repos", "anybody", "/fust/v1/repos"),
     Row("GET", _FUST, "read", "/fust/v1/repos/model/{repo}"),
@@ -422,8 +451,6 @@ def expected(role: str, row: Row, repo: str) -> tuple[int, ...]:
     hidden = (401, 404) if role == "nobody" else (404,)
     refused = (401,) if role == "nobody" else (403, 404)
     denied = (401,) if role == "nobody" else (403,)
-    if row.pattern.endswith("/git-receive-pack"):
-        hidden, denied = (*hidden, 501), (*denied, 501)  # not offered to anyone yet
     wanted = {"read": READ, "push": PUSH, "manage": MANAGE}.get(row.need)
     if wanted is None:
         if row.need == "nobody at all":

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LEAST_FREE_BYTES = 50_000_000
 _COPIES_KEPT = 5
+RESTORING = "restoring"
+"""File that is in a home while a backup is put into it."""
 
 
 class HomeUnusable(FustError):
@@ -75,6 +77,12 @@ def open_home(home: Path) -> FileLock:
             home=home,
             reason=error.strerror or error,
         ) from error
+    if (home / RESTORING).exists():
+        raise HomeUnusable(
+            "A restore into {home} was not finished.",
+            hint="Run the same `fust restore` again; it goes on where it was.",
+            home=home,
+        )
     if shutil.disk_usage(home).free < _LEAST_FREE_BYTES:
         raise _full(home)
     lock = FileLock(home / "server.lock")

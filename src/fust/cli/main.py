@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("fust.cli.serve:stop", "Take a model off the API."),
     "jobs": ("fust.cli.jobs:jobs", "List runs, follow one or cancel it."),
     "tokens": ("fust.cli.tokens:tokens", "List, make and revoke your keys."),
+    "backup": ("fust.cli.keep:backup", "Copy the home to a folder, while it is in use."),
+    "restore": ("fust.cli.keep:restore", "Put a backup into an empty home."),
     "fsck": ("fust.cli.keep:fsck", "Check the home, and mend what is wrong."),
     "gc": ("fust.cli.keep:gc", "Remove files that nothing points to any more."),
     "users": ("fust.cli.tokens:users", "List and add people."),

@@ -79,7 +79,9 @@ def _copy_sqlite(source: Path, target: Path) -> None:
             folder=target.parent,
         )
     with (
-        contextlib.closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30)) as old,
+        contextlib.closing(
+            sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+        ) as old,
         contextlib.closing(sqlite3.connect(target)) as new,
     ):
         try:

@@ -29,7 +29,7 @@ export interface Person {
 }
 export interface Invitation {
   id: string;
-  organization: string | null;
+  organisation: string | null;
   role: Role | null;
   note: string;
   created_by: string;

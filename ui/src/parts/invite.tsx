@@ -12,7 +12,7 @@ export function Invitations({ organisation, roles = ROLES }: { organisation?: st
   const all = useLoad<Page<Invitation>>("fust/v1/invitations");
   const [made, setMade] = useState<Invitation | null>(null);
   const act = useAct();
-  const items = all.data?.items.filter((it) => (organisation === undefined ? true : it.organization === organisation)) ?? [];
+  const items = all.data?.items.filter((it) => (organisation === undefined ? true : it.organisation === organisation)) ?? [];
   return (
     <Section id="h-invite" title={t("invite.title")}>
       <MakeLink organisation={organisation} roles={roles} onMade={(it) => { setMade(it); void all.reload(); }} />
@@ -40,7 +40,7 @@ export function Invitations({ organisation, roles = ROLES }: { organisation?: st
           <tbody>
             {items.map((it) => (
               <tr key={it.id}>
-                <th scope="row">{it.organization === null ? t("invite.fust") : t("invite.into", { org: it.organization, role: t(`role.${it.role ?? "read"}`) })}{it.note && <p class="under">{it.note}</p>}</th>
+                <th scope="row">{it.organisation === null ? t("invite.fust") : t("invite.into", { org: it.organisation, role: t(`role.${it.role ?? "read"}`) })}{it.note && <p class="under">{it.note}</p>}</th>
                 <td><span class={`st ${it.state === "open" ? "run" : it.state === "used" ? "done" : "idle"}`}>{it.state === "used" && it.used_by ? t("invite.usedby", { name: it.used_by }) : t(`invite.${it.state}`)}</span></td>
                 <td class="soft" data-l={t("invite.by")}>{it.created_by}</td>
                 <td class="r" data-l={t("invite.until")}><Time at={it.expires_at} /></td>
@@ -61,7 +61,7 @@ function MakeLink({ organisation, roles, onMade }: { organisation: string | unde
   const act = useAct();
   const make = (): Promise<void> =>
     act.run(async () => {
-      const body = { expires_s: days * DAY_S, ...(note.trim() === "" ? {} : { note: note.trim() }), ...(organisation === undefined ? {} : { organization: organisation, role }) };
+      const body = { expires_s: days * DAY_S, ...(note.trim() === "" ? {} : { note: note.trim() }), ...(organisation === undefined ? {} : { organisation, role }) };
       onMade(await call<Invitation>("fust/v1/invitations", { method: "POST", body }));
       setNote("");
     });

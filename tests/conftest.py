@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_fust(home: Path, *, starter: bool = False, port: int = 0, **settings: object) -> RunningFust:
+def start_fust(
+    home: Path, *, starter: bool = False, port: int = 0, arguments: Sequence[str] = (), **settings: object
+) -> RunningFust:
     """Starts `fust up` on a home and waits until it is ready. ``settings`` as in `serve__slots=2`."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("FUST_", "HF_"))}
     environ |= {"FUST_HOME": str(home), "FUST_LANG": "en", "PYTHONUNBUFFERED": "1"}
@@ -101,7 +103,7 @@ def start_fust(home: Path, *, starter: bool = False, port: int = 0, **settings: 
     environ |= {f"FUST_{key.upper()}": str(value) for key, value in settings.items()}
     port = port or free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "fust.cli.main", "--json", "up", "--port", str(port)],
+        [sys.executable, "-m", "fust.cli.main", "--json", "up", "--port", str(port), *arguments],
         env=environ,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -204,3 +204,48 @@ def test_a_follower_outlives_a_restart_of_the_server(fust_factory, hub):
     marks = [n.done for n in seen if isinstance(n, Progress)]
     assert marks == sorted(marks), "nothing is told twice"
     assert not [n for n in seen if isinstance(n, LogLine)]
+
+
+def test_a_follower_is_let_go_when_its_key_ends(server, client, hub):
+    slow(hub, 0.1)
+    hub.files["big.gguf"] = BIG[5:] + BIG[:5]  # bytes that no earlier pull brought
+    key = client.create_token("follower", "admin")
+    run = pull(Client(server.url, key.token), hub, to="admin/followed")
+    ended = []
+
+    def look():
+        try:
+            ended.extend(Client(server.url, key.token).follow_run(run.id))
+        except ClientError as error:
+            ended.append(error.status)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not any(isinstance(n, Progress) and n.done > 0 for n in ended):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    client.revoke_token(key.id)
+    begin = time.monotonic()
+    thread.join(timeout=20)
+    assert ended[-1] == 401 and time.monotonic() - begin < 3
+    assert client.get_run(run.id).state == "running", "the run is the user's, not the key's"
+    client.cancel_run(run.id)
+
+
+def test_a_fine_grained_key_sees_the_runs_that_it_asked_for(server, client, hub):
+    before = client.list_runs()
+    narrow = Client(server.url, client.create_token("n", "write", repos=["admin/narrow"]).token)
+    with pytest.raises(ClientError) as caught:
+        pull(narrow, hub, to="admin/elsewhere")
+    assert caught.value.status == 403
+    run = pull(narrow, hub, to="admin/narrow")
+    assert "asked" not in run.params
+    assert [r.id for r in narrow.list_runs()] == [run.id]
+    if before:
+        with pytest.raises(ClientError):
+            narrow.get_run(before[0].id)
+    last = list(narrow.follow_run(run.id))[-1]
+    assert isinstance(last, Run)
+    # It is a loopback address, and the key is not an administrator's: it may not pull from there, and it is told so.
+    assert last.error and last.error.code == "private_address"

@@ -220,9 +220,10 @@ def test_any_bytes_are_a_shard_or_a_clear_refusal(data: bytes) -> None:
 
 def test_tokens_are_bound_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     signer = Signer(b"k" * 32)
-    token, _ = signer.make_token("me", "r1", "me", "read")
-    assert signer.read_token(token).right == "read"
-    forged = Signer(b"x" * 32).make_token("me", "r1", "me", "write")[0]
+    token, _ = signer.make_token("t_1", "r1", "me", "read")
+    said = signer.read_token(token)
+    assert said.right == "read"
+    forged = Signer(b"x" * 32).make_token("t:1", "r1", "me", "write")[0]
     for bad in (
         "",
         "xet",
@@ -232,10 +233,11 @@ def test_tokens_are_bound_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(FustError):
             signer.read_token(bad)
-    query = dict(p.split("=") for p in signer.xorb_query("ab" * 32, 5, 9).split("&"))
+    query = dict(p.split("=") for p in signer.xorb_query("ab" * 32, 5, 9, said).split("&"))
     assert signer.xorb_window("ab" * 32, query) == (5, 9)
     assert signer.xorb_window("cd" * 32, query) is None
-    assert signer.xorb_window("ab" * 32, {**query, "r": "0-9"}) is None
+    for changed in ({"r": "0-9"}, {"k": ""}, {"p": "r2"}):
+        assert signer.xorb_window("ab" * 32, {**query, **changed}) is None
     monkeypatch.setattr("fust.hub.xet.tokens.time.time", lambda: 9e9)
     assert signer.xorb_window("ab" * 32, query) is None
     with pytest.raises(FustError):

@@ -12,6 +12,7 @@ from datetime import timedelta
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from fust.accounts.audit import Value, note_action
 from fust.accounts.models import BrowserSession, Token, User
 from fust.accounts.organisations import Organisations, fine_grained
 from fust.accounts.rights import (
@@ -272,6 +273,11 @@ class Accounts:
             )
 
     # Signing
+
+    def note(self, identity: Identity, action: str, subject: str, **detail: Value) -> None:
+        """Adds an entry to the audit, for what has no transaction of its own."""
+        with self._database.write() as session:
+            note_action(session, identity, action, subject, **detail)
 
     def signing_key(self) -> bytes:
         """Returns the 32 bytes that sign short-lived tokens; made at first use, kept beside the database (0600)."""

@@ -15,7 +15,7 @@ from fust.accounts import passwords
 from fust.accounts.audit import note_action
 from fust.accounts.models import Token, User
 from fust.accounts.names import user_row
-from fust.accounts.rights import SYSTEM, Identity, Scope, check_scope, make_grants
+from fust.accounts.rights import SYSTEM, Identity, check_scope, make_grants
 from fust.core.clock import iso, utc_naive
 from fust.core.errors import Conflict, Denied, InvalidInput, NotFound
 from fust.core.ids import new_id
@@ -30,10 +30,13 @@ PREFIX_LENGTH = 13
 class NewToken:
     """A token just made; ``secret`` is not kept anywhere."""
 
-    id: str
-    name: str
-    scope: Scope
+    row: Token
     secret: str
+
+    @property
+    def id(self) -> str:
+        """Of the row."""
+        return self.row.id
 
 
 def digest_of(secret: str) -> str:
@@ -99,8 +102,10 @@ class Tokens:
             )
         if expires_at is not None and expires_at <= utc_naive():
             raise InvalidInput("The key would have ended already.", hint="Choose a time to come.")
-        secret = _check_chosen(secret) or "fust_" + "".join(
-            secrets.choice(_SECRET_ALPHABET) for _ in range(32)
+        secret = (
+            check_chosen(secret)
+            if secret
+            else "fust_" + "".join(secrets.choice(_SECRET_ALPHABET) for _ in range(32))
         )
         row = Token(
             id=new_id("t"),
@@ -134,7 +139,7 @@ class Tokens:
                 models=" ".join(row.models) if row.models else None,
                 expires_at=iso(expires_at),
             )
-        return NewToken(row.id, name, wanted, secret)
+        return NewToken(row, secret)
 
     def list(self, user_name: str) -> list[Token]:
         """Returns a user's tokens, newest first; never their secrets."""
@@ -170,8 +175,9 @@ class Tokens:
         self._changed()
 
 
-def _check_chosen(secret: str) -> str:
-    if secret and not _CHOSEN.fullmatch(secret):
+def check_chosen(secret: str) -> str:
+    """Returns a secret that somebody chose, or raises InvalidInput when it is too short to be one."""
+    if not _CHOSEN.fullmatch(secret):
         raise InvalidInput(
             "A chosen key has 24 to 200 letters, digits, '_' or '-'.",
             hint='`python -c "import secrets; print(secrets.token_urlsafe(32))"` makes one.',

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from fust.accounts.service import Identity
+from fust.accounts.rights import Identity
 from fust.app.needs import list_needs, read_mark
 from fust.app.services import Services
 from fust.core.clock import iso, utc_naive

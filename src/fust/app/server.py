@@ -19,6 +19,7 @@ from fust import __version__
 from fust.accounts.audit import note_action
 from fust.accounts.proxies import trusted_networks
 from fust.accounts.rights import SYSTEM
+from fust.accounts.seed import Seed
 from fust.app.asgi import Dispatcher
 from fust.app.doctor import port_is_free
 from fust.app.fust_api import fust_app
@@ -52,7 +53,11 @@ class ServerFile(msgspec.Struct):
 
 
 def run_server(
-    settings: Settings, *, ready: Callable[[Services, str], None], copy_before_upgrade: bool = True
+    settings: Settings,
+    *,
+    ready: Callable[[Services, str], None],
+    copy_before_upgrade: bool = True,
+    seed: Seed | None = None,
 ) -> None:
     """Runs until SIGTERM or SIGINT.
 
@@ -60,6 +65,7 @@ def run_server(
         settings: of the home to open.
         ready: called once it answers, with the services and a sign-in link.
         copy_before_upgrade: whether the database is copied to `backups/` before its schema is upgraded.
+        seed: users, organisations and tokens to bring about first.
 
     Raises:
         FustError: the home, the port or the schema does not allow a start; nothing was changed.
@@ -74,7 +80,7 @@ def run_server(
             prepare_schema(database, settings.home / "backups" if copy_before_upgrade else None)
             services = build_services(settings, database)
             services.chosen += port_note
-            first_start(services)
+            first_start(services, seed)
             check_binding(services)
             _run_loop(_serve(services, ready))
     finally:

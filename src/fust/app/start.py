@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from fust.accounts.rights import SYSTEM
+from fust.accounts.seed import Seed, apply_seed
 from fust.app.services import Chosen, Services
 from fust.core.errors import Conflict, FustError
 from fust.core.files import write_atomic
@@ -25,8 +26,11 @@ STARTER_ALIAS = "starter"
 _NOT_IN_REPO = frozenset({"prompts.json", "__init__.py"})
 
 
-def first_start(services: Services) -> None:
-    """Makes the administrator and its token (file 0600) in an empty home; notes what was chosen and why."""
+def first_start(services: Services, seed: Seed | None = None) -> None:
+    """Makes the administrator and its token (file 0600) in an empty home, then what the seed file asks for.
+
+    What was chosen is noted with its reason.
+    """
     accounts, home = services.accounts, services.settings.home
     if not accounts.users.list():
         accounts.users.create("admin", is_admin=True)
@@ -36,6 +40,17 @@ def first_start(services: Services) -> None:
         write_atomic(token_file, made.secret.encode() + b"\n", mode=0o600)
         services.chosen.append(
             Chosen("token", str(token_file), "made at the first start; only you can read the file")
+        )
+    if seed is not None:
+        changes = apply_seed(accounts, seed)
+        for change in changes:
+            log.info("seed", extra={"change": change})
+        services.chosen.append(
+            Chosen(
+                "seed",
+                str(len(changes)),
+                "changes that the seed file asked for" if changes else "nothing new",
+            )
         )
     services.chosen += _choices(services)
 

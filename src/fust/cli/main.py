@@ -39,7 +39,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("fust.cli.keep:restore", "Put a backup into an empty home."),
     "fsck": ("fust.cli.keep:fsck", "Check the home, and mend what is wrong."),
     "gc": ("fust.cli.keep:gc", "Remove files that nothing points to any more."),
-    "users": ("fust.cli.tokens:users", "List and add people."),
+    "users": ("fust.cli.users:users", "List, add, change and remove people."),
+    "orgs": ("fust.cli.orgs:orgs", "Organisations and who belongs to them."),
     "audit": ("fust.cli.audit:audit", "See who did what, export it, and check that nothing was changed."),
 }
 

@@ -1,15 +1,22 @@
-"""`fust tokens` and `fust users`: keys and people."""
+"""`fust tokens`: keys."""
 
 from __future__ import annotations
 
+import re
 import sys
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 
 from fust.cli.context import CLI, pass_cli
 from fust.cli.show import ago, example, table
-from fust.core.errors import NotFound
+from fust.core.errors import InvalidInput, NotFound
 from fust.core.i18n import t
+
+if TYPE_CHECKING:
+    from fust.client.types import Token
 
 
 @click.group(
@@ -27,23 +34,43 @@ def tokens(context: click.Context) -> None:
 @tokens.command(
     "list", help=t("List your keys; their secrets are not kept anywhere."), epilog=example("fust tokens list")
 )
+@click.option("--user", default="", help=t("Somebody else's, for administrators."))
 @pass_cli
-def list_tokens(cli: CLI) -> None:
+def list_tokens(cli: CLI, user: str) -> None:
     """Lists keys."""
-    found = cli.client().list_tokens()
-    rows = [[k.name, k.scope, f"{k.prefix}…", ago(k.created_at), ago(k.last_used_at), k.id] for k in found]
-    headings = [t("name"), t("scope"), t("begins"), t("made"), t("used"), "id"]
+    found = cli.client().list_tokens(user)
+    rows = [
+        [
+            k.name,
+            k.scope,
+            f"{k.prefix}…",
+            _limits(k),
+            ago(k.created_at),
+            ago(k.last_used_at),
+            t("has ended") if k.expired else (k.expires_at or "-")[:10],
+            k.id,
+        ]
+        for k in found
+    ]
+    headings = [t("name"), t("scope"), t("begins"), t("only for"), t("made"), t("used"), t("ends"), "id"]
     cli.result(
         {"items": found},
         table(headings, rows) if rows else t("No keys. Make one with `fust tokens new NAME`."),
     )
 
 
+def _limits(key: Token) -> str:
+    return ", ".join([*(key.repos or []), *(key.models or [])]) or "-"
+
+
 @tokens.command(
     "new",
     help=t("Make a key and print it, once. Only its hash is kept."),
     epilog=example(
-        "fust tokens new laptop --scope read", "export HF_TOKEN=$(fust tokens new push --scope write)"
+        "fust tokens new laptop --scope read",
+        "export HF_TOKEN=$(fust tokens new push --scope write)",
+        "fust tokens new ci --scope write --repo lab/news --expires 90d",
+        "fust tokens new app --model helper",
     ),
 )
 @click.argument("name")
@@ -54,13 +81,43 @@ def list_tokens(cli: CLI) -> None:
     type=click.Choice(["read", "write", "admin"]),
     help=t("What it may do."),
 )
+@click.option(
+    "--repo", "repos", multiple=True, help=t("Only for this repo: owner/name, dataset:owner/name or owner/*.")
+)
+@click.option("--model", "models", multiple=True, help=t("Only for this model at /v1: its name or alias."))
+@click.option("--expires", default="", metavar="WHEN", help=t("When it ends: 12h, 90d or 2027-01-31."))
+@click.option("--user", default="", help=t("For somebody else, by an administrator."))
 @pass_cli
-def new_token(cli: CLI, name: str, scope: str) -> None:
+def new_token(
+    cli: CLI, name: str, scope: str, repos: tuple[str, ...], models: tuple[str, ...], expires: str, user: str
+) -> None:
     """Makes a key; in a pipe the key alone is printed."""
-    token = cli.client().create_token(name, scope)
+    token = cli.client().create_token(
+        name,
+        scope,
+        user=user,
+        repos=repos or None,
+        models=models or None,
+        expires_at=_end(expires) if expires else None,
+    )
     if not cli.json and sys.stdout.isatty():
         click.echo(t("The key {name} ({scope}); it is not shown again:", name=name, scope=scope), err=True)
     cli.result(token, token.token)
+
+
+def _end(text: str) -> str:
+    """Returns the moment that ``12h``, ``90d`` or a date means, as ISO 8601."""
+    match = re.fullmatch(r"([1-9]\d{0,5})([hd])", text)
+    if match:
+        span = timedelta(hours=int(match[1])) if match[2] == "h" else timedelta(days=int(match[1]))
+        with suppress(OverflowError):
+            return (datetime.now(UTC) + span).isoformat(timespec="seconds")
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.astimezone()).isoformat()
+    raise InvalidInput(
+        "{value!r} is not a time.", hint="Write 12h, 90d or a date such as 2027-01-31.", value=text[:50]
+    )
 
 
 @tokens.command(
@@ -69,11 +126,12 @@ def new_token(cli: CLI, name: str, scope: str) -> None:
     epilog=example("fust tokens revoke laptop"),
 )
 @click.argument("name")
+@click.option("--user", default="", help=t("Somebody else's, for administrators."))
 @pass_cli
-def revoke_token(cli: CLI, name: str) -> None:
+def revoke_token(cli: CLI, name: str, user: str) -> None:
     """Ends a key."""
     client = cli.client()
-    found = [k for k in client.list_tokens() if name in (k.id, k.name)]
+    found = [k for k in client.list_tokens(user) if name in (k.id, k.name)]
     if not found:
         raise NotFound("There is no key {name!r}.", hint="`fust tokens` lists yours.", name=name)
     if len(found) > 1:
@@ -83,45 +141,3 @@ def revoke_token(cli: CLI, name: str) -> None:
         )
     client.revoke_token(found[0].id)
     cli.result({"id": found[0].id, "revoked": True}, t("The key {name} is revoked.", name=found[0].name))
-
-
-@click.group(
-    invoke_without_command=True,
-    help=t("List and add people."),
-    epilog=example("fust users", "fust users new maria", "fust users new root2 --admin"),
-)
-@click.pass_context
-def users(context: click.Context) -> None:
-    """Lists when no verb is given."""
-    if context.invoked_subcommand is None:
-        context.invoke(list_users)
-
-
-@users.command("list", help=t("List people."), epilog=example("fust users list"))
-@pass_cli
-def list_users(cli: CLI) -> None:
-    """Lists people."""
-    found = cli.client().list_users()
-    rows = [[u.name, t("yes") if u.is_admin else "-", t("yes") if u.has_password else "-"] for u in found]
-    cli.result({"items": found}, table([t("name"), t("administrator"), t("password")], rows))
-
-
-@users.command(
-    "new",
-    help=t("Add a person. The password is asked for; without one the person signs in by a key."),
-    epilog=example("fust users new maria", "echo long-secret-words | fust users new maria --stdin"),
-)
-@click.argument("name")
-@click.option("--admin", is_flag=True, help=t("May do everything."))
-@click.option("--no-password", is_flag=True, help=t("Do not set one."))
-@click.option("--stdin", is_flag=True, help=t("Read the password from standard input, for scripts."))
-@pass_cli
-def new_user(cli: CLI, name: str, admin: bool, no_password: bool, stdin: bool) -> None:
-    """Adds a person."""
-    password = None
-    if stdin:
-        password = sys.stdin.readline().rstrip("\n")
-    elif not no_password and sys.stdin.isatty():
-        password = click.prompt(t("New password"), hide_input=True, confirmation_prompt=True)
-    user = cli.client().create_user(name, password=password, is_admin=admin)
-    cli.result(user, t("{name} is added.", name=user.name))

@@ -21,6 +21,7 @@ from fust.core.settings import Settings, describe_settings, load_settings
 from fust.core.units import show_size
 
 if TYPE_CHECKING:
+    from fust.accounts.seed import Seed
     from fust.app.services import Services
 
 _START_TIMEOUT_S = 60.0
@@ -32,11 +33,22 @@ _STOP_TIMEOUT_S = 20.0
 @click.option("--host", help=t("Address to listen on; anything but loopback demands a password first."))
 @click.option("--port", type=int, help=t("Port to listen on; without it 8787 or the next free one."))
 @click.option("--no-backup", is_flag=True, help=t("Upgrade the database without a copy of it."))
+@click.option(
+    "--seed",
+    "seed_path",
+    type=click.Path(path_type=Path),
+    help=t("A file of users, organisations, roles and keys to bring about; may be given again and again."),
+)
 @pass_cli
-def up(cli: CLI, detach: bool, host: str | None, port: int | None, no_backup: bool) -> None:
+def up(
+    cli: CLI, detach: bool, host: str | None, port: int | None, no_backup: bool, seed_path: Path | None
+) -> None:
     """Start Fust: hub, model API and page."""
+    seed = _read_seed(seed_path) if seed_path else None
     url = find_running_server(cli.home)
     if url is not None:
+        if seed is not None:
+            _seed_running(cli, seed)
         link = cli.client().open_link().url
         cli.result(
             {"url": url, "link": link, "already": True}, t("Fust runs already. Open {link}", link=link)
@@ -45,12 +57,34 @@ def up(cli: CLI, detach: bool, host: str | None, port: int | None, no_backup: bo
     flags = {"server.host": host, "server.port": port}
     settings = load_settings(cli.home, flags=flags)
     if detach:
-        _start_detached(cli, settings, host, port, no_backup)
+        _start_detached(cli, settings, host, port, no_backup, seed_path)
     else:
-        _start_here(cli, settings, no_backup)
+        _start_here(cli, settings, no_backup, seed)
 
 
-def _start_here(cli: CLI, settings: Settings, no_backup: bool) -> None:
+def _read_seed(path: Path) -> Seed:
+    from fust.accounts.seed import read_seed
+
+    return read_seed(path)
+
+
+def _seed_running(cli: CLI, seed: Seed) -> None:
+    """Applies a seed file to the home of a server that runs; it sees the change within a second."""
+    from fust.accounts.seed import apply_seed
+    from fust.accounts.service import Accounts
+    from fust.store.database import Database
+
+    settings = load_settings(cli.home)
+    database = Database(settings.database_url)
+    try:
+        changes = apply_seed(Accounts(database, settings), seed)
+    finally:
+        database.close()
+    if not cli.json:
+        click.echo("\n".join(changes) or t("The seed file asks for nothing new."))
+
+
+def _start_here(cli: CLI, settings: Settings, no_backup: bool, seed: Seed | None = None) -> None:
     started = time.monotonic()
     from fust.app.server import run_server
 
@@ -70,7 +104,7 @@ def _start_here(cli: CLI, settings: Settings, no_backup: bool) -> None:
             click.echo(_banner(services, link, took_s))
         sys.stdout.flush()
 
-    run_server(settings, ready=ready, copy_before_upgrade=not no_backup)
+    run_server(settings, ready=ready, copy_before_upgrade=not no_backup, seed=seed)
 
 
 def _banner(services: Services, link: str, took_s: float) -> str:
@@ -89,7 +123,12 @@ def _banner(services: Services, link: str, took_s: float) -> str:
 
 
 def _start_detached(
-    cli: CLI, settings: Settings, host: str | None, port: int | None, no_backup: bool
+    cli: CLI,
+    settings: Settings,
+    host: str | None,
+    port: int | None,
+    no_backup: bool,
+    seed_path: Path | None,
 ) -> None:
     home = settings.home
     try:
@@ -103,6 +142,7 @@ def _start_detached(
     command += ["--host", host] if host else []
     command += ["--port", str(port)] if port else []
     command += ["--no-backup"] if no_backup else []
+    command += ["--seed", str(seed_path.absolute())] if seed_path else []
     with out:
         child = subprocess.Popen(
             command,

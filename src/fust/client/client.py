@@ -19,7 +19,11 @@ from fust.client.types import (
     ChatDelta,
     Deployment,
     DeploymentList,
+    Member,
+    MemberList,
     OpenLink,
+    Organisation,
+    OrganisationList,
     Repo,
     RepoList,
     Session,
@@ -52,7 +56,10 @@ class Client:
         return msgspec.json.decode(self._http.request("GET", path), type=kind)
 
     def _post(self, path: str, kind: type[_T], body: object = None) -> _T:
-        return msgspec.json.decode(self._http.request("POST", path, {} if body is None else body), type=kind)
+        return self._send("POST", path, kind, {} if body is None else body)
+
+    def _send(self, method: str, path: str, kind: type[_T], body: object) -> _T:
+        return msgspec.json.decode(self._http.request(method, path, body), type=kind)
 
     # System and session
 
@@ -68,32 +75,106 @@ class Client:
         """Returns a new link that signs one browser in."""
         return self._post("/fust/v1/open", OpenLink)
 
-    # Keys and people
+    # Keys
 
-    def list_tokens(self) -> list[Token]:
-        """Returns our keys, without their secrets."""
-        return self._get("/fust/v1/tokens", TokenList).items
+    def list_tokens(self, user: str = "") -> list[Token]:
+        """Returns our keys, or a user's (administrators only), without their secrets."""
+        return self._get(_tokens_path(user), TokenList).items
 
-    def create_token(self, name: str, scope: str) -> Token:
-        """Makes a key; the answer holds its secret, once."""
-        return self._post("/fust/v1/tokens", Token, {"name": name, "scope": scope})
+    def create_token(
+        self,
+        name: str,
+        scope: str,
+        *,
+        user: str = "",
+        repos: Sequence[str] | None = None,
+        models: Sequence[str] | None = None,
+        expires_at: str | None = None,
+    ) -> Token:
+        """Makes a key, ours or a user's (administrators only); the answer holds its secret, once."""
+        body = {"name": name, "scope": scope, "repos": repos, "models": models, "expires_at": expires_at}
+        return self._post(_tokens_path(user), Token, {k: v for k, v in body.items() if v is not None})
 
     def revoke_token(self, token_id: str) -> None:
         """Ends a key."""
-        self._http.request("DELETE", f"/fust/v1/tokens/{quote(token_id, safe='')}")
+        self._http.request("DELETE", f"/fust/v1/tokens/{_part(token_id)}")
+
+    # People
 
     def list_users(self) -> list[User]:
         """Returns all people (administrators only)."""
         return self._get("/fust/v1/users", UserList).items
 
-    def create_user(self, name: str, *, password: str | None = None, is_admin: bool = False) -> User:
+    def create_user(
+        self, name: str, *, password: str | None = None, is_admin: bool = False, full_name: str = ""
+    ) -> User:
         """Adds a person (administrators only)."""
-        body = {"name": name, "password": password, "is_admin": is_admin}
+        body = {"name": name, "password": password, "is_admin": is_admin, "full_name": full_name}
         return self._post("/fust/v1/users", User, {k: v for k, v in body.items() if v is not None})
+
+    def update_user(
+        self,
+        name: str,
+        *,
+        full_name: str | None = None,
+        is_admin: bool | None = None,
+        suspended: bool | None = None,
+    ) -> User:
+        """Changes a person; what is none stays."""
+        body = {"full_name": full_name, "is_admin": is_admin, "suspended": suspended}
+        return self._send(
+            "PATCH",
+            f"/fust/v1/users/{_part(name)}",
+            User,
+            {key: value for key, value in body.items() if value is not None},
+        )
+
+    def delete_user(self, name: str) -> None:
+        """Removes a person that keeps no repos (administrators only)."""
+        self._http.request("DELETE", f"/fust/v1/users/{_part(name)}")
 
     def set_password(self, name: str, password: str) -> None:
         """Sets a person's password."""
-        self._http.request("PUT", f"/fust/v1/users/{quote(name, safe='')}/password", {"password": password})
+        self._http.request("PUT", f"/fust/v1/users/{_part(name)}/password", {"password": password})
+
+    # Organisations
+
+    def list_organisations(self, *, mine: bool = False) -> list[Organisation]:
+        """Returns all organisations, or ours."""
+        return self._get(f"/fust/v1/organisations?mine={str(mine).lower()}", OrganisationList).items
+
+    def create_organisation(self, name: str, display_name: str = "") -> Organisation:
+        """Makes an organisation that we own."""
+        return self._post(
+            "/fust/v1/organisations", Organisation, {"name": name, "display_name": display_name}
+        )
+
+    def get_organisation(self, name: str) -> Organisation:
+        """Returns an organisation."""
+        return self._get(f"/fust/v1/organisations/{_part(name)}", Organisation)
+
+    def rename_organisation(self, name: str, display_name: str) -> Organisation:
+        """Changes the name that is shown."""
+        body = {"display_name": display_name}
+        return self._send("PATCH", f"/fust/v1/organisations/{_part(name)}", Organisation, body)
+
+    def delete_organisation(self, name: str) -> None:
+        """Removes an organisation that keeps no repos."""
+        self._http.request("DELETE", f"/fust/v1/organisations/{_part(name)}")
+
+    def list_members(self, organisation: str) -> list[Member]:
+        """Returns who belongs to an organisation."""
+        return self._get(f"/fust/v1/organisations/{_part(organisation)}/members", MemberList).items
+
+    def set_member(self, organisation: str, user: str, role: str) -> Member:
+        """Adds a member or changes its role."""
+        path = f"/fust/v1/organisations/{_part(organisation)}/members/{_part(user)}"
+        return self._send("PUT", path, Member, {"role": role})
+
+    def remove_member(self, organisation: str, user: str) -> None:
+        """Ends a membership."""
+        path = f"/fust/v1/organisations/{_part(organisation)}/members/{_part(user)}"
+        self._http.request("DELETE", path)
 
     # Audit
 
@@ -254,6 +335,14 @@ class Client:
                 if time.monotonic() - lost_at > patience_s:
                     raise
             time.sleep(0.5)
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _tokens_path(user: str) -> str:
+    return f"/fust/v1/users/{_part(user)}/tokens" if user else "/fust/v1/tokens"
 
 
 def _run_news(event: Event) -> RunNews | None:

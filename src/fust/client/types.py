@@ -128,6 +128,11 @@ class Token(msgspec.Struct):
     scope: str
     created_at: str | None = None
     last_used_at: str | None = None
+    expires_at: str | None = None
+    expired: bool = False
+    repos: list[str] | None = None
+    """What a fine-grained key opens; none in both: everything that its user may."""
+    models: list[str] | None = None
     prefix: str = ""
     token: str = ""
 
@@ -185,14 +190,49 @@ class User(msgspec.Struct):
     """A person."""
 
     name: str
+    full_name: str = ""
     is_admin: bool = False
     has_password: bool = False
+    suspended: bool = False
+    created_at: str | None = None
 
 
 class UserList(msgspec.Struct):
     """All people."""
 
     items: list[User]
+
+
+class Organisation(msgspec.Struct):
+    """An organisation; ``role`` is the caller's."""
+
+    name: str
+    display_name: str = ""
+    created_at: str | None = None
+    members: int = 0
+    role: str | None = None
+    may: list[str] = []
+
+
+class OrganisationList(msgspec.Struct):
+    """Organisations by name."""
+
+    items: list[Organisation]
+
+
+class Member(msgspec.Struct):
+    """A member of an organisation."""
+
+    name: str
+    role: str
+    full_name: str = ""
+    since: str | None = None
+
+
+class MemberList(msgspec.Struct):
+    """Members by name."""
+
+    items: list[Member]
 
 
 class Session(msgspec.Struct):

@@ -47,7 +47,7 @@ class Committer:
             BadPath, BadHash, EntryNotFound, TooLarge: an operation cannot be done; none is.
 
         """
-        self._check(info, operations, message)
+        self._check(identity, info, operations, message)
         ref = branch if branch.startswith("refs/pr/") else f"refs/heads/{check_ref_part(branch, 'branch')}"
         repo = self._content.open_repo(info)
         with repo.lock():
@@ -74,7 +74,9 @@ class Committer:
             )
         return oid
 
-    def _check(self, info: RepoInfo, operations: Sequence[Operation], message: str) -> None:
+    def _check(
+        self, identity: Identity, info: RepoInfo, operations: Sequence[Operation], message: str
+    ) -> None:
         if not operations:
             raise InvalidInput("A commit needs an operation.", hint="Add, delete or copy a file.")
         if len(operations) > MAX_OPERATIONS:
@@ -87,7 +89,7 @@ class Committer:
         if not message.strip() or len(message) > 10_000:
             raise InvalidInput("A commit needs a message of 1 to 10000 characters.", hint="Say what changed.")
         large = [op for op in operations if isinstance(op, AddLargeFile)]
-        allowed = self._content.may_point(info, [op.sha256 for op in large])
+        allowed = self._content.may_point(identity, info, [op.sha256 for op in large])
         states = self._content.large_states([op.sha256 for op in large])
         for op in large:
             state = states.get(op.sha256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from fust.accounts.rights import Grants, Identity
 from fust.core.clock import utc_naive
 from fust.core.errors import NotFound, TooLarge
 from fust.core.files import full_disk_is_clear, write_atomic
@@ -24,6 +26,15 @@ from fust.hub.paths import is_commit_oid
 from fust.hub.types import LargeState, RepoInfo, Stored, StoredFile
 from fust.hub.xet.cas import PIECE_BYTES, Cas, note_brought
 from fust.store.database import Database
+
+
+def upload_scope(identity: Identity, repo_type: str, repo_id: str) -> str:
+    """Returns under which name a caller's uploads count: the owner's, who may use them in all of its repos.
+
+    A fine-grained key's count for its repo alone: with the owner's, it could commit to the bytes of a repo that it must
+    not see by their hash, and so read them.
+    """
+    return repo_id.partition("/")[0] if identity.grants is None else f"{repo_id}:{repo_type}"
 
 
 class Content:
@@ -248,10 +259,16 @@ class Content:
 
     # Rights
 
-    def may_point(self, info: RepoInfo, sha256s: Sequence[str]) -> set[str]:
-        """Returns those large files that a commit of this repo may point to: its owner brought the bytes, or the
-        repo points to them already.
+    def may_point(self, identity: Identity, info: RepoInfo, sha256s: Sequence[str]) -> set[str]:
+        """Returns those large files to which the caller's commits in this repo may point: its owner brought the bytes
+        (with a fine-grained key: to this repo), or the repo points to them already.
         """
+        narrow = dataclasses.replace(identity, grants=Grants())
+        scopes = {upload_scope(caller, info.type, info.repo_id) for caller in (identity, narrow)}
+        return self.may_point_in(info, scopes, sha256s)
+
+    def may_point_in(self, info: RepoInfo, scopes: set[str], sha256s: Sequence[str]) -> set[str]:
+        """Returns those large files that were brought under one of the ``upload_scope``s, or that the repo points to."""
         allowed: set[str] = set()
         wanted = list(dict.fromkeys(sha256s))
         with self._database.read() as session:
@@ -260,7 +277,7 @@ class Content:
                 allowed.update(
                     session.scalars(
                         select(LargeFileOwner.sha256).where(
-                            LargeFileOwner.namespace == info.owner, LargeFileOwner.sha256.in_(part)
+                            LargeFileOwner.namespace.in_(scopes), LargeFileOwner.sha256.in_(part)
                         )
                     )
                 )
@@ -270,6 +287,12 @@ class Content:
                     )
                 )
         return allowed
+
+    def pointed_by(self, info: RepoInfo, sha256s: Sequence[str]) -> set[str]:
+        """Returns those large files that the repo points to: all that its readers may have."""
+        with self._database.read() as session:
+            query = select(RepoFile.sha256).where(RepoFile.repo_id == info.id, RepoFile.sha256.in_(sha256s))
+            return set(session.scalars(query))
 
     def may_read_large(self, repo_row_id: str, namespace: str, sha256: str, *, writer: bool) -> bool:
         """Returns whether a token for a repo opens a large file: the repo points to it, or its writer brought it."""

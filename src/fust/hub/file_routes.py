@@ -34,7 +34,8 @@ from fust.hub.types import RepoInfo, StoredFile
 
 _COUNTED = (".gguf",)
 _COUNTED_NAMES = frozenset({"config.json", "adapter_config.json", "model_index.json"})
-_HOT_S = 1.0
+_HOT_S = 0.5
+"""With the second that a key is remembered, less than the two within which a revoked one is refused."""
 _REF_S = 0.05
 _HOT_HEADERS = frozenset(
     [
@@ -193,17 +194,23 @@ Messages = tuple[dict[str, object], dict[str, object]]
 
 
 class HotFiles:
-    """Answers small ranges of files that were served within the last second, without asking database or git again.
+    """Answers small ranges of files that were served within the last half second, without asking database or git again.
 
-    An entry is for one path as sent and one key; it ends after a second, with any change that this process makes,
+    An entry is for one path as sent and one key; it ends after half a second, with any change that this process makes,
     and at most 50 ms after the branch's ref file changed. It lives on the event loop's thread only, and reads there:
     a change of threads costs more than the read. Every microsecond here is one of 45 that the server itself takes.
     """
 
     def __init__(self, surface: Surface) -> None:
         self._repos = surface.hub.repos
+        self._accounts = surface.accounts
         self._git = surface.hub.git
         self._entries: OrderedDict[_Key, _Hot] = OrderedDict()
+
+    @property
+    def generation(self) -> int:
+        """Grows with every change of repos, keys and roles that this process makes."""
+        return self._repos.generation + self._accounts.generation
 
     def find(self, scope: Scope) -> Messages | None:
         """Returns the two ASGI messages of the answer, or None when the long way must answer."""
@@ -238,7 +245,7 @@ class HotFiles:
 
     def _is_live(self, key: _Key, hot: _Hot) -> bool:
         now = time.monotonic()
-        live = now < hot.until and hot.generation == self._repos.generation
+        live = now < hot.until and hot.generation == self.generation
         if live and hot.ref is not None and now - hot.ref_seen > _REF_S:
             live = _stamp(hot.ref) == hot.ref_stamp
             hot.ref_seen = now
@@ -246,8 +253,11 @@ class HotFiles:
             self._drop(key)
         return live
 
-    def keep(self, request: Request, reply: AnyReply, generation: int) -> None:
-        """Remembers a file that was just answered with a range of it."""
+    def keep(self, request: Request, reply: AnyReply, generation: int, began: float) -> None:
+        """Remembers a file that was just answered with a range of it.
+
+        ``began`` is when its request came: an answer that took long says nothing of the rights of now.
+        """
         if not isinstance(reply, FileReply) or reply.status != 206 or "resolve" not in request.segments[2:4]:
             return
         key, asked = _read_headers(request.scope)
@@ -268,7 +278,7 @@ class HotFiles:
         headers = [pair for pair in reply.headers if pair[0] in _HOT_HEADERS]
         now = time.monotonic()
         size = os.fstat(descriptor).st_size
-        self._entries[key] = _Hot(descriptor, size, headers, now + _HOT_S, generation, ref, stamp, now)
+        self._entries[key] = _Hot(descriptor, size, headers, began + _HOT_S, generation, ref, stamp, now)
         if len(self._entries) > _HOT_FILES:
             self._drop(next(iter(self._entries)))
 

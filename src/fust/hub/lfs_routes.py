@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -19,6 +20,7 @@ from fust.core.clock import iso
 from fust.core.errors import Denied, InvalidInput
 from fust.core.files import full_disk_is_clear
 from fust.core.ids import RepoType
+from fust.hub.content import upload_scope
 from fust.hub.errors import BadHash, entry_not_found
 from fust.hub.file_routes import bytes_reply
 from fust.hub.http import (
@@ -115,8 +117,9 @@ def lfs_batch(surface: Surface, request: Request, type: RepoType, owner: str, na
     get = surface.hub.get_repo_to_push if upload else surface.hub.get_repo
     info = get(request.identity, f"{owner}/{name}", type)
     oids = [_check_oid(item.oid) for item in asked.objects]
-    pointed = surface.hub.content.may_point(info, oids)
-    states = surface.hub.content.large_states(oids)
+    content = surface.hub.content
+    pointed = content.may_point(request.identity, info, oids) if upload else content.pointed_by(info, oids)
+    states = content.large_states(oids)
     if upload:
         surface.hub.content.note_brought([oid for oid in oids if oid in pointed and oid in states])
     part = surface.settings.hub.lfs_part_bytes
@@ -128,12 +131,12 @@ def lfs_batch(surface: Surface, request: Request, type: RepoType, owner: str, na
         entry: dict[str, object] = {"oid": item.oid, "size": item.size, "authenticated": True}
         if upload and not here:
             entry["actions"] = {
-                "upload": _upload(surface, info, item, part if in_parts else 0),
-                "verify": {"href": _verify_url(surface, info, item)},
+                "upload": _upload(surface, request, info, item, part if in_parts else 0),
+                "verify": {"href": _verify_url(surface, request, info, item)},
             }
         elif not upload and here:
             size = states[item.oid].size
-            href = _lfs_url(surface, info, "get", item.oid, size)
+            href = _lfs_url(surface, request, info, "get", item.oid, size)
             entry["actions"] = {"download": {"href": href, "expires_in": URL_LIFE_S}}
         elif not upload:
             entry = {"oid": item.oid, "size": item.size, "error": {"code": 404, "message": "not here"}}
@@ -142,20 +145,22 @@ def lfs_batch(surface: Surface, request: Request, type: RepoType, owner: str, na
     return _lfs_reply({"transfer": transfer, "objects": drawn, "hash_algo": "sha256"})
 
 
-def _upload(surface: Surface, info: RepoInfo, item: LfsObject, part: int) -> dict[str, object]:
+def _upload(
+    surface: Surface, request: Request, info: RepoInfo, item: LfsObject, part: int
+) -> dict[str, object]:
     """Returns the action that uploads an object, in parts of so many bytes when ``part`` is not 0."""
     if not 0 <= item.size <= surface.settings.hub.max_file_bytes:
         raise too_large(surface.settings.hub.max_file_bytes)
     if not part:
-        href = _lfs_url(surface, info, "put", item.oid, item.size)
+        href = _lfs_url(surface, request, info, "put", item.oid, item.size)
         return {"href": href, "expires_in": URL_LIFE_S}
     part = max(part, -(-item.size // _MAX_PARTS))
     count = -(-item.size // part)
     head = {"chunk_size": str(part)}
     for i in range(1, count + 1):
         size = min(part, item.size - (i - 1) * part)
-        head[f"{i:05d}"] = _lfs_url(surface, info, f"part{i}", item.oid, size, f"/parts/{i}")
-    href = _lfs_url(surface, info, f"join{count}", item.oid, item.size, f"/parts?c={count}")
+        head[f"{i:05d}"] = _lfs_url(surface, request, info, f"part{i}", item.oid, size, f"/parts/{i}")
+    href = _lfs_url(surface, request, info, f"join{count}", item.oid, item.size, f"/parts?c={count}")
     return {"href": href, "header": head, "expires_in": URL_LIFE_S}
 
 
@@ -163,28 +168,36 @@ def _git_url(surface: Surface, info: RepoInfo) -> str:
     return f"{surface.settings.public_url}/{info.prefix}{info.repo_id}.git"
 
 
-def _lfs_url(surface: Surface, info: RepoInfo, verb: str, oid: str, size: int, below: str = "") -> str:
+def _lfs_url(
+    surface: Surface, request: Request, info: RepoInfo, verb: str, oid: str, size: int, below: str = ""
+) -> str:
+    """Returns a URL that lets who asked do one thing with one object, as long as they may."""
     expires = int(time.time()) + URL_LIFE_S
-    signature = surface.hub.signer.sign("lfs", f"{verb}:{info.id}:{oid}:{size}:{expires}")
+    key, scope = request.identity.key, upload_scope(request.identity, info.type, info.repo_id)
+    signature = surface.hub.signer.sign("lfs", f"{verb}:{info.id}:{oid}:{size}:{expires}:{key}:{scope}")
     url = f"{_git_url(surface, info)}/info/lfs/objects/{oid}{below}"
-    return f"{url}{'&' if '?' in below else '?'}n={size}&e={expires}&s={signature}"
+    query = urlencode({"n": size, "e": expires, "k": key, "o": scope, "s": signature})
+    return f"{url}{'&' if '?' in below else '?'}{query}"
 
 
-def _verify_url(surface: Surface, info: RepoInfo, item: LfsObject) -> str:
+def _verify_url(surface: Surface, request: Request, info: RepoInfo, item: LfsObject) -> str:
     """Returns where an upload is verified; signed, for git-lfs sends no key to the URLs of actions."""
-    url = _lfs_url(surface, info, "verify", item.oid, item.size)
+    url = _lfs_url(surface, request, info, "verify", item.oid, item.size)
     return url.replace(f"/objects/{item.oid}?", "/objects/verify?")
 
 
 def _opened(
     surface: Surface, request: Request, verb: str, type: RepoType, owner: str, name: str, oid: str
 ) -> RepoInfo:
-    """Returns the repo that a signed URL was made for; the URL is the right, no key is sent with it."""
+    """Returns the repo that a signed URL was made for, while who got it may still use it; no key is sent with it."""
     info = surface.hub.repos.find_row(type, f"{owner}/{name}")
     size, expires = request.query.get("n", ""), request.query.get("e", "")
-    text = f"{verb}:{info.id if info else ''}:{oid}:{size}:{expires}"
+    key, scope = request.query.get("k", ""), request.query.get("o", "")
+    text = f"{verb}:{info.id if info else ''}:{oid}:{size}:{expires}:{key}:{scope}"
     good = surface.hub.signer.check("lfs", text, request.query.get("s", ""))
-    if info is None or not good or not expires.isdigit() or int(expires) < time.time():
+    live = good and expires.isdigit() and int(expires) >= time.time()
+    action = "repo.read" if verb == "get" else "repo.push"
+    if info is None or not live or not surface.hub.may_still(key, info.id, action):
         raise Denied("The URL's signature is not valid or is over its time.", hint="Ask for the file again.")
     return info
 
@@ -204,7 +217,7 @@ async def lfs_put(
     try:
         if spool.size != size or digest.hexdigest() != oid:
             raise _not_these(info, digest.hexdigest(), oid)
-        await surface.run(surface.hub.content.keep_blob, info.owner, spool.path, oid, size)
+        await surface.run(surface.hub.content.keep_blob, request.query["o"], spool.path, oid, size)
     finally:
         spool.discard()
     return Reply(200)
@@ -278,7 +291,7 @@ def lfs_join(surface: Surface, request: Request, type: RepoType, owner: str, nam
             size = target.tell()
         if digest.hexdigest() != oid or size != int(request.query["n"]):
             raise _not_these(info, digest.hexdigest(), oid)
-        surface.hub.content.keep_blob(info.owner, whole, oid, size)
+        surface.hub.content.keep_blob(request.query["o"], whole, oid, size)
     finally:
         whole.unlink(missing_ok=True)
     for path in folder.iterdir():
@@ -294,9 +307,10 @@ def lfs_verify(surface: Surface, request: Request, type: RepoType, owner: str, n
         info = _opened(surface, request, "verify", type, owner, name, asked.oid)
     else:
         info = surface.hub.get_repo_to_push(request.identity, f"{owner}/{name}", type)
+    scope = request.query.get("o") or upload_scope(request.identity, info.type, info.repo_id)
     state = surface.hub.content.large_states([asked.oid]).get(asked.oid)
     if (
-        asked.oid not in surface.hub.content.may_point(info, [asked.oid])
+        asked.oid not in surface.hub.content.may_point_in(info, {scope}, [asked.oid])
         or state is None
         or state.size != asked.size
     ):

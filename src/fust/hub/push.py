@@ -137,7 +137,7 @@ class Receiver:
                     environ = self._environ(repo, folder)
                     self._unpack(environ, file)
                     repo.add_objects(folder)
-                    large = PushCheck(info, repo, environ, self._content, self._limits).check(tips)
+                    large = PushCheck(identity, info, repo, environ, self._content, self._limits).check(tips)
                 with repo.lock():
                     for update in updates:
                         if repo.raw_ref(update.ref) != update.old:

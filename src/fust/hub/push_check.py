@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pygit2
 
+from fust.accounts.rights import Identity
 from fust.core.errors import FustError, TooLarge
 from fust.core.settings import HubSettings
 from fust.hub.content import Content
@@ -39,8 +40,15 @@ class PushCheck:
     """Checks new objects of one repo. ``environ`` lets git see both the repo and the quarantine."""
 
     def __init__(
-        self, info: RepoInfo, repo: GitRepo, environ: dict[str, str], content: Content, limits: HubSettings
+        self,
+        identity: Identity,
+        info: RepoInfo,
+        repo: GitRepo,
+        environ: dict[str, str],
+        content: Content,
+        limits: HubSettings,
     ) -> None:
+        self._identity = identity
         self._info = info
         self._repo = repo
         self._environ = environ
@@ -184,7 +192,7 @@ class PushCheck:
         return files, longest
 
     def _check_pointers(self, pointers: dict[str, tuple[str, int]]) -> None:
-        allowed = self._content.may_point(self._info, list(pointers))
+        allowed = self._content.may_point(self._identity, self._info, list(pointers))
         states = self._content.large_states(list(pointers))
         for sha256, (path, size) in pointers.items():
             state = states.get(sha256)

@@ -97,6 +97,21 @@ class Repos:
             row = session.get(Repo, old.repo_id) if old else None
         return to_info(row) if row else None
 
+    def find_by_row_id(self, row_id: str) -> RepoInfo | None:
+        """Returns a repo by its row's id, whatever the rights; remembered as in ``find_row``."""
+        key = ("", row_id)
+        entry = self._cache.get(key)
+        if entry and time.monotonic() - entry[0] < _CACHE_S:
+            return entry[1]
+        with self._database.read() as session:
+            row = session.get(Repo, row_id)
+        if row is None:
+            return None
+        info = to_info(row)
+        with self._lock:
+            self._cache[key] = (time.monotonic(), info)
+        return info
+
     def forget(self) -> None:
         """Drops what is remembered, so that a change holds at once in this process."""
         with self._lock:

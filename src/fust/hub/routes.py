@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, urlsplit
 
@@ -86,7 +87,7 @@ class HubApp:
             await send(hot[0])
             await send(hot[1])
             return
-        generation = self._surface.hub.repos.generation
+        generation, began = self._hot.generation, time.monotonic()
         try:
             request = read_request(scope, receive)
         except FustError as error:
@@ -112,7 +113,7 @@ class HubApp:
             error = FustError("Something went wrong inside Fust.", hint="The log says what: `fust logs`.")
             reply = draw_error(error, request.headers, request.identity, request.errors)
         if request.method == "GET":
-            self._hot.keep(request, reply, generation)
+            self._hot.keep(request, reply, generation, began)
         await send_reply(self._surface, request, reply, send)
 
     async def _elsewhere(self, request: Request, error: RepoNotFound) -> AnyReply:

@@ -13,9 +13,9 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from fust.accounts.audit import did_ever
-from fust.accounts.rights import SYSTEM, Identity
+from fust.accounts.rights import SYSTEM, Action, Identity, may
 from fust.accounts.service import Accounts
-from fust.core.errors import InvalidInput, NotOffered
+from fust.core.errors import InvalidInput, NotOffered, Unauthenticated
 from fust.core.i18n import Language
 from fust.core.ids import RepoType
 from fust.core.settings import Settings
@@ -155,6 +155,18 @@ class Hub:
         """Returns a repo that the caller may push something to, or raises."""
         return self.repos.get_for(identity, "repo.push", repo_type, repo_id)
 
+    def may_still(self, key: str, repo_row_id: str, action: Action) -> bool:
+        """Returns whether the caller behind a short-lived token or URL may still do what it was made for.
+
+        ``key`` as ``Identity.key`` had it when the token was made; the answer is at most a second old.
+        """
+        try:
+            identity = self._accounts.by_key(key)
+        except Unauthenticated:
+            return False
+        info = self.repos.find_by_row_id(repo_row_id)
+        return info is not None and may(identity, action, info.repo_id, info.type, private=info.private)
+
     def list_repos(
         self,
         identity: Identity,
@@ -269,7 +281,7 @@ class Hub:
 
         """
         self._accounts.check(self._accounts.fresh(identity), "repo.push", repo.repo_id, repo.type)
-        self._check_pointers(repo, operations)
+        self._check_pointers(identity, repo, operations)
         return self.committer.commit(
             identity,
             repo,
@@ -291,12 +303,12 @@ class Hub:
         self._accounts.check(self._accounts.fresh(identity), "repo.push", repo.repo_id, repo.type)
         return self.receiver.receive(identity, repo, body, language)
 
-    def _check_pointers(self, repo: RepoInfo, operations: Sequence[Operation]) -> None:
+    def _check_pointers(self, identity: Identity, repo: RepoInfo, operations: Sequence[Operation]) -> None:
         """Refuses a small file that is itself a pointer to bytes the caller never had."""
         pointed = {
             op.path: sha for op in operations if isinstance(op, AddFile) and (sha := pointed_to(op.data))
         }
-        allowed = self.content.may_point(repo, list(pointed.values()))
+        allowed = self.content.may_point(identity, repo, list(pointed.values()))
         for path, sha256 in pointed.items():
             if sha256 not in allowed:
                 raise BadHash(

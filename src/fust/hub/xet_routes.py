@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from fust.core.errors import Denied, InvalidInput, NotFound, NotOffered, Unauthenticated
 from fust.core.ids import RepoType
+from fust.hub.content import upload_scope
 from fust.hub.errors import revision_not_found
 from fust.hub.http import (
     AnyReply,
@@ -26,6 +27,7 @@ from fust.hub.http import (
     spool_body,
 )
 from fust.hub.routing import REPO, Route
+from fust.hub.types import RepoInfo
 from fust.hub.xet import hashing
 from fust.hub.xet.cas import Fetch, Recipe
 from fust.hub.xet.shard import MAX_SHARD_BYTES
@@ -39,7 +41,7 @@ def read_token(
     """`GET /api/{type}/{id}/xet-read-token/{revision}`."""
     info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
     surface.hub.resolve_revision(info, revision)
-    return _token(surface, request, info.id, info.owner, "read")
+    return _token(surface, request, info, "read")
 
 
 def write_token(
@@ -51,12 +53,13 @@ def write_token(
         raise NotOffered("Pull requests are not offered yet.", hint="Commit to a branch instead.")
     if revision != "None" and surface.hub.content.open_repo(info).find_revision(revision) is None:
         raise revision_not_found(info.repo_id, revision)
-    return _token(surface, request, info.id, info.owner, "write")
+    return _token(surface, request, info, "write")
 
 
-def _token(surface: Surface, request: Request, row_id: str, namespace: str, right: Right) -> Reply:
+def _token(surface: Surface, request: Request, info: RepoInfo, right: Right) -> Reply:
     signer = surface.hub.signer
-    token, expires = signer.make_token(request.identity.user or "", row_id, namespace, right)
+    namespace = upload_scope(request.identity, info.type, info.repo_id)
+    token, expires = signer.make_token(request.identity.key, info.id, namespace, right)
     scope = signer.sign("cas", f"{namespace.lower()}:{surface.hub.blobs.generation()}")[:16]
     url = f"{surface.settings.public_url}/xet/{scope}"
     return json_reply(
@@ -74,7 +77,7 @@ def _said(surface: Surface, request: Request, right: Right) -> XetToken:
     """Returns what the request's Xet token says.
 
     Raises:
-        Unauthenticated: no token or a bad one.
+        Unauthenticated: no token or a bad one, or one whose maker may not do this any more.
         Denied: it gives only reading.
 
     """
@@ -86,6 +89,12 @@ def _said(surface: Surface, request: Request, right: Right) -> XetToken:
     said = surface.hub.signer.read_token(token.strip())
     if right == "write" and said.right != "write":
         raise Denied("The Xet token gives reading only.", hint="Ask for a write token.")
+    action = "repo.push" if said.right == "write" else "repo.read"
+    if not surface.hub.may_still(said.key, said.repo_id, action):
+        raise Unauthenticated(
+            "The Xet token is not valid or is over its time.",
+            hint="Ask the hub for a new one; the client does so by itself when it runs again.",
+        )
     return said
 
 
@@ -98,7 +107,7 @@ def _hash(text: str) -> str:
 async def post_xorb(surface: Surface, request: Request, hash: str, scope: str = "") -> Reply:
     """`POST /v1/xorbs/default/{hash}`."""
     del scope
-    said = _said(surface, request, "write")
+    said = await surface.run(_said, surface, request, "write")
     name = _hash(hash)
     spool = await spool_body(surface, request, MAX_BODY_BYTES)
     inserted = await surface.run(surface.hub.cas.add_xorb, said.namespace, name, spool.path)
@@ -108,7 +117,7 @@ async def post_xorb(surface: Surface, request: Request, hash: str, scope: str = 
 async def post_shard(surface: Surface, request: Request, scope: str = "") -> Reply:
     """`POST /v1/shards`; also `/shards`, as the first draft had it."""
     del scope
-    said = _said(surface, request, "write")
+    said = await surface.run(_said, surface, request, "write")
     body = await read_body(request, MAX_SHARD_BYTES)
     fresh = await surface.run(surface.hub.cas.add_shard, said.namespace, body)
     return json_reply({"result": 1 if fresh else 0})
@@ -138,7 +147,7 @@ def reconstruct(surface: Surface, request: Request, version: str, hash: str, sco
     }
     by_xorb: dict[str, list[object]] = {}
     for fetch in fetches:
-        by_xorb.setdefault(fetch.xorb, []).append(_draw_fetch(surface, fetch, version))
+        by_xorb.setdefault(fetch.xorb, []).append(_draw_fetch(surface, said, fetch, version))
     drawn["xorbs" if version == "v2" else "fetch_info"] = by_xorb
     return json_reply(drawn, headers=[(b"cache-control", b"no-store")])
 
@@ -153,8 +162,8 @@ def _readable(surface: Surface, said: XetToken, xet_hash: str) -> Recipe:
     return recipe
 
 
-def _draw_fetch(surface: Surface, fetch: Fetch, version: str) -> object:
-    query = surface.hub.signer.xorb_query(fetch.xorb, fetch.first, fetch.last)
+def _draw_fetch(surface: Surface, said: XetToken, fetch: Fetch, version: str) -> object:
+    query = surface.hub.signer.xorb_query(fetch.xorb, fetch.first, fetch.last, said)
     url = f"{surface.settings.public_url}/xet/xorbs/{fetch.xorb}?{query}"
     chunks = {"start": fetch.start, "end": fetch.end}
     bytes_ = {"start": fetch.first, "end": fetch.last}
@@ -168,7 +177,8 @@ def get_xorb(surface: Surface, request: Request, hash: str, scope: str = "") -> 
     del scope
     name = _hash(hash)
     opened = surface.hub.signer.xorb_window(name, request.query)
-    if opened is None:
+    key, repo = request.query.get("k", ""), request.query.get("p", "")
+    if opened is None or not surface.hub.may_still(key, repo, "repo.read"):
         raise Denied("The URL's signature is not valid or is over its time.", hint="Ask for the file again.")
     path = surface.hub.blobs.find("xorbs", name)
     if path is None:

@@ -16,6 +16,7 @@ from litestar.types import ControllerRouterHandler
 
 from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
+from fust.core.errors import NotFound, Unauthenticated
 from fust.core.i18n import Language, accepted_language
 from fust.jobs.folder import RunFolder
 from fust.jobs.service import Jobs
@@ -79,13 +80,14 @@ def get_log(jobs: Jobs, identity: Identity, run_id: str) -> str:
 async def follow_run(
     request: AnyRequest,
     jobs: Jobs,
+    accounts: Accounts,
     identity: Identity,
     run_id: str,
     last_event_id: Annotated[str | None, Parameter(header="last-event-id")] = None,
 ) -> Stream:
     """What the run says, from `Last-Event-ID` on, then live until its end (server-sent events)."""
     await asyncio.to_thread(jobs.get, identity, run_id)  # refuses before the stream begins
-    stream = _events(jobs, identity, run_id, _offset(last_event_id), _language(request))
+    stream = _events(jobs, accounts, identity, run_id, _offset(last_event_id), _language(request))
     return Stream(
         stream,
         media_type="text/event-stream",
@@ -100,9 +102,19 @@ def _offset(last_event_id: str | None) -> int:
 
 
 async def _events(
-    jobs: Jobs, identity: Identity, run_id: str, offset: int, language: Language
+    jobs: Jobs, accounts: Accounts, identity: Identity, run_id: str, offset: int, language: Language
 ) -> AsyncGenerator[bytes]:
-    """Yields events: `state` from the row, `progress` and `log` from the file, whose offset is the id."""
+    """Yields events: `state` from the row, `progress` and `log` from the file, whose offset is the id.
+
+    It ends when the caller's key does, or its right to see the run: who asks again is told.
+    """
+
+    def look() -> Run | None:
+        try:
+            return jobs.draw(jobs.get(accounts.fresh(identity), run_id), language)
+        except (Unauthenticated, NotFound):
+            return None
+
     folder = jobs.folder(run_id)
     offset = min(offset, folder.events_size())
     shown: tuple[str, str] | None = None
@@ -111,7 +123,9 @@ async def _events(
     while True:
         run = None
         if looks % _ROW_EVERY == 0:
-            run = jobs.draw(await asyncio.to_thread(jobs.get, identity, run_id), language)
+            run = await asyncio.to_thread(look)
+            if run is None:
+                return
         looks += 1
         # The row is read before the file: once it says the end, the file has nothing more to come.
         if run and run.state not in FINAL_STATES and (run.state, run.waits_for) != shown:

@@ -16,6 +16,7 @@ from fust.core.errors import FustError, StorageFull, UpstreamFailed
 from fust.core.ids import RepoType, split_repo_id
 from fust.core.machine import machine_memory
 from fust.core.units import show_size
+from fust.hub.content import upload_scope
 from fust.hub.errors import RepoNotFound
 from fust.hub.paths import check_path, is_commit_oid
 from fust.hub.pulling.choice import Selection, choose
@@ -79,6 +80,7 @@ class PullRepo:
         namespace = accounts.organisations.find_name(owner)
         self._namespace = namespace.name if namespace else owner
         self._target = f"{self._namespace}/{name}"
+        self._scope = upload_scope(self._identity, wish.type, self._target)
         self._announced: dict[str, UpstreamFile] = {}
         """What the first hub that answered says of its files."""
         self._listed_by = ""
@@ -204,7 +206,7 @@ class PullRepo:
         found: dict[str, UpstreamFile] = {}
         for file in files:
             if file.is_large:
-                if not self._hub.may_point(self._identity, self._namespace, file.sha256):
+                if not self._hub.may_point(self._identity, self._scope, file.sha256):
                     found.setdefault(file.key, file)
             elif file.oid not in have:
                 found.setdefault(file.key, file)
@@ -284,7 +286,7 @@ class PullRepo:
                 link = path  # a file system without links: then a copy
             try:
                 self._hub.content.put_file(
-                    self._namespace, link, expected_sha256=file.sha256, move=link is not path
+                    self._scope, link, expected_sha256=file.sha256, move=link is not path
                 )
                 return
             except FileNotFoundError:
@@ -354,13 +356,13 @@ class PullRepo:
 
     def _operation(self, file: UpstreamFile, repo: RepoInfo) -> Operation:
         if file.is_large:
-            self._hub.adopt(self._identity, self._namespace, file.sha256)
+            self._hub.adopt(self._identity, self._scope, file.sha256)
             return AddLargeFile(file.path, file.sha256, file.size)
         small = self._context.work / f"{file.key}.small"
         if not small.exists():
             return AddFile(file.path, self._hub.content.open_repo(repo).read_blob(file.oid))
         if file.size > self._context.settings.hub.max_regular_file_bytes:
-            stored = self._hub.put_file_from_path(repo, small)
+            stored = self._hub.content.put_file(self._scope, small)
             return AddLargeFile(file.path, stored.sha256, stored.size)
         return AddFile(file.path, small.read_bytes())
 

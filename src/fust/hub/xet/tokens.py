@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import time
 from typing import Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -21,7 +22,8 @@ URL_LIFE_S = 3600
 class XetToken(msgspec.Struct, array_like=True, frozen=True):
     """What a Xet access token says; bound to one repo and one right."""
 
-    user: str
+    key: str
+    """Of the caller (``Identity.key``): when that ends, so does this."""
     repo_id: str
     namespace: str
     right: Right
@@ -42,11 +44,11 @@ class Signer:
         """Returns whether the signature is ours; takes the same time either way."""
         return hmac.compare_digest(self.sign(purpose, text).encode(), signature.encode())
 
-    def make_token(self, user: str, repo_id: str, namespace: str, right: Right) -> tuple[str, int]:
+    def make_token(self, key: str, repo_id: str, namespace: str, right: Right) -> tuple[str, int]:
         """Returns a token and when it ends (Unix seconds)."""
         expires = int(time.time()) + TOKEN_LIFE_S
         body = base64.urlsafe_b64encode(
-            msgspec.json.encode(XetToken(user, repo_id, namespace, right, expires))
+            msgspec.json.encode(XetToken(key, repo_id, namespace, right, expires))
         ).decode()
         return f"xet.{body}.{self.sign('xet', body)}", expires
 
@@ -71,15 +73,18 @@ class Signer:
             hint="Ask the hub for a new one; the client does so by itself when it runs again.",
         )
 
-    def xorb_query(self, xorb: str, start: int, end: int) -> str:
-        """Returns the query of a URL that opens bytes [start, end] of a xorb for an hour."""
+    def xorb_query(self, xorb: str, start: int, end: int, said: XetToken) -> str:
+        """Returns the query of a URL that opens bytes [start, end] of a xorb for an hour, to whom a token was given."""
         expires = int(time.time()) + URL_LIFE_S
-        return f"r={start}-{end}&e={expires}&s={self.sign('xorb', f'{xorb}:{start}-{end}:{expires}')}"
+        text = f"{xorb}:{start}-{end}:{expires}:{said.key}:{said.repo_id}"
+        key = quote(said.key, safe="")
+        return f"r={start}-{end}&e={expires}&k={key}&p={said.repo_id}&s={self.sign('xorb', text)}"
 
     def xorb_window(self, xorb: str, query: dict[str, str]) -> tuple[int, int] | None:
         """Returns the bytes [start, end] that a signed query opens, or None."""
         window, expires, signature = query.get("r", ""), query.get("e", ""), query.get("s", "")
-        if not self.check("xorb", f"{xorb}:{window}:{expires}", signature):
+        text = f"{xorb}:{window}:{expires}:{query.get('k', '')}:{query.get('p', '')}"
+        if not self.check("xorb", text, signature):
             return None
         if not expires.isdigit() or int(expires) < time.time():
             return None

@@ -74,7 +74,8 @@ class HuggingFace:
         self._base = web.source.url
         self._use_xet = use_xet and not web.is_limited  # its own connections know no limit of ours
         self._lock = threading.Lock()
-        self._token: _XetToken | None = None
+        self._group: Any = None
+        self._group_ends = 0
 
     def read_repo(self, repo_id: str, repo_type: RepoType, revision: str) -> UpstreamRepo:
         """Returns what a repo holds at a revision; the tree is read at the commit that the revision is now."""
@@ -190,18 +191,7 @@ class HuggingFace:
     def _xet_stream(
         self, repo: UpstreamRepo, repo_type: RepoType, file: UpstreamFile, start: int, end: int
     ) -> Generator[Piece]:
-        from huggingface_hub.utils._xet import get_xet_session
-
-        url = f"{self._base}/api/{repo_type}s/{quote(repo.repo_id)}/xet-read-token/{repo.revision}"
-        token = self._xet_token(url)
-        session = cast("Any", get_xet_session())
-        group = session.new_download_stream_group(
-            endpoint=token.casUrl,
-            token=token.accessToken,
-            token_expiry_unix_secs=token.exp,
-            token_refresh_url=url,
-            token_refresh_headers=self.web.authorization,
-        )
+        group = self._xet_group(repo, repo_type)
         hf_xet: Any = importlib.import_module("hf_xet")  # native, without type information
         position = start
         for piece in group.download_stream(
@@ -210,11 +200,22 @@ class HuggingFace:
             yield position, piece
             position += len(piece)
 
-    def _xet_token(self, url: str) -> _XetToken:
-        """Returns a token for the Xet store; asked for once, and again when it ends."""
+    def _xet_group(self, repo: UpstreamRepo, repo_type: RepoType) -> Any:
+        """Returns the connection to the hub's Xet store; made once, and again when its token ends."""
+        from huggingface_hub.utils._xet import get_xet_session
+
+        url = f"{self._base}/api/{repo_type}s/{quote(repo.repo_id)}/xet-read-token/{repo.revision}"
         with self._lock:
-            if self._token is None or self._token.exp < time.time() + 60:
+            if self._group is None or self._group_ends < time.time() + 60:
                 token = self.web.get_json(url, _XetToken)[0]
                 check_host(token.casUrl)
-                self._token = token
-            return self._token
+                session = cast("Any", get_xet_session())
+                self._group = session.new_download_stream_group(
+                    endpoint=token.casUrl,
+                    token=token.accessToken,
+                    token_expiry_unix_secs=token.exp,
+                    token_refresh_url=url,
+                    token_refresh_headers=self.web.authorization,
+                )
+                self._group_ends = token.exp
+            return self._group

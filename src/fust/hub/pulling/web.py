@@ -151,8 +151,9 @@ class Web:
         )
 
     def _next(self, url: str, location: str) -> str:
-        target = urljoin(url, location)
+        target = location
         try:
+            target = urljoin(url, location)
             parts = urlsplit(target)
             good = parts.scheme in ("http", "https") and parts.hostname and not parts.username
         except ValueError:

@@ -42,3 +42,56 @@ def test_a_search_without_a_match_says_what_to_try(open_page: OpenPage) -> None:
     expect(page.get_by_text("没有匹配的记录。")).to_be_visible()
     page.get_by_role("link", name="清除").click()
     expect(page.get_by_role("table")).to_be_visible()
+
+
+def test_an_organisation_is_made_and_gets_members(open_page: OpenPage, page_server: Any) -> None:
+    for name in ("maria", "otieno"):
+        page_server.request("POST", "/fust/v1/users", {"name": name, "full_name": f"Full {name}"})
+    page = open_page("organisations")
+    page.get_by_label("Name in addresses").fill("linden-school")
+    page.get_by_label("Name as shown").fill("Linden <b>School</b>")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("h1")).to_have_text("Linden <b>School</b>")
+    page.get_by_label("Add someone who has an account").fill("maria")
+    page.get_by_role("button", name="Add", exact=True).click()
+    row = page.get_by_role("row", name="maria")
+    row.get_by_label("Role of maria").select_option("write")
+    page.reload()
+    expect(row.get_by_label("Role of maria")).to_have_value("write")
+    row.get_by_role("button", name="Remove").click()
+    row.get_by_role("button", name="Remove maria now").click()
+    expect(row).to_have_count(0)
+    page.get_by_role("button", name="Leave").click()  # the last owner may not
+    page.get_by_role("button", name="Leave now").click()
+    expect(page.get_by_text("would be left without an owner")).to_be_visible()
+
+
+def test_somebody_is_added_and_suspended(open_page: OpenPage, page_server: Any) -> None:
+    page = open_page("people")
+    page.get_by_label("Name", exact=True).fill("zhang.wei")
+    page.get_by_label("Name in full").fill("张伟")
+    page.get_by_label("First password (may be left out)").fill("a long password 1")
+    page.get_by_role("button", name="Add", exact=True).click()
+    row = page.get_by_role("row", name="zhang.wei")
+    expect(row).to_contain_text("张伟")
+    row.get_by_text("Change", exact=True).click()
+    row.get_by_role("button", name="Suspend").click()
+    expect(row).to_contain_text("Suspended")
+    body = {"name": "zhang.wei", "password": "a long password 1"}
+    assert page_server.request("POST", "/fust/v1/session", body, token=None)[0] in (401, 403)
+
+
+def test_a_fine_grained_key_opens_only_what_it_lists(open_page: OpenPage, page_server: Any) -> None:
+    make_repo(page_server, "admin/opened", "dataset", "# Opened\n")
+    page = open_page("keys")
+    page.get_by_label("Name", exact=True).fill("narrow")
+    page.get_by_label("Only what I list").check()
+    page.get_by_label("Repos, one a line").fill("dataset:admin/opened")
+    page.get_by_role("combobox", name="Valid until").select_option("7")
+    page.get_by_role("button", name="Make a key").click()
+    token = page.locator("code.token").inner_text()
+    row = page.get_by_role("row", name="narrow")
+    expect(row).to_contain_text("repos: dataset:admin/opened")
+    expect(row).not_to_contain_text("until revoked")
+    assert page_server.request("GET", "/fust/v1/repos/dataset/admin/opened", token=token)[0] == 200
+    assert page_server.request("GET", "/fust/v1/tokens", token=token)[0] == 403

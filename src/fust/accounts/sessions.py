@@ -108,7 +108,8 @@ class Sessions:
         user = self._users.find(name)
         if not passwords.verify_password(user.password_hash if user else None, password) or user is None:
             self._limiter.failed(guesser)
-            log.warning("a sign-in failed", extra={"user": name[:100], "client": address})
+            # A name that nobody has is often a password typed one field too early: it is not written down.
+            log.warning("a sign-in failed", extra={"user": user.name if user else "", "client": address})
             raise Unauthenticated(
                 "Name or password is wrong.", hint="`fust passwd` on the server sets a new password."
             )

@@ -1,0 +1,277 @@
+"""Texts from strangers in every place that shows them, in a real browser: nothing runs, nothing is fetched from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import make_repo, serve_model, sign_in
+from tests.support.small_models import write_llama
+
+pytestmark = [pytest.mark.e2e, pytest.mark.faults]
+
+EVIL = "https://evil.example"
+PAYLOADS = [
+    "<img src=x onerror=window.pwned=1>",
+    '"><svg onload=window.pwned=2>',
+    "'-window.pwned=3-'",
+    "</title></textarea></script><script>window.pwned=4</script>",
+    "<iframe srcdoc='<script>parent.pwned=5</script>'></iframe>",
+    f"<img src={EVIL}/a.png>",
+    f"[x](javascript:window.pwned=6) ![y]({EVIL}/b.png) <{EVIL}/c>",
+    "{{constructor.constructor('window.pwned=7')()}}${window.pwned=8}",
+    "&lt;img src=x onerror=window.pwned=9&gt;",
+    "<a href=javascript:window.pwned=10>x</a><form action=//evil.example><button>y</button></form>",
+    "\u202e<b onmouseover=window.pwned=11>z</b>",
+    "<math><mi//xlink:href='data:x,<script>window.pwned=12</script>'>",
+]
+CARD = (
+    '---\nlicense: "' + PAYLOADS[0] + "\"\ntags: ['" + PAYLOADS[3].replace("'", "") + "']\n"
+    'pipeline_tag: "<svg onload=window.pwned=20>"\n---\n# Card\n\n'
+    + "\n\n".join(PAYLOADS)
+    + f"""
+
+```mermaid
+graph TD; A["<img src=x onerror=window.pwned=21>"] --> B; click A "javascript:window.pwned=22"
+```
+
+```html
+<script>window.pwned = 23</script>
+```
+
+<svg xmlns="http://www.w3.org/2000/svg"><a xlink:href="javascript:window.pwned=24"><text>t</text></a>
+<foreignObject><iframe src="{EVIL}"></iframe></foreignObject><use href="data:image/svg+xml,x"/></svg>
+<img src="data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' onload='window.pwned=25'/>">
+<a href="data:text/html,<script>window.pwned=26</script>" id=click>data</a>
+<a href="&#106;avascript:window.pwned=27">entity</a> <a href="java\tscript:window.pwned=28">tab</a>
+<video src={EVIL}/v onerror=window.pwned=29></video><audio autoplay src={EVIL}/a></audio>
+<input autofocus onfocus=window.pwned=30><template><script>window.pwned=31</script></template>
+<noscript><p title="</noscript><img src=x onerror=window.pwned=32>"></noscript>
+<style>@import '{EVIL}/x.css'; * {{ background: url({EVIL}/y) }}</style>
+[ref]: javascript:window.pwned=33 "t"
+[by reference][ref] <javascript:window.pwned=34>
+
+The end of the card.
+"""
+)
+
+
+class Trap:
+    """A page with everything watched that an attack would do."""
+
+    def __init__(self, context: Any, origin: str) -> None:
+        self.outside: list[str] = []
+        self.dialogs: list[str] = []
+        self.page = context.new_page()
+        self._origin = origin
+        context.on("request", lambda request: self._seen(request.url))
+        self.page.on("dialog", self._dialog)
+
+    def _seen(self, url: str) -> None:
+        if not url.startswith((self._origin + "/", "data:", "blob:", "about:")):
+            self.outside.append(url)
+
+    def _dialog(self, dialog: Any) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    def visit(self, path: str, wanted: str | None = None) -> None:
+        """Opens a place, follows what can be clicked without leaving, and checks that nothing happened."""
+        self.page.goto(path)
+        self.page.locator("main h1").first.wait_for()
+        if wanted:
+            expect(self.page.locator("body")).to_contain_text(wanted)
+        expect(self.page.locator(".waiting")).to_have_count(0)
+        self.check(path)
+
+    def check(self, where: str) -> None:
+        """Fails when something ran or was asked for elsewhere."""
+        self.page.wait_for_timeout(150)
+        for frame in self.page.frames:
+            assert frame.evaluate("window.pwned") is None, where
+        assert self.outside == [], where
+        assert self.dialogs == [], where
+        bad = "main iframe, main script, main object, main embed, main form[action*='evil'], main [onerror], main [onload], main a[href^='javascript' i], main a[href^='data:' i]"
+        assert self.page.locator(bad).count() == 0, where
+
+
+@pytest.fixture
+def trap(browser: Any, page_server: Any) -> Iterator[Trap]:
+    context = browser.new_context(base_url=page_server.url, locale="en-GB", reduced_motion="reduce")
+    context.set_default_timeout(15_000)
+    sign_in(context, page_server)
+    yield Trap(context, page_server.url)
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def infested(page_server: Any) -> str:
+    """A repo whose card, file names, folder names, commit messages and file contents attack."""
+    repo = "admin/infested"
+    make_repo(page_server, repo, "model", CARD)
+    make_repo(page_server, repo, "dataset", CARD)
+    for number, text in enumerate(PAYLOADS):
+        name = text.replace("/", "∕").replace("\\", "") + f"-{number}.md"
+        for kind in ("models", "datasets"):
+            lines = [
+                {"key": "header", "value": {"summary": text, "description": CARD}},
+                {
+                    "key": "file",
+                    "value": {
+                        "path": f"data/{name}",
+                        "encoding": "base64",
+                        "content": base64.b64encode(text.encode()).decode(),
+                    },
+                },
+                {
+                    "key": "file",
+                    "value": {"path": f"rows{number}.jsonl", "encoding": "utf-8", "content": rows(text)},
+                },
+                {"key": "file", "value": {"path": name, "encoding": "utf-8", "content": CARD}},
+            ]
+            body = "\n".join(json.dumps(line) for line in lines).encode()
+            status, _, answer = page_server.request("POST", f"/api/{kind}/{repo}/commit/main", body)
+            assert status == 200, answer
+    return repo
+
+
+def rows(text: str) -> str:
+    return "\n".join(json.dumps({text: text, "b": [text]}) for _ in range(3))
+
+
+def test_names_that_would_be_markup_are_refused(page_server: Any) -> None:
+    for text in PAYLOADS:
+        assert page_server.request("POST", "/api/repos/create", {"name": f"admin/{text}"})[0] == 400
+        assert page_server.request("POST", "/fust/v1/users", {"name": text})[0] == 400
+
+
+def test_cards_files_and_messages(trap: Trap, infested: str, page_server: Any) -> None:
+    for kind in ("models", "datasets"):
+        trap.visit(f"/{kind}/{infested}", "The end of the card.")
+        for link in trap.page.locator(".prose a").all()[:12]:
+            address = link.get_attribute("href") or ""
+            assert not address.lower().replace("\t", "").strip().startswith(("javascript:", "data:")), address
+        trap.page.locator(".prose").hover()
+        for tab in ("files", "versions", "use", "history", "preview", "rows"):
+            trap.visit(f"/{kind}/{infested}?tab={tab}")
+        trap.visit(f"/{kind}/{infested}?tab=files&path={quote('data')}")
+    trap.visit("/models")
+    trap.visit("/models?search=" + quote(PAYLOADS[0]))
+
+
+def test_addresses(trap: Trap) -> None:
+    for text in PAYLOADS:
+        coded = quote(text, safe="")
+        for path in (
+            f"/{coded}",
+            f"/models/{coded}/{coded}",
+            f"/datasets/a/{coded}",
+            f"/jobs/{coded}",
+            f"/models?search={coded}&sort={coded}#{coded}",
+            f"/chat?model={coded}#{coded}",
+            f"/?code_error={coded}",
+        ):
+            trap.page.goto(path)
+        trap.check(text)
+
+
+def test_raw_files_do_not_run(trap: Trap, page_server: Any) -> None:
+    page_server.request("POST", "/api/repos/create", {"name": "admin/raw"})
+    for name, text in (
+        ("a.html", "<script>window.pwned=1</script>"),
+        ("a.svg", "<svg xmlns='http://www.w3.org/2000/svg'><script>window.pwned=1</script></svg>"),
+        (
+            "a.xml",
+            "<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'><script>window.pwned=1</script></html>",
+        ),
+    ):
+        lines = [
+            {"key": "header", "value": {"summary": "x"}},
+            {"key": "file", "value": {"path": name, "encoding": "utf-8", "content": text}},
+        ]
+        body = "\n".join(json.dumps(line) for line in lines).encode()
+        assert page_server.request("POST", "/api/models/admin/raw/commit/main", body)[0] == 200
+        for word in ("resolve", "raw"):
+            address = f"/admin/raw/{word}/main/{name}"
+            trap.page.goto("/models")
+            found = trap.page.evaluate(
+                """address => new Promise(done => {
+                    const frame = document.createElement('iframe'); frame.src = address;
+                    frame.onload = () => done(String(window.pwned)); document.body.append(frame);
+                    setTimeout(() => done(String(window.pwned)), 700); })""",
+                address,
+            )
+            assert found == "undefined", address
+            headers = page_server.request("GET", address)[1]
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["content-disposition"].startswith("attachment")
+
+
+def test_keys_and_jobs(trap: Trap, page_server: Any) -> None:
+    made = [page_server.request("POST", "/fust/v1/tokens", {"name": text[:100]})[0] for text in PAYLOADS]
+    assert set(made) <= {201, 400} and made.count(201) > 5
+    runs: list[str] = []
+    for text in PAYLOADS[:6]:
+        params = {"repo_id": f"nobody/{text}", "source": page_server.url, "files": [text], "revision": text}
+        status, _, body = page_server.request("POST", "/fust/v1/runs", {"kind": "pull", "params": params})
+        if status == 201:
+            runs.append(json.loads(body)["id"])
+    params = {"repo_id": "nobody/nothing", "source": page_server.url, "revision": PAYLOADS[0]}
+    status, _, body = page_server.request("POST", "/fust/v1/runs", {"kind": "pull", "params": params})
+    runs += [json.loads(body)["id"]] if status == 201 else []
+    assert runs
+    end = time.monotonic() + 60
+    for run in runs:  # what a run printed is shown as well
+        log = page_server.home / "runs" / run / "log.txt"
+        while json.loads(page_server.request("GET", f"/fust/v1/runs/{run}")[2])["state"] in (
+            "queued",
+            "running",
+        ):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        names = [p.name for p in log.parent.iterdir()]
+        for name in names:
+            if "log" in name:
+                with (log.parent / name).open("a") as file:
+                    file.write("\n".join(PAYLOADS) + "\x1b]8;;javascript:window.pwned=1\x07x\x1b]8;;\x07\n")
+    trap.visit("/keys")
+    trap.visit("/jobs")
+    for run in runs[:3]:
+        trap.visit(f"/jobs/{run}")
+        for opened in trap.page.locator("summary, [role=tab]").all():
+            opened.click()
+        expect(trap.page.locator("main")).to_contain_text("window.pwned")
+        trap.check(run)
+
+
+def test_what_a_model_says(trap: Trap, page_server: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A model that says nothing but attacks; the stream is written here, since small models talk less sense than that."""
+    file = write_llama(tmp_path_factory.mktemp("evil") / "evil.gguf", context=512)
+    serve_model(page_server, file)
+
+    def answer(route: Any) -> None:
+        pieces = [CARD[i : i + 23] for i in range(0, len(CARD), 23)]
+        chunks = [
+            {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
+            for piece in pieces
+        ]
+        events = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+        route.fulfill(status=200, content_type="text/event-stream", body=events)
+
+    trap.page.route("**/v1/chat/completions", answer)
+    trap.visit("/chat")
+    box = trap.page.get_by_role("textbox", name="Your message")
+    box.fill(CARD[:3000])
+    box.press("Enter")
+    expect(trap.page.locator("main")).to_contain_text("The end of the card.", timeout=15_000)
+    trap.check("chat")
+    trap.page.reload()
+    trap.page.locator("main h1").first.wait_for()
+    trap.check("chat, again")

@@ -95,8 +95,7 @@ http {{ access_log off; sendfile on; keepalive_requests 1000000; default_type ap
 
 
 BARE = """
-import asyncio, os, sys
-from granian.server.embed import Server
+import os, sys, uvicorn
 path, port = sys.argv[1], int(sys.argv[2])
 descriptor = os.open(path, os.O_RDONLY)
 headers = [(b"content-length", b"%d" % SIZE), (b"content-range", b"bytes 0-0/1")]
@@ -105,7 +104,7 @@ async def app(scope, receive, send):
         data = os.pread(descriptor, SIZE, 2**20)
         await send({"type": "http.response.start", "status": 206, "headers": headers})
         await send({"type": "http.response.body", "body": data})
-asyncio.run(Server(app, port=port, interface="asginl", log_enabled=False).serve())
+uvicorn.run(app, port=port, http="httptools", log_level="critical", lifespan="off", ws="none")
 """.replace("SIZE", str(RANGE_BYTES))
 
 

@@ -1,4 +1,4 @@
-"""Start and idle memory of `fust up`, beside the smallest Litestar application on the same server (granian).
+"""Start and idle memory of `fust up`, beside the smallest Litestar application on the same server (uvicorn).
 
 The peer is the floor of the parts that Fust is built from: what Fust adds for hub, API, jobs and page is the ratio.
 """
@@ -16,17 +16,15 @@ import psutil
 from _common import Result, free_port, fust_server, options, show
 
 BARE = """
-import asyncio, sys
-from granian.constants import Interfaces
-from granian.server.embed import Server
+import sys
+import uvicorn
 from litestar import Litestar, get
 
 @get("/healthz")
 async def health() -> str:
     return "ok"
 
-server = Server(Litestar([health]), port=int(sys.argv[1]), interface=Interfaces.ASGINL, log_enabled=False)
-asyncio.run(server.serve())
+uvicorn.run(Litestar([health]), port=int(sys.argv[1]), log_level="critical", http="httptools")
 """
 
 
@@ -89,7 +87,7 @@ def measure(rounds: int) -> list[Result]:
             memory.append(pss_mb(server.pid))
     token_s = min(first_token_s() for _ in range(rounds))
     peer_ready, peer_memory = min(b[0] for b in bare), min(b[1] for b in bare)
-    peer = "a bare Litestar on granian"
+    peer = "a bare Litestar on uvicorn"
     return [
         Result(
             "startup_ready",

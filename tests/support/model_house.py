@@ -78,11 +78,10 @@ def open_house(
 
 
 async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> None:
-    from granian.constants import HTTPModes, Interfaces
-    from granian.server.embed import Server
     from litestar import Litestar, Response
     from litestar.di import Provide
 
+    from fust.app.http_server import HttpServer, listen
     from fust.core.errors import FustError
     from fust.gateway.routes import gateway_app
     from fust.records.usage import UsageWriter
@@ -127,16 +126,11 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = Server(app, address="127.0.0.1", port=port, interface=Interfaces.ASGINL, http=HTTPModes.http1,
-                    websockets=False, log_enabled=False)  # fmt: skip
+    server = HttpServer(app, listen("127.0.0.1", port), most_connections=500)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    serving = asyncio.create_task(server.serve())
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.2):
-            break
-        await asyncio.sleep(0.02)
+    serving = asyncio.create_task(server.run_until_stopped())
     tokens = {
         "admin": accounts.tokens.create("admin", "test", "admin").secret,
         "reader": accounts.tokens.create("reader", "test", "read").secret,

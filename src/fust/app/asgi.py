@@ -16,7 +16,16 @@ from fust.accounts.service import Accounts
 from fust.core.errors import FustError
 from fust.gateway.routes import Gateway
 from fust.hub.routes import HubApp
-from fust.wire.asgi import TRUSTED_PROXIES, Receive, Scope, Send, current_request, headers_of, request_id_of
+from fust.wire.asgi import (
+    TRUSTED_PROXIES,
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    current_request,
+    headers_of,
+    request_id_of,
+)
 from fust.wire.problems import draw_problem
 
 log = logging.getLogger(__name__)
@@ -71,15 +80,16 @@ class Dispatcher:
         """Closes the connections to engines."""
         await self._model.close()
 
+    def find_hot(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
+        """Answers some GETs while they are parsed (`fust.app.http_server.FindHot`)."""
+        found = self._hub.hot.find(url, headers)
+        if found is not None:
+            self._meters("hub", 2)[0].inc()
+        return found
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection's request (ASGI 3)."""
         if scope["type"] != "http":
-            return
-        hot = self._hub.find_hot(scope) if scope["method"] == "GET" else None
-        if hot is not None:
-            await send(hot[0])
-            await send(hot[1])
-            self._meters("hub", 2)[0].inc()
             return
         raw: bytes = (scope.get("raw_path") or scope["path"].encode()).split(b"?")[0]
         if (
@@ -122,6 +132,8 @@ class Dispatcher:
 
         try:
             await app(scope, receive, watched)
+        except ClientGone:
+            raise
         except Exception:
             log.exception("a request failed", extra={"request_id": request_id_of(scope), "surface": surface})
             if not status:

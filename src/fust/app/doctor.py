@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import platform
@@ -115,14 +116,14 @@ def _cpu() -> Check:
 
 
 def port_is_free(host: str, port: int) -> bool:
-    """Returns whether nobody listens on the address."""
+    """Returns whether no other program listens on the address; what else is wrong with it, binding it will tell."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
     return True
 
 

@@ -9,7 +9,6 @@ import ipaddress
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -24,6 +23,7 @@ from fust.app.asgi import Dispatcher
 from fust.app.doctor import port_is_free
 from fust.app.fust_api import fust_app
 from fust.app.home import open_home, prepare_schema
+from fust.app.http_server import HttpServer, listen, port_taken
 from fust.app.page import Page
 from fust.app.services import Chosen, Services, build_services
 from fust.app.start import first_start, install_starter, wire_rooms
@@ -106,12 +106,7 @@ def choose_port(settings: Settings) -> tuple[Settings, list[Chosen]]:
     if port_is_free(host, port):
         return settings, []
     if settings.sources.get("server.port") == "flag":
-        raise Conflict(
-            "Port {port} of {host} is taken by another program.",
-            hint="Name another, or leave --port away to take the next free one.",
-            port=port,
-            host=host,
-        )
+        raise port_taken(host, port)
     for other in range(port + 1, port + 1 + _PORTS_TRIED):
         if port_is_free(host, other):
             server = dataclasses.replace(settings.server, port=other)
@@ -148,34 +143,17 @@ def check_binding(services: Services) -> None:
 
 
 async def _serve(services: Services, ready: Callable[[Services, str], None]) -> None:
-    from granian.constants import HTTPModes, Interfaces
-    from granian.http import HTTP1Settings
-    from granian.log import LogLevels
-    from granian.server.embed import Server
-
     settings = services.settings
+    listener = listen(settings.server.host, settings.server.port)
     app = compose(services)
-    server = Server(
-        app,
-        address=settings.server.host,
-        port=settings.server.port,
-        interface=Interfaces.ASGINL,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=2048,
-        backpressure=raise_file_limit() * 3 // 4,  # connections at a time; granian's own limit is the backlog
-        http1_settings=HTTP1Settings(header_read_timeout=30_000),
-        log_enabled=False,
-        log_level=LogLevels.error,
-    )
+    server = HttpServer(app, listener, most_connections=raise_file_limit() * 3 // 4, find_hot=app.find_hot)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     start_rooms(services)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.run_until_stopped())
     try:
-        await _listening(settings, serving)
         write_atomic(
             settings.home / "server.json",
             msgspec.json.encode(ServerFile(settings.local_url, os.getpid(), iso(now()) or "", __version__)),
@@ -267,18 +245,3 @@ def stop_rooms(services: Services) -> None:
             stop()
         except Exception:
             log.exception("a room did not stop well")
-
-
-async def _listening(settings: Settings, serving: asyncio.Task[None]) -> None:
-    host = settings.server.host
-    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    for _ in range(200):
-        if serving.done():
-            serving.result()
-            raise FustError("The server ended while it started.", hint="`fust logs` has the reason.")
-        try:
-            with socket.create_connection((target, settings.server.port), timeout=0.2):
-                return
-        except OSError:
-            await asyncio.sleep(0.02)
-    raise FustError("The server does not answer on its own port.", hint="`fust logs` has the reason.")

@@ -22,7 +22,6 @@ from fust.hub.http import (
     RangeError,
     Reply,
     Request,
-    Scope,
     StreamReply,
     Surface,
     header,
@@ -31,6 +30,7 @@ from fust.hub.http import (
 from fust.hub.paths import is_commit_oid
 from fust.hub.routing import Route
 from fust.hub.types import RepoInfo, StoredFile
+from fust.wire.asgi import SENT_URL
 
 _COUNTED = (".gguf",)
 _COUNTED_NAMES = frozenset({"config.json", "adapter_config.json", "model_index.json"})
@@ -128,7 +128,7 @@ def bytes_reply(
     content = surface.hub.content
     local = content.local_path(file)
     if local:
-        return FileReply(status, headers, local, start, end - start, window is None)
+        return FileReply(status, headers, local, start, end - start)
     if request.method == "HEAD":
         return StreamReply(status, headers, iter(()), end - start)
     if not file.sha256:
@@ -180,7 +180,7 @@ class _Hot:
 
     descriptor: int
     size: int
-    headers: Headers
+    head: bytes
     until: float
     generation: int
     ref: Path | None
@@ -189,16 +189,15 @@ class _Hot:
 
 
 _Key = tuple[bytes, bytes]
-"""The path as sent, and what signs the caller in."""
-Messages = tuple[dict[str, object], dict[str, object]]
+"""The URL as sent, and what signs the caller in."""
 
 
 class HotFiles:
     """Answers small ranges of files that were served within the last half second, without asking database or git again.
 
-    An entry is for one path as sent and one key; it ends after half a second, with any change that this process makes,
+    An entry is for one URL as sent and one key; it ends after half a second, with any change that this process makes,
     and at most 50 ms after the branch's ref file changed. It lives on the event loop's thread only, and reads there:
-    a change of threads costs more than the read. Every microsecond here is one of 45 that the server itself takes.
+    a change of threads costs more than the read. The server asks it while it parses, before there is a task.
     """
 
     def __init__(self, surface: Surface) -> None:
@@ -212,12 +211,11 @@ class HotFiles:
         """Grows with every change of repos, keys and roles that this process makes."""
         return self._repos.generation + self._accounts.generation
 
-    def find(self, scope: Scope) -> Messages | None:
-        """Returns the two ASGI messages of the answer, or None when the long way must answer."""
-        raw_path = scope["raw_path"]
-        if b"/resolve/" not in raw_path or not self._entries:
+    def find(self, url: bytes, headers: Headers) -> tuple[bytes, bytes] | None:
+        """Returns status line with headers and body of the answer, or None when the long way must answer."""
+        if not self._entries or b"/resolve/" not in url:
             return None
-        key, asked = _read_headers(scope)
+        key, asked = _read_headers(url, headers)
         if not asked or key is None:
             return None
         hot = self._entries.get(key)
@@ -233,15 +231,7 @@ class HotFiles:
         data = os.pread(hot.descriptor, length, start)
         if len(data) != length:
             return None
-        headers = [
-            *hot.headers,
-            (b"content-range", b"bytes %d-%d/%d" % (start, end - 1, hot.size)),
-            (b"content-length", b"%d" % length),
-        ]
-        return (
-            {"type": "http.response.start", "status": 206, "headers": headers},
-            {"type": "http.response.body", "body": data},
-        )
+        return hot.head % (start, end - 1, hot.size, length), data
 
     def _is_live(self, key: _Key, hot: _Hot) -> bool:
         now = time.monotonic()
@@ -260,7 +250,7 @@ class HotFiles:
         """
         if not isinstance(reply, FileReply) or reply.status != 206 or "resolve" not in request.segments[2:4]:
             return
-        key, asked = _read_headers(request.scope)
+        key, asked = _read_headers(request.scope.get(SENT_URL, b""), request.scope["headers"])
         if key is None or not asked:
             return
         at = request.segments.index("resolve", 2)
@@ -275,10 +265,11 @@ class HotFiles:
                 return
         self._drop(key)
         descriptor = os.open(reply.path, os.O_RDONLY | os.O_CLOEXEC)
-        headers = [pair for pair in reply.headers if pair[0] in _HOT_HEADERS]
         now = time.monotonic()
         size = os.fstat(descriptor).st_size
-        self._entries[key] = _Hot(descriptor, size, headers, began + _HOT_S, generation, ref, stamp, now)
+        self._entries[key] = _Hot(
+            descriptor, size, _hot_head(reply.headers), began + _HOT_S, generation, ref, stamp, now
+        )
         if len(self._entries) > _HOT_FILES:
             self._drop(next(iter(self._entries)))
 
@@ -288,17 +279,29 @@ class HotFiles:
             os.close(hot.descriptor)
 
 
-def _read_headers(scope: Scope) -> tuple[_Key | None, bytes]:
+def _hot_head(headers: Headers) -> bytes:
+    """Returns status line and headers of a 206, a `%d` for first, last, size and length."""
+    kept = b"".join(
+        name + b": " + value.replace(b"%", b"%%") + b"\r\n" for name, value in headers if name in _HOT_HEADERS
+    )
+    return (
+        b"HTTP/1.1 206 Partial Content\r\n"
+        + kept
+        + b"content-range: bytes %d-%d/%d\r\ncontent-length: %d\r\n"
+    )
+
+
+def _read_headers(url: bytes, headers: Headers) -> tuple[_Key | None, bytes]:
     """Returns the key of a request and the range it asks for; no key for sign-in by cookie and for conditions."""
     asked = token = b""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"range":
             asked = value
         elif name == b"authorization" or name == b"x-api-key":
             token += name + value
         elif name == b"cookie" or name == b"if-range" or name == b"if-none-match":
             return None, b""
-    return (scope["raw_path"], token), asked
+    return (url, token), asked
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """A small HTTP layer on `raw_path`: split first, decode after, so that `%2F` stays inside a revision.
 
-Bodies stream to disk or to bounded memory; whole files leave by the server's ``http.response.pathsend`` when it has
-that, else in pieces of 256 KiB read in threads.
+Bodies stream to disk or to bounded memory; files leave by the server's ``http.response.zerocopysend`` when it has that,
+else in pieces of 256 KiB read in threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fust.hub.errors import EntryNotFound, RepoNotFound, RevisionNotFound
 from fust.hub.formats import Formats
 from fust.hub.service import Hub
 from fust.hub.xet.cas import PIECE_BYTES
-from fust.wire.asgi import Receive, Scope, Send, headers_of, request_id_of
+from fust.wire.asgi import ZEROCOPY, ClientGone, Receive, Scope, Send, headers_of, request_id_of
 
 Headers = list[tuple[bytes, bytes]]
 T = TypeVar("T")
@@ -39,10 +39,6 @@ LFS_JSON = (b"content-type", b"application/vnd.git-lfs+json")
 CHUNK_BYTES = 2**20
 MAX_QUERY_FIELDS = 500
 DRAIN_BYTES, DRAIN_S = 2**27, 20.0
-
-
-class ClientGone(Exception):
-    """The client left before its request was whole."""
 
 
 @dataclass(slots=True)
@@ -94,14 +90,13 @@ class Reply:
 
 @dataclass(slots=True)
 class FileReply:
-    """Bytes [start, start + length) of a file on the disk; ``whole`` when that is all of it."""
+    """Bytes [start, start + length) of a file on the disk."""
 
     status: int
     headers: Headers
     path: Path
     start: int
     length: int
-    whole: bool
 
 
 @dataclass(slots=True)
@@ -315,8 +310,11 @@ async def send_reply(surface: Surface, request: Request, reply: AnyReply, send: 
 
 async def _send_file(surface: Surface, request: Request, reply: FileReply, send: Send) -> None:
     extensions: object = request.scope.get("extensions")
-    if reply.whole and isinstance(extensions, dict) and "http.response.pathsend" in extensions:
-        await send({"type": "http.response.pathsend", "path": str(reply.path)})
+    if reply.length and isinstance(extensions, dict) and ZEROCOPY in extensions:
+        with open(reply.path, "rb", buffering=0) as file:
+            await send(
+                {"type": ZEROCOPY, "file": file.fileno(), "offset": reply.start, "count": reply.length}
+            )
         return
     await _send_pieces(surface, iter_file(reply.path, reply.start, reply.length), send)
 

@@ -31,7 +31,6 @@ from fust.hub.file_routes import HotFiles
 from fust.hub.formats import Formats
 from fust.hub.http import (
     AnyReply,
-    ClientGone,
     Reply,
     Request,
     Surface,
@@ -45,7 +44,7 @@ from fust.hub.http import (
 from fust.hub.routing import Route, RouteTable
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
-from fust.wire.asgi import Receive, Scope, Send, request_id_of
+from fust.wire.asgi import ClientGone, Receive, Scope, Send, request_id_of
 
 log = logging.getLogger(__name__)
 ROUTES: tuple[Route, ...] = (
@@ -73,21 +72,14 @@ class HubApp:
     def __init__(self, surface: Surface) -> None:
         self._surface = surface
         self._table = RouteTable(ROUTES)
-        self._hot = HotFiles(surface)
-        self.find_hot = self._hot.find
-        """Answers some GETs at once; asked before anything else is done with a request."""
+        self.hot = HotFiles(surface)
         self._is_async = {id(r.handler): inspect.iscoroutinefunction(r.handler) for r in ROUTES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         if scope["type"] != "http":
             return
-        hot = self.find_hot(scope)
-        if hot is not None:
-            await send(hot[0])
-            await send(hot[1])
-            return
-        generation, began = self._hot.generation, time.monotonic()
+        generation, began = self.hot.generation, time.monotonic()
         try:
             request = read_request(scope, receive)
         except FustError as error:
@@ -113,7 +105,7 @@ class HubApp:
             error = FustError("Something went wrong inside Fust.", hint="The log says what: `fust logs`.")
             reply = draw_error(error, request.headers, request.identity, request.errors)
         if request.method == "GET":
-            self._hot.keep(request, reply, generation, began)
+            self.hot.keep(request, reply, generation, began)
         await send_reply(self._surface, request, reply, send)
 
     async def _elsewhere(self, request: Request, error: RepoNotFound) -> AnyReply:

@@ -196,7 +196,7 @@ def get_xorb(surface: Surface, request: Request, hash: str, scope: str = "") -> 
         (b"accept-ranges", b"bytes"),
         header("content-range", f"bytes {start}-{end - 1}/{size}"),
     ]
-    return FileReply(206, headers, path, start, end - start, False)
+    return FileReply(206, headers, path, start, end - start)
 
 
 def nothing_here(surface: Surface, request: Request, scope: str = "", path: str = "") -> Reply:

@@ -16,6 +16,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 REQUEST_ID = "fust.request_id"
 TRUSTED_PROXIES = "fust.trusted_proxies"
+SENT_URL = "fust.sent_url"
+"""Path and query as the client sent them, the sub-path of the public URL included (bytes)."""
+ZEROCOPY = "http.response.zerocopysend"
+"""ASGI's extension for files: the message holds `file` (a descriptor), `offset` and `count`."""
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -33,6 +37,10 @@ class RequestPool(ThreadPoolExecutor):
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Calls ``fn`` in a thread, as ThreadPoolExecutor does."""
         return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
+
+
+class ClientGone(ConnectionError):
+    """The client left before its request or its answer was whole."""
 
 
 def headers_of(scope: Scope) -> dict[str, str]:

@@ -8,6 +8,7 @@ command -v git-lfs >/dev/null 2>&1 || missing="$missing git-lfs"
 [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null 2>&1 || missing="$missing nginx-light"
 command -v ab >/dev/null 2>&1 || missing="$missing apache2-utils"
 command -v strace >/dev/null 2>&1 || missing="$missing strace"
+[ -d /usr/lib/postgresql ] || command -v initdb >/dev/null 2>&1 || missing="$missing postgresql"
 if [ -n "$missing" ]; then
   if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
     echo "Installing$missing…"

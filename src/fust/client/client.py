@@ -216,8 +216,10 @@ class Client:
         """
         from fust.client.upload import upload
 
+        # The server names repos and the place of large files by its public URL, and huggingface_hub takes only names
+        # of the server that it was told of.
         return upload(
-            self.base_url,
+            self.status().base_url.rstrip("/"),
             self._token,
             path,
             repo_id,

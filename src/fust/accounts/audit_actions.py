@@ -41,6 +41,7 @@ ACTIONS: dict[str, str] = {
     "repo.branch.create": "Branch made",
     "repo.tag.create": "Tag made",
     "repo.ref.delete": "Branch or tag deleted",
+    "discussion.create": "Discussion or pull request opened",
     "repo.recover": "Repo read again after a crash",
     "deployment.start": "Model served",
     "deployment.stop": "Model taken off",

@@ -51,28 +51,71 @@ class Committer:
         ref = branch if branch.startswith("refs/pr/") else f"refs/heads/{check_ref_part(branch, 'branch')}"
         repo = self._content.open_repo(info)
         with repo.lock():
-            head = repo.find_ref(ref)
-            if head is None:
-                raise revision_not_found(info.repo_id, branch)
-            if parent and parent != head:
-                raise HeadMoved(
-                    "{ref} is no longer at {expected}: somebody else wrote to it meanwhile.",
-                    hint="Read the newest revision and try again.",
-                    ref=branch,
-                    expected=parent[:12],
-                )
-            tree = repo.tree_of(head)
-            editor = TreeEditor(repo.git, tree)
-            large = self._apply(repo, editor, operations, head)
-            new_tree = editor.write()
-            if new_tree == str(tree.id):
+            head, oid, large = self._write(
+                identity, info, repo, ref, operations, message, description, parent
+            )
+            if oid == head:
                 return head
-            text = message if not description else f"{message}\n\n{description}"
-            oid = repo.write_commit(new_tree, [head], text, identity.user or "fust")
             self._writer.apply(
                 identity, info, repo, [RefUpdate(ref, head, oid)], large=large, action=action, checked=True
             )
         return oid
+
+    def prepare(
+        self,
+        identity: Identity,
+        info: RepoInfo,
+        operations: Sequence[Operation],
+        message: str,
+        *,
+        description: str = "",
+        branch: str = "main",
+        parent: str | None = None,
+    ) -> tuple[str, set[str]]:
+        """Writes a commit upon a branch without moving it; returns it and the large files that it points to.
+
+        Raises:
+            As ``commit``.
+
+        """
+        self._check(identity, info, operations, message)
+        ref = f"refs/heads/{check_ref_part(branch, 'branch')}"
+        repo = self._content.open_repo(info)
+        with repo.lock():
+            _, oid, large = self._write(identity, info, repo, ref, operations, message, description, parent)
+        return oid, large
+
+    def _write(
+        self,
+        identity: Identity,
+        info: RepoInfo,
+        repo: GitRepo,
+        ref: str,
+        operations: Sequence[Operation],
+        message: str,
+        description: str,
+        parent: str | None,
+    ) -> tuple[str, str, set[str]]:
+        """Returns (head, new commit, large files pointed to); the head twice when nothing changes."""
+        head = repo.find_ref(ref)
+        branch = ref.removeprefix("refs/heads/")
+        if head is None:
+            raise revision_not_found(info.repo_id, branch)
+        if parent and parent != head:
+            raise HeadMoved(
+                "{ref} is no longer at {expected}: somebody else wrote to it meanwhile.",
+                hint="Read the newest revision and try again.",
+                ref=branch,
+                expected=parent[:12],
+            )
+        tree = repo.tree_of(head)
+        editor = TreeEditor(repo.git, tree)
+        large = self._apply(repo, editor, operations, head)
+        new_tree = editor.write()
+        if new_tree == str(tree.id):
+            return head, head, large
+        text = message if not description else f"{message}\n\n{description}"
+        return head, repo.write_commit(new_tree, [head], text, identity.user or "fust"), large
 
     def _check(
         self, identity: Identity, info: RepoInfo, operations: Sequence[Operation], message: str

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from fust.accounts.rights import Grants, Identity
+from fust.accounts.rights import Grants, Identity, may
 from fust.core.clock import utc_naive
 from fust.core.errors import NotFound, TooLarge
 from fust.core.files import full_disk_is_clear, write_atomic
@@ -31,10 +31,17 @@ from fust.store.database import Database
 def upload_scope(identity: Identity, repo_type: str, repo_id: str) -> str:
     """Returns under which name a caller's uploads count: the owner's, who may use them in all of its repos.
 
+    Who may only open pull requests brings bytes under its own name: under the owner's it would learn, by what need not
+    be sent, what else the owner holds.
+
     A fine-grained key's count for its repo alone: with the owner's, it could commit to the bytes of a repo that it must
     not see by their hash, and so read them.
     """
-    return repo_id.partition("/")[0] if identity.grants is None else f"{repo_id}:{repo_type}"
+    if identity.grants is not None:
+        return f"{repo_id}:{repo_type}"
+    if identity.user is not None and not may(identity, "repo.push", repo_id, repo_type):
+        return identity.user
+    return repo_id.partition("/")[0]
 
 
 class Content:

@@ -197,7 +197,7 @@ def _opened(
     good = surface.hub.signer.check("lfs", text, request.query.get("s", ""))
     live = good and expires.isdigit() and int(expires) >= time.time()
     action = "repo.read" if verb == "get" else "repo.push"
-    if info is None or not live or not surface.hub.may_still(key, info.id, action):
+    if info is None or not live or not surface.hub.may_still(key, info.id, action, scope):
         raise Denied("The URL's signature is not valid or is over its time.", hint="Ask for the file again.")
     return info
 

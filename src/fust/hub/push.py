@@ -125,7 +125,13 @@ class Receiver:
                 error = refused
         return _report(asked, error, language)
 
-    def _take(self, identity: Identity, info: RepoInfo, updates: Sequence[RefUpdate], file: BinaryIO) -> None:
+    def _take(
+        self,
+        identity: Identity,
+        info: RepoInfo,
+        updates: Sequence[RefUpdate],
+        file: BinaryIO,
+    ) -> None:
         repo = self._content.open_repo(info)
         tips = [update.new for update in updates if update.new]
         with FileLock(self._quarantine_of(info, new_id())) as lock:  # held: this push lives

@@ -47,6 +47,8 @@ class RefWriter:
         self._database = database
         self._repos = repos
         self._content = content
+        self.on_pull_request: Callable[[Session, RepoInfo, GitRepo, RefUpdate, Identity], None] | None = None
+        """Set by ``Discussions``: hears of every move of a `refs/pr/N`, in its transaction."""
 
     def apply(
         self,
@@ -128,6 +130,9 @@ class RefWriter:
                 _emit(session, info, update)
             if also is not None:
                 also(session)
+            for update in updates:
+                if update.ref.startswith("refs/pr/") and self.on_pull_request is not None:
+                    self.on_pull_request(session, info, repo, update, identity)
         self._repos.forget()
 
     def recover(self, info: RepoInfo) -> None:

@@ -16,6 +16,7 @@ from fust.core.settings import Settings
 from fust.hub import file_routes, git_routes, lfs_routes, xet_routes
 from fust.hub.api import (
     commits,
+    discussions,
     large_files,
     listing,
     people,
@@ -58,6 +59,7 @@ ROUTES: tuple[Route, ...] = (
     *relocate.ROUTES,
     *social.ROUTES,
     *large_files.ROUTES,
+    *discussions.ROUTES,
     *xet_routes.ROUTES,
     *file_routes.ROUTES,
     *git_routes.ROUTES,

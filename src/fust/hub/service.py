@@ -23,7 +23,8 @@ from fust.hub.attributes import is_lfs
 from fust.hub.blobs import LocalBlobs
 from fust.hub.cache import WholeFiles
 from fust.hub.commits import Committer, pointed_to
-from fust.hub.content import Content
+from fust.hub.content import Content, upload_scope
+from fust.hub.discussions import Discussions
 from fust.hub.errors import BadHash, RepoExists, entry_not_found
 from fust.hub.git_repo import CommitInfo, Entry, Ref
 from fust.hub.git_store import GitStore
@@ -80,6 +81,7 @@ class Hub:
         self.likes = Likes(database, self.repos, accounts)
         self.collections = Collections(database, self.repos, accounts)
         self.large_files = LargeFiles(database, self.repos, self.content, self.ref_writer)
+        self.discussions = Discussions(database, self.repos, self.content, self.ref_writer, accounts)
         self.locks = Locks(database, accounts)
         self.refs = Refs(self.content, self.ref_writer, accounts)
         self.signer = Signer(accounts.signing_key())
@@ -152,20 +154,42 @@ class Hub:
         return self.repos.get_for(identity, "repo.push", repo_type, repo_id)
 
     def get_repo_to_push(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo:
-        """Returns a repo that the caller may push something to, or raises."""
-        return self.repos.get_for(identity, "repo.push", repo_type, repo_id)
+        """Returns a repo that the caller may push something to, a pull request of its own at least, or raises."""
+        info = self.repos.get(identity, repo_type, repo_id)
+        if not self.discussions.has_open_request(identity, info):
+            self._accounts.check(identity, "repo.push", info.repo_id, info.type)
+        return info
 
-    def may_still(self, key: str, repo_row_id: str, action: Action) -> bool:
+    def get_repo_to_commit(
+        self, identity: Identity, repo_id: str, repo_type: RepoType, revision: str, *, create_pr: bool
+    ) -> RepoInfo:
+        """Returns a repo to whose revision the caller may commit, or in which it may open a pull request."""
+        info = self.repos.get(identity, repo_type, repo_id)
+        if create_pr:
+            self.discussions.check_may_take_part(identity, info)
+        else:
+            ref = revision if revision.startswith("refs/pr/") else f"refs/heads/{revision}"
+            self.discussions.check_may_commit_to(identity, info, ref)
+        return info
+
+    def may_still(self, key: str, repo_row_id: str, action: Action, scope: str = "") -> bool:
         """Returns whether the caller behind a short-lived token or URL may still do what it was made for.
 
-        ``key`` as ``Identity.key`` had it when the token was made; the answer is at most a second old.
+        ``key`` as ``Identity.key`` had it when the token was made, ``scope`` the name under which uploads count; the
+        answer is at most a second old.
         """
         try:
             identity = self._accounts.by_key(key)
         except Unauthenticated:
             return False
         info = self.repos.find_by_row_id(repo_row_id)
-        return info is not None and may(identity, action, info.repo_id, info.type, private=info.private)
+        if info is None:
+            return False
+        if action == "repo.push" and upload_scope(identity, info.type, info.repo_id) != scope:
+            return False
+        if may(identity, action, info.repo_id, info.type, private=info.private):
+            return True
+        return action == "repo.push" and self.discussions.may_take_part(identity, info)
 
     def list_repos(
         self,
@@ -280,7 +304,8 @@ class Hub:
             Unauthenticated, Denied: the caller may not write to the repo.
 
         """
-        self._accounts.check(self._accounts.fresh(identity), "repo.push", repo.repo_id, repo.type)
+        ref = branch if branch.startswith("refs/pr/") else f"refs/heads/{branch}"
+        self.discussions.check_may_commit_to(self._accounts.fresh(identity), repo, ref)
         self._check_pointers(identity, repo, operations)
         return self.committer.commit(
             identity,
@@ -293,6 +318,48 @@ class Hub:
             action=action,
         )
 
+    def propose(
+        self,
+        identity: Identity,
+        repo: RepoInfo,
+        operations: Sequence[Operation],
+        message: str,
+        *,
+        description: str = "",
+        branch: str = "main",
+        parent: str | None = None,
+    ) -> tuple[str, int]:
+        """Opens a pull request with one commit upon a branch; returns the commit and the request's number.
+
+        Raises:
+            Unauthenticated, Denied: the caller may not take part in the repo.
+
+        """
+        fresh = self._accounts.fresh(identity)
+        self.discussions.check_may_take_part(fresh, repo)
+        self._check_pointers(fresh, repo, operations)
+        oid, large = self.committer.prepare(
+            fresh,
+            repo,
+            operations,
+            message,
+            description=description,
+            branch=branch,
+            parent=parent,
+        )
+        title = message.strip().partition("\n")[0][:200]
+        text = description.strip() or "Opened with a commit."
+        num = self.discussions.open(
+            fresh,
+            repo,
+            title if len(title) > 2 else f"{title}...",
+            text,
+            pull_request=True,
+            oid=oid,
+            large=large,
+        )
+        return oid, num
+
     def push(self, identity: Identity, repo: RepoInfo, body: Path, language: Language) -> bytes:
         """Does the push that a `git-receive-pack` body holds, and returns git's report of it.
 
@@ -300,8 +367,14 @@ class Hub:
             Unauthenticated, Denied: the caller may not write to the repo.
 
         """
-        self._accounts.check(self._accounts.fresh(identity), "repo.push", repo.repo_id, repo.type)
-        return self.receiver.receive(identity, repo, body, language)
+        fresh = self._accounts.fresh(identity)
+        return self.receiver.receive(
+            fresh,
+            repo,
+            body,
+            language,
+            check=lambda update: self.discussions.check_may_commit_to(fresh, repo, update.ref),
+        )
 
     def _check_pointers(self, identity: Identity, repo: RepoInfo, operations: Sequence[Operation]) -> None:
         """Refuses a small file that is itself a pointer to bytes the caller never had."""

@@ -9,7 +9,7 @@ leaves out bytes that another namespace, or a home that was deleted since, holds
 
 from __future__ import annotations
 
-from fust.core.errors import Denied, InvalidInput, NotFound, NotOffered, Unauthenticated
+from fust.core.errors import Denied, InvalidInput, NotFound, Unauthenticated
 from fust.core.ids import RepoType
 from fust.hub.content import upload_scope
 from fust.hub.errors import revision_not_found
@@ -48,9 +48,9 @@ def write_token(
     surface: Surface, request: Request, type: RepoType, owner: str, name: str, revision: str = "main"
 ) -> Reply:
     """`GET /api/{type}/{id}/xet-write-token/{revision}`."""
-    info = surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
-    if request.flag("create_pr"):
-        raise NotOffered("Pull requests are not offered yet.", hint="Commit to a branch instead.")
+    info = surface.hub.get_repo_to_commit(
+        request.identity, f"{owner}/{name}", type, revision, create_pr=request.flag("create_pr")
+    )
     if revision != "None" and surface.hub.content.open_repo(info).find_revision(revision) is None:
         raise revision_not_found(info.repo_id, revision)
     return _token(surface, request, info, "write")
@@ -90,7 +90,7 @@ def _said(surface: Surface, request: Request, right: Right) -> XetToken:
     if right == "write" and said.right != "write":
         raise Denied("The Xet token gives reading only.", hint="Ask for a write token.")
     action = "repo.push" if said.right == "write" else "repo.read"
-    if not surface.hub.may_still(said.key, said.repo_id, action):
+    if not surface.hub.may_still(said.key, said.repo_id, action, said.namespace):
         raise Unauthenticated(
             "The Xet token is not valid or is over its time.",
             hint="Ask the hub for a new one; the client does so by itself when it runs again.",

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from fust.core.errors import InvalidInput, NotOffered
+from fust.core.errors import InvalidInput
 from fust.core.ids import RepoType
 from fust.hub.api.common import next_link, page_url
 from fust.hub.attributes import is_ignored, is_lfs
@@ -66,8 +66,8 @@ def preupload(
     """`POST /api/{type}/{id}/preupload/{revision}`: which files go to git and which are large."""
     hub = surface.hub
     asked = request.decode(Preupload)
-    info = hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
-    _check_branch(request)
+    create_pr = request.flag("create_pr")
+    info = hub.get_repo_to_commit(request.identity, f"{owner}/{name}", type, revision, create_pr=create_pr)
     oid = hub.resolve_revision(info, revision)
     git = hub.content.open_repo(info)
     attributes = _text_at(surface, info, oid, ".gitattributes")
@@ -107,17 +107,18 @@ def _text_at(surface: Surface, info: RepoInfo, oid: str, path: str) -> str:
     return git.read_blob(entry.oid).decode("utf-8", "replace")
 
 
-def _check_branch(request: Request) -> None:
-    if request.flag("create_pr"):
-        raise NotOffered("Pull requests are not offered yet.", hint="Commit to a branch instead.")
-
-
 async def commit(
     surface: Surface, request: Request, type: RepoType, owner: str, name: str, revision: str
 ) -> Reply:
     """`POST /api/{type}/{id}/commit/{revision}`: a header line, then operations, as JSON lines."""
-    _check_branch(request)
-    info = await surface.run(surface.hub.get_repo_to_write, request.identity, f"{owner}/{name}", type)
+    info = await surface.run(
+        surface.hub.get_repo_to_commit,
+        request.identity,
+        f"{owner}/{name}",
+        type,
+        revision,
+        create_pr=request.flag("create_pr"),
+    )
     spool = await spool_body(surface, request, surface.settings.hub.max_commit_body_bytes)
     try:
         return await surface.run(_commit, surface, request, info, revision, spool.path)
@@ -127,22 +128,35 @@ async def commit(
 
 def _commit(surface: Surface, request: Request, info: RepoInfo, revision: str, body: Path) -> Reply:
     head, operations = read_commit(body)
-    oid = surface.hub.commit(
-        request.identity,
-        info,
-        operations,
-        head.summary,
-        description=head.description,
-        branch=revision,
-        parent=head.parentCommit,
-        action="repo.push",
-    )
+    request_url: str | None = None
+    if request.flag("create_pr"):
+        oid, num = surface.hub.propose(
+            request.identity,
+            info,
+            operations,
+            head.summary,
+            description=head.description,
+            branch=revision,
+            parent=head.parentCommit,
+        )
+        request_url = f"{page_url(surface, info)}/discussions/{num}"
+    else:
+        oid = surface.hub.commit(
+            request.identity,
+            info,
+            operations,
+            head.summary,
+            description=head.description,
+            branch=revision,
+            parent=head.parentCommit,
+            action="repo.push",
+        )
     return json_reply(
         {
             "success": True,
             "commitOid": oid,
             "commitUrl": f"{page_url(surface, info)}/commit/{oid}",
-            "pullRequestUrl": None,
+            "pullRequestUrl": request_url,
             "hookOutput": "",
         }
     )

@@ -222,3 +222,35 @@ def test_what_is_not_offered_says_so(server: RunningFust) -> None:
     ):
         status, _, body = server.request(method, path)
         assert status == 501 and "not offered" in json.loads(body)["error"], (path, status)
+
+
+def test_cards_are_checked(server: RunningFust, tmp_path: Path) -> None:
+    run_client(
+        server,
+        tmp_path,
+        START
+        + """
+import warnings
+api.create_repo("admin/cards")
+good = RepoCard("---\\nlicense: apache-2.0\\nlanguage: [en, zh]\\ntags: [a]\\n---\\n# Fine\\n")
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    good.validate(repo_type="model")
+    api.upload_file(path_or_fileobj=b"---\\nlicense: mit\\n---\\n# Fine\\n", path_in_repo="README.md", repo_id="admin/cards")
+    assert not [w for w in told if "metadata" in str(w.message)]
+    api.upload_file(path_or_fileobj=b"---\\nlicense: My Own\\nlanguage: English\\n---\\n", path_in_repo="README.md", repo_id="admin/cards")
+    assert any("My Own" in str(w.message) and "English" in str(w.message) for w in told), [str(w.message) for w in told]
+for bad in (b"---\\nlanguage: no\\n---\\n", b"---\\ntags: [1]\\n---\\n", b"---\\nbase_model: not an id\\n---\\n",
+            b"---\\nmodel-index: x\\n---\\n", b"---\\na: [\\n---\\n"):
+    try:
+        api.upload_file(path_or_fileobj=bad, path_in_repo="README.md", repo_id="admin/cards"); raise SystemExit(bad)
+    except ValueError as error:
+        assert "Invalid metadata" in str(error), error
+""",
+    )
+    status, _, body = server.request("GET", "/api/models/admin/cards/compare/main^..main")
+    assert status == 404, "a revision is a branch, a tag or a commit"
+    _, _, body = server.request("GET", "/api/models/admin/cards/commits/main")
+    first = json.loads(body)[-1]["id"]
+    status, headers, body = server.request("GET", f"/api/models/admin/cards/compare/{first}..main")
+    assert status == 200 and b"+license: My Own" in body and headers["content-type"].startswith("text/plain")

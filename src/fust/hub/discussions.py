@@ -32,7 +32,6 @@ from fust.store.database import Database
 from fust.store.outbox import emit
 
 MAX_COMMENT = 65_536
-MAX_DIFF_BYTES = 2_000_000
 _OPEN = ("open", "draft")
 
 
@@ -193,16 +192,7 @@ class Discussions:
         head, base = repo.find_ref(f"refs/pr/{num}"), repo.find_ref(MAIN)
         if head is None or base is None:
             return ""
-        start = repo.git.merge_base(head, base)
-        old = repo.tree_of(str(start)) if start else None
-        new = repo.tree_of(head)
-        found = old.diff_to_tree(new) if old is not None else new.diff_to_tree(swap=True)
-        text = ""
-        for patch in found:
-            text += patch.text or "" if patch is not None else ""
-            if len(text) > MAX_DIFF_BYTES:
-                return text[:MAX_DIFF_BYTES]
-        return text
+        return repo.diff_text(base, head, since_parted=True)
 
     def conflicts(self, info: RepoInfo, num: int) -> list[str]:
         """Returns the files in which a pull request and `main` exclude each other."""

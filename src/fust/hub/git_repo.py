@@ -27,6 +27,7 @@ _POINTER = re.compile(
     rb"\Aversion https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d{1,15})\n\Z"
 )
 MAX_POINTER_BYTES = 200
+MAX_DIFF_BYTES = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +273,21 @@ class GitRepo:
         assert isinstance(old, pygit2.Tree) and isinstance(new, pygit2.Tree)
         for delta in old.diff_to_tree(new, context_lines=0, interhunk_lines=0).deltas:
             yield self._side(delta.old_file), self._side(delta.new_file)
+
+    def diff_text(self, old: str, new: str, *, since_parted: bool = False) -> str:
+        """Returns what lies between two commits as git's text, cut at ``MAX_DIFF_BYTES``.
+
+        With ``since_parted``, from where ``new`` left the history of ``old``.
+        """
+        start = self.git.merge_base(old, new) if since_parted else old
+        before = self.tree_of(str(start)) if start else self.git[self.write_empty_tree()]
+        assert isinstance(before, pygit2.Tree)
+        text = ""
+        for patch in before.diff_to_tree(self.tree_of(new)):
+            text += (patch.text or "") if patch is not None else ""
+            if len(text) > MAX_DIFF_BYTES:
+                return text[:MAX_DIFF_BYTES]
+        return text
 
     def _side(self, file: pygit2.DiffFile) -> Entry | None:
         if not file.flags & pygit2.enums.DiffFlag.EXISTS:

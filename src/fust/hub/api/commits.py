@@ -229,7 +229,27 @@ def list_commits(
     return json_reply([draw_commit(c) for c in found[:limit]], headers=next_link(surface, request, following))
 
 
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+
+
+def compare(surface: Surface, request: Request, type: RepoType, owner: str, name: str, range: str) -> Reply:
+    """`GET /api/{type}/{id}/compare/{base}..{head}`: what changed between two revisions, as a text diff.
+
+    With three dots, since they parted.
+    """
+    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    dots = "..." if "..." in range else ".."
+    base, _, head = range.partition(dots)
+    old = surface.hub.resolve_revision(info, base or "main")
+    new = surface.hub.resolve_revision(info, head or "main")
+    text = surface.hub.content.open_repo(info).diff_text(old, new, since_parted=dots == "...")
+    return Reply(
+        200, text.encode("utf-8", "replace"), [(b"content-type", b"text/plain; charset=utf-8"), _NOSNIFF]
+    )
+
+
 ROUTES = (
+    Route("GET", REPO + "/compare/{range}", compare),
     Route("POST", REPO + "/preupload/{revision}", preupload, BODY),
     Route("POST", REPO + "/commit/{revision}", commit),
     Route("GET", REPO + "/commits/{revision}", list_commits),

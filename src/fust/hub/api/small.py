@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from fust.core.errors import NotFound, NotOffered
-from fust.hub.cards import parse_card
-from fust.hub.draw import Json
+from fust.core.i18n import accepted_language
+from fust.hub.card_check import check_card
 from fust.hub.http import Reply, Request, Surface, json_reply
 from fust.hub.routing import BODY, Route
 
@@ -21,14 +19,15 @@ class ValidateYaml(msgspec.Struct):
 
 
 def validate_yaml(surface: Surface, request: Request) -> Reply:
-    """`POST /api/validate-yaml`: the client wants JSON whatever happens."""
+    """`POST /api/validate-yaml`: errors and warnings of a card; JSON whatever happens, for the client reads it first."""
     del surface
-    card = parse_card(request.decode(ValidateYaml).content[:1_000_000])
-    errors: Sequence[Json] = [{"message": f"YAML metadata: {card.error}"}] if card.error else []
-    warnings: Sequence[Json] = (
-        [] if card.data or card.error else [{"message": "empty or missing yaml metadata"}]
-    )
-    return json_reply({"errors": errors, "warnings": warnings}, 400 if card.error else 200)
+    language = accepted_language(request.headers.get("accept-language"))
+    found = check_card(request.decode(ValidateYaml).content[:1_000_000], language)
+    drawn = {
+        "errors": [{"message": text} for text in found.errors],
+        "warnings": [{"message": text} for text in found.warnings],
+    }
+    return json_reply(drawn, 400 if found.errors else 200)
 
 
 def agent_harnesses(surface: Surface, request: Request) -> Reply:

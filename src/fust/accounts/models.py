@@ -84,8 +84,15 @@ class BrowserSession(Base):
     __tablename__ = "browser_sessions"
 
     secret_hash: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    """By which its owner names it; says nothing of the secret."""
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    how: Mapped[str] = mapped_column(default="")
+    """`password`, `link`, `token`, `oidc`, `invitation`; empty for one of an older version."""
+    address: Mapped[str] = mapped_column(default="")
+    agent: Mapped[str] = mapped_column(default="")
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+    last_used_at: Mapped[datetime | None] = mapped_column(default=None)
     expires_at: Mapped[datetime]
 
 

@@ -61,6 +61,12 @@ def caller_address() -> str:
     return client_address(scope["client"][0], forwarded, scope.get(TRUSTED_PROXIES, ()))
 
 
+def caller_agent() -> str:
+    """Returns what the client of the request that is being answered calls itself; empty outside of one."""
+    scope = current_request.get()
+    return headers_of(scope).get("user-agent", "")[:300] if scope is not None else ""
+
+
 def _is_address(value: str) -> bool:
     try:
         ipaddress.ip_address(value)

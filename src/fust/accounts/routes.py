@@ -14,9 +14,9 @@ from fust import __version__
 from fust.accounts.cookies import session_cookie
 from fust.accounts.organisation_routes import handlers as organisation_handlers
 from fust.accounts.people_routes import handlers as people_handlers
-from fust.accounts.proxies import client_address
 from fust.accounts.rights import Identity, Role
 from fust.accounts.service import Accounts
+from fust.accounts.sessions import check_not_cross_site
 from fust.accounts.token_routes import handlers as token_handlers
 from fust.core.clock import iso, now
 from fust.core.errors import InvalidInput
@@ -92,15 +92,13 @@ def sign_in(
     request: Request[Any, Any, State], data: SignIn, accounts: Accounts, settings: Settings
 ) -> Response[SessionState]:
     """Signs a browser in by code, token, or name and password; the answer sets the cookie."""
+    check_not_cross_site(settings, request.headers)
     if data.code:
         secret = accounts.sessions.redeem_code(data.code)
     elif data.token:
         secret = accounts.sessions.sign_in_by_token(data.token)
     elif data.name and data.password:
-        peer = request.client.host if request.client else ""
-        forwarded = request.headers.get("x-forwarded-for", "")
-        address = client_address(peer, forwarded, settings.server.trusted_proxies)
-        secret = accounts.sessions.sign_in_by_password(data.name, data.password, address=address)
+        secret = accounts.sessions.sign_in_by_password(data.name, data.password)
     else:
         raise InvalidInput(
             "Nothing to sign in with was sent.", hint="Send a code, a token, or name and password."
@@ -125,7 +123,7 @@ def sign_out(
 def open_link(accounts: Accounts, settings: Settings, identity: Identity) -> OpenLink:
     """A new sign-in link for the caller (one use, ten minutes)."""
     accounts.require_whole(identity, "write")
-    code, life_s = accounts.sessions.create_code(identity.user or "")
+    code, life_s = accounts.sessions.create_code(identity.user or "", by=identity)
     expires = now() + timedelta(seconds=life_s)
     return OpenLink(f"{settings.public_url}/?code={code}", iso(expires) or "")
 

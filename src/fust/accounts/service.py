@@ -198,15 +198,12 @@ class Accounts:
 
     def _session_identity(self, digest: str) -> Identity | None:
         with self._database.read() as session:
-            query = (
-                select(User)
-                .join(BrowserSession, BrowserSession.user_id == User.id)
-                .where(BrowserSession.secret_hash == digest, BrowserSession.expires_at > utc_naive())
-            )
-            user = session.scalars(query).first()
-            if user is None or user.suspended:
+            row = session.get(BrowserSession, digest)
+            user = session.get(User, row.user_id) if row else None
+            if row is None or row.expires_at <= utc_naive() or user is None or user.suspended:
                 return None
             roles = self.organisations.roles_of(session, user.id)
+        self.sessions.note_use(row)
         scopes = SCOPES["admin"] if user.is_admin else SCOPES["write"]
         return Identity(user.name, user.is_admin, scopes, None, "session", roles, session_id=digest)
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from fust.accounts import passwords
 from fust.accounts.audit import note_action
-from fust.accounts.models import BrowserSession, Member, Namespace, User
+from fust.accounts.models import BrowserSession, Member, Namespace, SignInCode, User
 from fust.accounts.names import check_free, oldest_admin, user_row
 from fust.accounts.rights import SYSTEM, Identity
 from fust.core.errors import Conflict, InvalidInput, NotFound
@@ -156,6 +156,7 @@ class Users:
             user = user_row(session, name)
             user.password_hash = hashed
             session.execute(delete(BrowserSession).where(BrowserSession.user_id == user.id))
+            session.execute(delete(SignInCode).where(SignInCode.user_id == user.id))
             note_action(session, by, "user.password", f"user:{user.name}")
         self._changed()
 

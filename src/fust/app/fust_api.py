@@ -18,6 +18,7 @@ from fust import __version__
 from fust.accounts.audit_routes import handlers as audit_handlers
 from fust.accounts.rights import Identity
 from fust.accounts.routes import handlers as accounts_handlers
+from fust.accounts.session_routes import handlers as session_handlers
 from fust.app.first_minute import handlers as first_minute_handlers
 from fust.app.openapi import PROBLEM_JSON, OpenAPIJson, options_handlers
 from fust.app.services import Services
@@ -40,6 +41,7 @@ Connection = Request[Any, Any, State]
 HANDLERS: list[ControllerRouterHandler] = [
     *accounts_handlers,
     *audit_handlers,
+    *session_handlers,
     *system_handlers,
     *first_minute_handlers,
     *hub_handlers,

@@ -44,15 +44,35 @@ class Users:
 
         """
         hashed = passwords.hash_password(password) if password is not None else None
-        user = User(
-            id=new_id("u"), name=name, full_name=full_name[:200], is_admin=is_admin, password_hash=hashed
-        )
         with self._database.write() as session:
-            check_free(session, name, "user name")
-            session.add(user)
-            session.flush()
-            session.add(Namespace(key=name.lower(), name=name, kind="user", owner_id=user.id))
-            note_action(session, by, "user.create", f"user:{name}", is_admin=is_admin)
+            return self.add(
+                session, name, is_admin=is_admin, password_hash=hashed, full_name=full_name, by=by
+            )
+
+    def add(
+        self,
+        session: Session,
+        name: str,
+        *,
+        is_admin: bool = False,
+        password_hash: str | None = None,
+        full_name: str = "",
+        by: Identity,
+    ) -> User:
+        """As ``create``, inside a transaction."""
+        check_free(session, name, "user name")
+        user = User(
+            id=new_id("u"),
+            name=name,
+            full_name=full_name[:200],
+            is_admin=is_admin,
+            password_hash=password_hash,
+        )
+        session.add(user)
+        session.flush()
+        session.add(Namespace(key=name.lower(), name=name, kind="user", owner_id=user.id))
+        session.flush()
+        note_action(session, by, "user.create", f"user:{name}", is_admin=is_admin)
         return user
 
     def get(self, name: str) -> User:

@@ -16,6 +16,8 @@ from litestar.types import ControllerRouterHandler
 
 from fust import __version__
 from fust.accounts.audit_routes import handlers as audit_handlers
+from fust.accounts.invitation_routes import handlers as invitation_handlers
+from fust.accounts.oidc_routes import handlers as oidc_handlers
 from fust.accounts.rights import Identity
 from fust.accounts.routes import handlers as accounts_handlers
 from fust.accounts.session_routes import handlers as session_handlers
@@ -42,6 +44,8 @@ HANDLERS: list[ControllerRouterHandler] = [
     *accounts_handlers,
     *audit_handlers,
     *session_handlers,
+    *invitation_handlers,
+    *oidc_handlers,
     *system_handlers,
     *first_minute_handlers,
     *hub_handlers,
@@ -63,6 +67,8 @@ def fust_app(services: Services) -> Litestar:
     held: dict[str, object] = {
         "accounts": services.accounts,
         "database": services.database,
+        "invitations": services.invitations,
+        "oidc": services.oidc,
         "hub": services.hub,
         "jobs": services.jobs,
         "serve": services.serve,

@@ -7,6 +7,8 @@ from datetime import datetime
 
 from prometheus_client import CollectorRegistry
 
+from fust.accounts.invitations import Invitations
+from fust.accounts.oidc import Oidc
 from fust.accounts.service import Accounts
 from fust.app.prune import Pruner
 from fust.core.clock import now
@@ -39,6 +41,8 @@ class Services:
     settings: Settings
     database: Database
     accounts: Accounts
+    invitations: Invitations
+    oidc: Oidc
     outbox: Outbox
     hub: Hub
     jobs: Jobs
@@ -66,6 +70,8 @@ def build_services(settings: Settings, database: Database) -> Services:
         settings=settings,
         database=database,
         accounts=accounts,
+        invitations=Invitations(database, accounts),
+        oidc=Oidc(database, accounts, settings),
         outbox=outbox,
         hub=hub,
         jobs=jobs,

@@ -119,6 +119,34 @@ class PullSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OidcSettings:
+    """Sign-in through a provider of your own (OpenID Connect)."""
+
+    issuer: str = ""
+    """The provider's issuer URL, exactly as it calls itself, e.g. `https://id.school.org/realms/all`. Empty: none."""
+    client_id: str = ""
+    """What the provider calls this Fust."""
+    client_secret: str = ""
+    """The secret that the provider gave. Empty: none, a public client with PKCE only."""
+    client_secret_file: str = ""
+    """A file that holds the secret instead."""
+    name: str = ""
+    """What people call the provider; stands on the button. Empty: the issuer."""
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    """What is asked of the provider."""
+    name_claim: str = "preferred_username"
+    """The claim that new users are named by; without it, the part of the e-mail address before the @."""
+    allowed_domains: tuple[str, ...] = ()
+    """Only people with a verified e-mail address of these domains. Empty: everybody whom the provider knows."""
+    auto_create: bool = True
+    """Whether somebody who comes for the first time gets an account."""
+    admin_claim: str = ""
+    """The claim that makes administrators at each sign-in, and ends it, e.g. `groups`. Empty: Fust decides by itself."""
+    admin_values: tuple[str, ...] = ("fust-admins",)
+    """The values of that claim that make an administrator."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """Logs."""
 
@@ -138,6 +166,7 @@ class Settings:
     serve: ServeSettings = field(default_factory=ServeSettings)
     jobs: JobsSettings = field(default_factory=JobsSettings)
     pull: PullSettings = field(default_factory=PullSettings)
+    oidc: OidcSettings = field(default_factory=OidcSettings)
     log: LogSettings = field(default_factory=LogSettings)
     sources: Mapping[str, str] = field(default_factory=lambda: {})
     """Where each value that is not a default came from: key -> `flag`, `FUST_…` or the file's path."""
@@ -180,9 +209,10 @@ SECTIONS: dict[str, type[Any]] = {
     "serve": ServeSettings,
     "jobs": JobsSettings,
     "pull": PullSettings,
+    "oidc": OidcSettings,
     "log": LogSettings,
 }
-SECRET_KEYS = frozenset({"pull.token", "store.database_url"})
+SECRET_KEYS = frozenset({"pull.token", "oidc.client_secret", "store.database_url"})
 
 
 def default_home(environ: Mapping[str, str]) -> Path:

@@ -130,7 +130,7 @@ def test_somebody_new_signs_in_and_comes_again(house: House) -> None:
     told = json.loads(house.fust.request("GET", "/fust/v1/audit?text=maria")[2])["items"]
     assert [entry["action"] for entry in reversed(told)][:3] == ["user.create", "user.link", "session.create"]
     ways = json.loads(house.fust.request("GET", "/fust/v1/sign-in", token=None)[2])
-    assert ways == {"oidc": {"label": "Example School"}}
+    assert ways == {"oidc": {"label": "Example School", "linked": False}}
 
 
 def test_a_name_that_is_the_same_opens_nobody_elses_account(house: House) -> None:
@@ -154,6 +154,7 @@ def test_an_account_is_linked_while_signed_in(house: House) -> None:
     assert Browser({"fust_session": session}).sign_in(house, "?link=true&next=settings") == "/press/settings"
     fresh = Browser()
     fresh.sign_in(house)
+    assert json.loads(fresh.get(f"{house.fust.url}/fust/v1/sign-in")[2])["oidc"]["linked"] is True
     assert (fresh.who(house) or {})["name"] == "paul"
     # Another account here cannot take it over.
     house.person(sub="m-1", preferred_username="maria")

@@ -190,6 +190,12 @@ def test_sign_out_everywhere(accounts: Accounts) -> None:
     assert accounts.identify(cookie(secrets[0])) == ANONYMOUS
 
 
+def test_who_changes_the_own_password_stays_signed_in_here(accounts: Accounts) -> None:
+    here, there = (accounts.sessions.sign_in_by_password("eva", "a sentence is good") for _ in range(2))
+    accounts.users.set_password("eva", "another sentence", by=accounts.identify(cookie(here)))
+    assert accounts.identify(cookie(here)).user == "eva" and accounts.identify(cookie(there)) == ANONYMOUS
+
+
 def test_a_new_password_signs_out_everywhere_and_ends_links(accounts: Accounts) -> None:
     secret = accounts.sessions.sign_in_by_password("eva", "a sentence is good")
     code, _ = accounts.sessions.create_code("eva")

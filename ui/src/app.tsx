@@ -19,14 +19,16 @@ import { PeoplePage } from "./pages/people";
 import { ReferencePage } from "./pages/reference";
 import { ReposPage } from "./pages/repos";
 import { SettingsPage } from "./pages/settings";
+import { JoinPage } from "./pages/join";
 import { SignInPage } from "./pages/signin";
 import { usePlace } from "./router";
+import { ProviderFault } from "./parts/provider";
 import { askSession, session } from "./session";
 import { useStore } from "./store";
 
 // Places of the server that one-part and two-part paths must not be taken for.
 const PLACES = new Set(
-  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit".split(" "),
+  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join".split(" "),
 );
 
 function Page() {
@@ -120,8 +122,9 @@ export function App() {
       <Masthead />
       <main id="main" tabIndex={-1}>
         <Guard at={path}>
-          {now.state === "in" && <Page />}
-          {now.state === "out" && <SignInPage />}
+          <ProviderFault />
+          {now.state === "in" && (path === "join" ? <JoinPage /> : <Page />)}
+          {now.state === "out" && (path === "join" ? <JoinPage /> : <SignInPage />)}
           {now.state === "asking" && (
             <div class="page wrap">
               <h1 class="sr">Fust</h1>

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -257,11 +257,12 @@ class Oidc:
                 "an administrator's rights were kept", extra={"user": user.name, "reason": error.message()}
             )
 
-    def list_linked(self, user_name: str) -> list[ProviderAccount]:
-        """Returns the provider's accounts that are a user's."""
-        query = select(ProviderAccount).join(User, User.id == ProviderAccount.user_id)
+    def is_linked(self, user_name: str) -> bool:
+        """Returns whether a user has an account at the provider."""
+        query = select(ProviderAccount.subject).join(User, User.id == ProviderAccount.user_id)
+        query = query.where(User.name == user_name, ProviderAccount.issuer == self._settings.oidc.issuer)
         with self._database.read() as session:
-            return [*session.scalars(query.where(func.lower(User.name) == user_name.lower()))]
+            return session.scalars(query).first() is not None
 
 
 def name_from(told: str) -> str:

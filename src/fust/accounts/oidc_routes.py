@@ -20,6 +20,8 @@ class OidcWay(msgspec.Struct):
     """The provider's name, as the button shows it."""
 
     label: str
+    linked: bool
+    """Whether the caller's account here has one there."""
 
 
 class SignInWays(msgspec.Struct):
@@ -28,10 +30,12 @@ class SignInWays(msgspec.Struct):
     oidc: OidcWay | None
 
 
-@get("/fust/v1/sign-in", sync_to_thread=False)
-def list_ways(oidc: Oidc) -> SignInWays:
+@get("/fust/v1/sign-in", sync_to_thread=True)
+def list_ways(oidc: Oidc, identity: Identity) -> SignInWays:
     """Which ways in there are."""
-    return SignInWays(OidcWay(oidc.label) if oidc.label else None)
+    if oidc.label is None:
+        return SignInWays(None)
+    return SignInWays(OidcWay(oidc.label, identity.user is not None and oidc.is_linked(identity.user)))
 
 
 @get("/fust/v1/oidc/start", sync_to_thread=True)

@@ -118,13 +118,13 @@ def end_sessions(
     )
 
 
-@post("/fust/v1/users/{name:str}/sign-out", status_code=200, sync_to_thread=True)
+@post("/fust/v1/users/{user:str}/sign-out", status_code=200, sync_to_thread=True)
 def sign_user_out(
-    name: Annotated[str, Parameter(max_length=100)], accounts: Accounts, identity: Identity
+    user: Annotated[str, Parameter(max_length=100)], accounts: Accounts, identity: Identity
 ) -> SessionsEnded:
     """Signs somebody out everywhere; for administrators."""
     accounts.check_admin(identity)
-    return SessionsEnded(accounts.sessions.end_all(name, by=identity))
+    return SessionsEnded(accounts.sessions.end_all(user, by=identity))
 
 
 handlers: list[Any] = [list_sessions, end_session, end_sessions, sign_user_out]

@@ -170,12 +170,14 @@ class Users:
         self._changed()
 
     def set_password(self, name: str, password: str, *, by: Identity = SYSTEM) -> None:
-        """Sets a user's password and signs all of its browsers out."""
+        """Sets a user's password and signs all of its browsers out, but for the one that asks for it."""
         hashed = passwords.hash_password(password)
         with self._database.write() as session:
             user = user_row(session, name)
             user.password_hash = hashed
-            session.execute(delete(BrowserSession).where(BrowserSession.user_id == user.id))
+            here = by.session_id if by.user == user.name else None
+            theirs = delete(BrowserSession).where(BrowserSession.user_id == user.id)
+            session.execute(theirs if here is None else theirs.where(BrowserSession.secret_hash != here))
             session.execute(delete(SignInCode).where(SignInCode.user_id == user.id))
             note_action(session, by, "user.password", f"user:{user.name}")
         self._changed()

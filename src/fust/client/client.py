@@ -19,6 +19,8 @@ from fust.client.types import (
     ChatDelta,
     Deployment,
     DeploymentList,
+    Invitation,
+    InvitationList,
     Member,
     MemberList,
     OpenLink,
@@ -175,6 +177,23 @@ class Client:
         """Ends a membership."""
         path = f"/fust/v1/organisations/{_part(organisation)}/members/{_part(user)}"
         self._http.request("DELETE", path)
+
+    # Invitations
+
+    def create_invitation(
+        self, *, organisation: str | None = None, role: str = "read", expires_s: int, note: str = ""
+    ) -> Invitation:
+        """Makes a link that lets one person in, once."""
+        body = {"organisation": organisation, "role": role, "expires_s": expires_s, "note": note}
+        return self._post("/fust/v1/invitations", Invitation, body)
+
+    def list_invitations(self) -> list[Invitation]:
+        """Returns the invitations that we may look after."""
+        return self._get("/fust/v1/invitations", InvitationList).items
+
+    def withdraw_invitation(self, invitation_id: str) -> None:
+        """Ends an invitation that nobody used."""
+        self._http.request("DELETE", f"/fust/v1/invitations/{quote(invitation_id, safe='')}")
 
     # Audit
 

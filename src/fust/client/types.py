@@ -143,6 +143,27 @@ class TokenList(msgspec.Struct):
     items: list[Token]
 
 
+class Invitation(msgspec.Struct):
+    """A link that lets one person in; ``url`` only when it is made."""
+
+    id: str
+    organisation: str | None
+    role: str | None
+    state: str
+    note: str
+    created_by: str
+    created_at: str
+    expires_at: str
+    used_by: str | None = None
+    url: str = ""
+
+
+class InvitationList(msgspec.Struct):
+    """Invitations, newest first."""
+
+    items: list[Invitation]
+
+
 class AuditEntry(msgspec.Struct):
     """Who did what to what (administrators only)."""
 

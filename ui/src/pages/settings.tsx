@@ -2,6 +2,7 @@ import { useState } from "preact/hooks";
 import { call, type Page } from "../api";
 import type { Browser } from "../accounts";
 import { Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
+import { ProviderLink } from "../parts/provider";
 import { setLang, t, useLang, type Lang } from "../i18n";
 import { useAct, useLoad } from "../load";
 import { Link } from "../router";
@@ -84,6 +85,7 @@ function Password({ name, has }: { name: string; has: boolean }) {
         {act.problem && <Trouble problem={act.problem} />}
         <button class="b" type="submit" disabled={act.busy || differ}>{has ? t("settings.password.change") : t("settings.password.set")}</button>
       </form>
+      <ProviderLink />
     </Section>
   );
 }

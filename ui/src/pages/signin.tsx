@@ -3,6 +3,7 @@ import { Head, Trouble } from "../parts";
 import { t } from "../i18n";
 import { useAct } from "../load";
 import { usePlace } from "../router";
+import { ProviderWay } from "../parts/provider";
 import { signIn } from "../session";
 
 export function SignInPage() {
@@ -21,6 +22,7 @@ export function SignInPage() {
           <p>{t("signin.expired.next")}</p>
         </div>
       )}
+      <ProviderWay />
       <div class="ways">
         <section class="sec" aria-labelledby="by-link">
           <h2 id="by-link">{t("signin.link")}</h2>

@@ -391,3 +391,29 @@ def test_many_at_once(house: House) -> None:
         thread.join()
     assert len(answers) == 24
     assert len({a["choices"][0]["message"]["content"] for a in answers}) == 1
+
+
+def test_a_key_for_one_model_knows_no_other(house: House) -> None:
+    key = house.tokens["tiny only"]
+    listed = json.loads(house.request("GET", "/v1/models", token=key)[2])["data"]
+    assert {model["id"] for model in listed} == {"tiny", "acme/chat"}, "a model and its alias are one"
+    body = {"messages": HELLO, "max_tokens": 3}
+    for _ in range(2):  # the second time the quick way answers, which asks no database
+        for model in ("tiny", "acme/chat"):
+            assert (
+                house.request("POST", "/v1/chat/completions", {"model": model, **body}, token=key)[0] == 200
+            )
+        for model in ("acme/plain", "private/secret", "none/such"):
+            status, _, answer = house.request(
+                "POST", "/v1/chat/completions", {"model": model, **body}, token=key
+            )
+            assert status == 404 and json.loads(answer)["error"]["code"] == "model_not_found"
+    assert house.request("GET", "/v1/models/acme/plain", token=key)[0] == 404
+    served = json.loads(house.request("GET", "/fust/v1/deployments", token=key)[2])["items"]
+    assert [d["name"] for d in served] == ["acme/chat"]
+    assert house.request("DELETE", f"/fust/v1/deployments/{served[0]['id']}", token=key)[0] == 403
+    assert house.request("POST", "/fust/v1/deployments", {"repo_id": "acme/plain"}, token=key)[0] == 403
+    assert house.json("GET", f"/fust/v1/deployments/{served[0]['id']}")["state"] == "ready"
+    gone = house.tokens["repo only"]
+    assert json.loads(house.request("GET", "/v1/models", token=gone)[2])["data"] == []
+    assert house.request("POST", "/v1/chat/completions", {"model": "tiny", **body}, token=gone)[0] == 404

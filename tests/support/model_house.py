@@ -134,6 +134,8 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
     tokens = {
         "admin": accounts.tokens.create("admin", "test", "admin").secret,
         "reader": accounts.tokens.create("reader", "test", "read").secret,
+        "tiny only": accounts.tokens.create("reader", "model", "write", models=["tiny"]).secret,
+        "repo only": accounts.tokens.create("reader", "repo", "write", repos=["acme/*"]).secret,
     }
     print(json.dumps({"url": f"http://127.0.0.1:{port}", "tokens": tokens, "pid": os.getpid()}), flush=True)
     await stop.wait()
@@ -161,6 +163,7 @@ class House:
             raise AssertionError("the house did not start")
         said = json.loads(line)
         self.url: str = said["url"]
+        self.tokens: dict[str, str] = said["tokens"]
         self.token: str = said["tokens"]["admin"]
         self.reader: str = said["tokens"]["reader"]
 

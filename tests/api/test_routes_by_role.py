@@ -74,6 +74,7 @@ NEEDS: dict[str, Callable[[str], bool]] = {
     "guild read": lambda role: MAY[role][2] >= READ,
     "guild push": lambda role: MAY[role][2] >= PUSH,
     "guild manage": lambda role: MAY[role][2] >= MANAGE,
+    "guild owner": lambda role: role in ("guild owner", "administrator"),
 }
 
 A = "/api/models/{repo}"
@@ -91,6 +92,25 @@ def ndjson(role: str) -> bytes:
         },
     ]
     return "\n".join(json.dumps(line) for line in lines).encode()
+
+
+def organisation_rows() -> list[Row]:
+    """Organisations: an admin looks after the shown name and members up to `write`, an owner after the rest."""
+    base = "/fust/v1/organisations"
+    one, member = base + "/{organisation:str}", base + "/{organisation:str}/members/{user:str}"
+    victim = base + "/guild/members/victim"
+    return [
+        Row("GET", base, "a whole key", base),
+        Row("POST", base, "a whole writing key", base, {"name": "o-{slug}"}, (201,)),
+        Row("GET", one, "a whole key", base + "/guild"),
+        Row("PATCH", one, "guild manage", base + "/guild", {"display_name": "The Guild"}),
+        Row("DELETE", one, "guild owner", base + "/guild", ok=(409,)),  # it keeps a repo
+        Row("GET", one + "/members", "a whole key", base + "/guild/members"),
+        Row("PUT", member, "guild manage", victim, {"role": "write"}),
+        Row("PUT", member, "guild owner", victim, {"role": "admin"}),
+        Row("DELETE", member, "guild owner", victim, ok=(204,), before=("PUT", victim, {"role": "admin"})),
+        Row("DELETE", member, "guild manage", victim, ok=(204,), before=("PUT", victim, {"role": "read"})),
+    ]
 
 
 HUB: list[Row] = [
@@ -247,11 +267,33 @@ FUST: list[Row] = [
     Row("GET", "/fust/v1/tokens", "a whole key", "/fust/v1/tokens"),
     Row("POST", "/fust/v1/tokens", "a whole key", "/fust/v1/tokens", {"name": "x"}, (201,)),
     Row("DELETE", "/fust/v1/tokens/{token_id:str}", "a whole writing key", "/fust/v1/tokens/none", ok=(404,)),
+    *organisation_rows(),
+    Row("GET", "/fust/v1/people", "a whole key", "/fust/v1/people"),
+    Row("GET", "/fust/v1/users/{user:str}/tokens", "an administrator", "/fust/v1/users/victim/tokens"),
+    Row(
+        "POST",
+        "/fust/v1/users/{user:str}/tokens",
+        "an administrator",
+        "/fust/v1/users/victim/tokens",
+        {"name": "x"},
+        (201,),
+    ),
+    Row(
+        "PATCH", "/fust/v1/users/{user:str}", "an administrator", "/fust/v1/users/victim", {"full_name": "V"}
+    ),
+    Row(
+        "DELETE",
+        "/fust/v1/users/{user:str}",
+        "an administrator",
+        "/fust/v1/users/d-{slug}",
+        ok=(204,),
+        before=("POST", "/fust/v1/users", {"name": "d-{slug}"}),
+    ),
     Row("GET", "/fust/v1/users", "an administrator", "/fust/v1/users"),
     Row("POST", "/fust/v1/users", "an administrator", "/fust/v1/users", {"name": "u-{slug}"}, (201,)),
     Row(
         "PUT",
-        "/fust/v1/users/{name:str}/password",
+        "/fust/v1/users/{user:str}/password",
         "an administrator",
         "/fust/v1/users/victim/password",
         {"password": "long enough a password"},

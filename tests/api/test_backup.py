@@ -210,13 +210,17 @@ def test_damage_is_named(server: RunningFust, tmp_path: Path) -> None:
     data = bytearray(blob.read_bytes())
     data[100] ^= 1
     blob.write_bytes(data)
-    git = next(path for path in (dest / "git").rglob("objects/??/*"))
+    refs = json.loads(next((dest / "snapshots").rglob("refs.json")).read_text())
+    repo = next(repo for repo in refs if repo["name"] == "model:admin/one")
+    oid = repo["refs"]["refs/heads/side"]
+    git = dest / "git" / repo["id"] / "objects" / oid[:2] / oid[2:]
     git.chmod(0o644)
     git.write_bytes(b"junk")
     done = fust(server, "backup", str(dest), "--verify")
     assert done.returncode == 1 and blob.name in done.stdout and "git/" in done.stdout
     done = fust(server, "restore", str(dest), "--home", str(tmp_path / "h"))
-    assert done.returncode == 1 and blob.name in done.stdout
+    assert done.returncode == 1 and blob.name in done.stdout, done.stderr
+    assert f"refs/heads/side {oid}" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Restored:
     repos: int = 0
     blobs: int = 0
     missing: list[str] = field(default_factory=lambda: [])
-    """Large files and xorbs that the backup lacks or holds damaged."""
+    """Large files, xorbs and refs that the backup lacks or holds damaged."""
 
 
 def find_snapshot(source: Path, at: str = "") -> tuple[str, Manifest]:
@@ -204,7 +204,10 @@ def _repos(settings: Settings, source: Path, kept: list[RepoRefs], done: Restore
             for ref in repo.git.listall_references():
                 repo.git.references.delete(ref)
             for ref, oid in refs.refs.items():
-                repo.git.create_reference_direct(ref, oid, True)
+                try:
+                    repo.git.create_reference_direct(ref, oid, True)
+                except (ValueError, pygit2.GitError):  # its object is damaged in the backup
+                    done.missing.append(f"{refs.name} {ref} {oid}")
         done.repos += 1
 
 

@@ -52,7 +52,7 @@ class Row:
     method: str
     pattern: str
     need: str
-    """`read`, `push`, `manage` (of a repo); else a name in NEEDS."""
+    """`read`, `take part` (read, by a key that writes), `push`, `manage` (of a repo); else a name in NEEDS."""
     path: str
     body: object = None
     ok: tuple[int, ...] = (200,)
@@ -81,6 +81,8 @@ A = "/api/models/{repo}"
 _API = "/api/{type}/{owner}/{name}"
 _FUST = "/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}"
 _LFS = "/{owner}/{name}.git/info/lfs"
+_TALKS = _API + "/discussions/{num}"
+_TALK = {"title": "A title", "description": "x"}
 
 
 def ndjson(role: str) -> bytes:
@@ -249,6 +251,105 @@ HUB: list[Row] = [
         "nobody at all",
         "/{repo}.git/info/lfs/objects/" + "0" * 64 + "/parts/1",
         b"x",
+    ),
+    Row(
+        "POST",
+        "/api/repos/move",
+        "guild manage",
+        "/api/repos/move",
+        {"fromRepo": "guild/mv-{slug}", "toRepo": "guild/moved-{slug}"},
+        before=("POST", "/api/repos/create", {"name": "guild/mv-{slug}", "private": True}),
+    ),
+    Row(
+        "POST",
+        _API + "/duplicate",
+        "guild push",
+        "/api/models/guild/closed/duplicate",
+        {"repository": "guild/copy-{slug}"},
+    ),
+    Row(
+        "POST",
+        _API + "/super-squash/{branch}",
+        "push",
+        A + "/super-squash/s-{slug}",
+        {},
+        before=("POST", A + "/branch/s-{slug}", {}),
+    ),
+    Row("GET", _API + "/compare/{range}", "read", A + "/compare/main..main"),
+    Row("POST", _API + "/like", "take part", A + "/like"),
+    Row("DELETE", _API + "/like", "take part", A + "/like"),
+    Row("GET", _API + "/likers", "read", A + "/likers"),
+    Row("GET", "/api/users/{user}/likes", "anybody", "/api/users/ada/likes"),
+    Row("GET", "/api/models-tags-by-type", "anybody", "/api/models-tags-by-type"),
+    Row("GET", "/api/datasets-tags-by-type", "anybody", "/api/datasets-tags-by-type"),
+    Row("GET", "/api/settings/repositories", "a key", "/api/settings/repositories"),
+    Row(
+        "GET",
+        "/api/organizations/{space}/settings/repositories",
+        "a key",
+        "/api/organizations/guild/settings/repositories",
+    ),
+    Row("GET", _API + "/lfs-files", "push", A + "/lfs-files"),
+    Row("POST", _API + "/lfs-files/batch", "manage", A + "/lfs-files/batch", {"deletions": {"sha": []}}),
+    Row(
+        "POST",
+        _API + "/lfs-files/duplicate",
+        "push",
+        A + "/lfs-files/duplicate",
+        {"target": {"type": "model", "name": "{repo}"}, "files": []},
+    ),
+    Row(
+        "GET",
+        _API + "/safetensors-metadata/{path*}",
+        "read",
+        A + "/safetensors-metadata/none.json",
+        ok=(404,),
+    ),
+    Row("GET", "/api/collections", "anybody", "/api/collections"),
+    Row(
+        "POST",
+        "/api/collections",
+        "guild manage",
+        "/api/collections",
+        {"title": "c-{slug}", "namespace": "guild"},
+    ),
+    *(
+        # One that is not there: what an owner may do, and others may not, is in tests/compat/test_hub_contract.py.
+        Row(
+            method,
+            "/api/collections/{space}/{slug}" + more,
+            "anybody",
+            "/api/collections/guild/none-1" + path,
+            body,
+            (404,),
+        )
+        for method, more, path, body in (
+            ("GET", "", "", None),
+            ("PATCH", "", "", {}),
+            ("DELETE", "", "", None),
+            ("POST", "/items", "/items", {"item": {"id": "a/b", "type": "model"}}),
+            ("PATCH", "/items/{item}", "/items/1", {}),
+            ("DELETE", "/items/{item}", "/items/1", None),
+        )
+    ),
+    Row("GET", _API + "/discussions", "read", A + "/discussions"),
+    Row("POST", _API + "/discussions", "take part", A + "/discussions", _TALK),
+    Row("GET", _TALKS, "read", A + "/discussions/1", before=("POST", A + "/discussions", _TALK)),
+    Row("POST", _TALKS + "/comment", "take part", A + "/discussions/1/comment", {"comment": "x"}),
+    # The administrator opened number 1: its author may too, and nobody here is that.
+    Row("POST", _TALKS + "/title", "push", A + "/discussions/1/title", {"title": "Another title"}),
+    Row("POST", _TALKS + "/status", "push", A + "/discussions/1/status", {"status": "open"}),
+    Row("POST", _TALKS + "/merge", "push", A + "/discussions/1/merge", {}, (400,)),
+    Row(
+        "POST",
+        _TALKS + "/comment/{id}/edit",
+        "take part",
+        A + "/discussions/1/comment/none/edit",
+        {"content": "x"},
+        (404,),
+    ),
+    Row(
+        "POST", _TALKS + "/comment/{id}/hide", "take part", A + "/discussions/1/comment/none/hide", {}, (404,)
     ),
     *(
         Row(m, "/api/telemetry/{path*}", "anybody", "/api/telemetry/x", ok=(404,))
@@ -531,7 +632,7 @@ def expected(role: str, row: Row, repo: str) -> tuple[int, ...]:
     hidden = (401, 404) if role == "nobody" else (404,)
     refused = (401,) if role == "nobody" else (403, 404)
     denied = (401,) if role == "nobody" else (403,)
-    wanted = {"read": READ, "push": PUSH, "manage": MANAGE}.get(row.need)
+    wanted = {"read": READ, "take part": READ, "push": PUSH, "manage": MANAGE}.get(row.need)
     if wanted is None:
         if row.need == "nobody at all":
             return (401, 403)
@@ -540,7 +641,7 @@ def expected(role: str, row: Row, repo: str) -> tuple[int, ...]:
         return row.ok if NEEDS[row.need](role) else refused
     level = MAY[role][(OPEN, CLOSED, GUILD).index(repo)]
     if level >= wanted:
-        return row.ok
+        return row.ok if row.need != "take part" or NEEDS["a writing key"](role) else denied
     return hidden if level == NONE else denied
 
 

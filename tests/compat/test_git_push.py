@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -284,3 +285,33 @@ assert open(hf_hub_download("admin/no-xet-parts", "w.bin"), "rb").read() == data
 """,
         HF_HUB_DISABLE_XET="1",
     )
+
+
+def test_what_git_lfs_pushes_comes_by_xet(server: RunningFust, git: Git, tmp_path: Path) -> None:
+    """Both ways equal, and kept once."""
+    clone = make(server, git, tmp_path, "both-ways")
+    weights = random.Random(6).randbytes(4_000_000)
+    commit(git, clone, {"w.bin": weights})
+    git("push", cwd=clone)
+    sha256 = hashlib.sha256(weights).hexdigest()
+    whole = server.home / "blobs/lfs" / sha256[:2] / sha256[2:4] / sha256
+    deadline = time.monotonic() + 30
+    while whole.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not whole.exists(), "the whole file is one of the cache now"
+    (server.home / "cache/files" / sha256).unlink()
+    run_client(
+        server,
+        tmp_path,
+        """
+import pathlib, random
+from huggingface_hub import HfApi, hf_hub_download
+api = HfApi()
+weights = random.Random(6).randbytes(4_000_000)
+assert next(iter(api.get_paths_info("admin/both-ways", "w.bin"))).xet_hash
+assert open(hf_hub_download("admin/both-ways", "w.bin"), "rb").read() == weights
+api.upload_file(path_or_fileobj=weights[:3_000_000] + b"new" + weights[3_000_000:], path_in_repo="w.bin", repo_id="admin/both-ways")
+""",
+    )
+    git("pull", cwd=clone)
+    assert (clone / "w.bin").read_bytes() == weights[:3_000_000] + b"new" + weights[3_000_000:]

@@ -197,7 +197,6 @@ api.create_repo(rid)
 data = os.urandom(2_000_000)
 api.upload_file(path_or_fileobj=data, path_in_repo="w.bin", repo_id=rid)
 assert open(hf_hub_download(rid, "w.bin"), "rb").read() == data
-assert next(iter(api.get_paths_info(rid, "w.bin"))).xet_hash is None
 """,
         HF_HUB_DISABLE_XET="1",
     )

@@ -17,10 +17,12 @@ from sqlalchemy import select
 
 from fust.core.errors import FustError
 from fust.hub.blobs import LocalBlobs
+from fust.hub.cache import WholeFiles
 from fust.hub.errors import BadHash, BadXorb
 from fust.hub.models import LargeFile, XetFile, Xorb
 from fust.hub.xet import hashing
 from fust.hub.xet.cas import Cas
+from fust.hub.xet.chunker import Chunker
 from fust.hub.xet.shard import parse_shard
 from fust.hub.xet.tokens import Signer
 from fust.hub.xet.xorb import MAX_CHUNK_BYTES, decode_chunk, verify_xorb
@@ -242,3 +244,31 @@ def test_tokens_are_bound_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signer.xorb_window("ab" * 32, query) is None
     with pytest.raises(FustError):
         signer.read_token(token)
+
+
+def test_a_whole_file_is_cut_once_and_a_left_folder_goes(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+    Base.metadata.create_all(database.engine)
+    blobs, cache = LocalBlobs(tmp_path / "blobs"), WholeFiles(tmp_path / "cache", 10**9)
+    cas = Cas(database, blobs)
+    data = random.Random(8).randbytes(700_000)
+    sha256 = hashlib.sha256(data).hexdigest()
+    temporary = blobs.new_temporary()
+    temporary.write_bytes(data)
+    blobs.keep("lfs", sha256, temporary)
+    with database.write() as session:
+        session.add(LargeFile(sha256=sha256, size=len(data), has_blob=True))
+    chunker = Chunker(database, blobs, cas, cache)
+    assert chunker.convert("me", sha256)
+    assert blobs.find("lfs", sha256) is None and (tmp_path / "cache" / sha256).read_bytes() == data
+    with database.read() as session:
+        row = session.get(LargeFile, sha256)
+    assert row is not None and row.xet_hash and not row.has_blob
+    assert b"".join(cas.iter_bytes(cas.get_recipe(row.xet_hash))) == data
+    assert not chunker.convert("me", sha256), "nothing is left to do"
+    assert list((tmp_path / "blobs" / "tmp").iterdir()) == []
+    left = blobs.new_temporary()
+    left.mkdir()
+    (left / "half").write_bytes(b"x")
+    assert blobs.clean_temporaries() == 1 and not left.exists()
+    database.close()

@@ -159,9 +159,16 @@ class LocalBlobs:
         """Removes what processes that are gone left behind; returns how many files. Live ones keep theirs."""
         removed = 0
         for path in list(self.iter_left()):
-            path.unlink(missing_ok=True)
+            _discard(path)
             removed += 1
         return removed
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir():  # of a file that was being cut into chunks
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

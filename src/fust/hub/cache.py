@@ -69,6 +69,17 @@ class WholeFiles:
         """Returns whether keeping a file of ``size`` bytes is wise: within the bound, and the disk stays usable."""
         return size <= self.room_bytes and shutil.disk_usage(self.root).free > size + SPARE_BYTES
 
+    def adopt(self, sha256: str, path: Path, size: int) -> bool:
+        """Takes a whole file in by renaming it; returns False when there is no room for it or it lies elsewhere."""
+        if size > self.room_bytes:
+            return False
+        self.evict(self.room_bytes - size, keep=sha256)
+        try:
+            os.replace(path, self.root / sha256)
+        except OSError:
+            return False  # another file system
+        return True
+
     def begin(self, sha256: str, size: int) -> CacheWriter:
         """Makes room and returns a writer for a file of ``size`` bytes."""
         self.evict(self.room_bytes - size, keep=sha256)

@@ -218,6 +218,7 @@ async def lfs_put(
         if spool.size != size or digest.hexdigest() != oid:
             raise _not_these(info, digest.hexdigest(), oid)
         await surface.run(surface.hub.content.keep_blob, request.query["o"], spool.path, oid, size)
+        surface.hub.chunker.add(request.query["o"], oid)
     finally:
         spool.discard()
     return Reply(200)
@@ -292,6 +293,7 @@ def lfs_join(surface: Surface, request: Request, type: RepoType, owner: str, nam
         if digest.hexdigest() != oid or size != int(request.query["n"]):
             raise _not_these(info, digest.hexdigest(), oid)
         surface.hub.content.keep_blob(request.query["o"], whole, oid, size)
+        surface.hub.chunker.add(request.query["o"], oid)
     finally:
         whole.unlink(missing_ok=True)
     for path in folder.iterdir():

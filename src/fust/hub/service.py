@@ -52,6 +52,7 @@ from fust.hub.types import (
     StoredFile,
 )
 from fust.hub.xet.cas import Cas
+from fust.hub.xet.chunker import Chunker
 from fust.hub.xet.tokens import Signer
 from fust.store.database import Database
 
@@ -71,6 +72,7 @@ class Hub:
         self.git = GitStore(settings.home / "git")
         self.cache = WholeFiles(settings.home / "cache" / "files", settings.hub.whole_file_cache_bytes)
         self.cas = Cas(database, self.blobs)
+        self.chunker = Chunker(database, self.blobs, self.cas, self.cache)
         self.repos = Repos(database, accounts, self.git)
         accounts.users.count_repos = accounts.organisations.count_repos = self.repos.count_of
         self.content = Content(database, self.git, self.blobs, self.cas, self.cache)

@@ -6,7 +6,6 @@ from fust.core.i18n import Language, fill
 
 ACTIONS: dict[str, str] = {
     "server.start": "The server started",
-    "settings.change": "Settings changed",
     "session.create": "Signed in",
     "session.refuse": "Sign-in refused",
     "session.end": "Signed out",

@@ -226,7 +226,9 @@ def start_rooms(services: Services) -> None:
     services.usage.start()
     services.pruner.start()
     with services.database.write() as session:
-        note_action(session, SYSTEM, "server.start", "server", version=__version__)
+        # Which settings are set, never to what: a changed list shows who starts it otherwise.
+        names = " ".join(sorted(services.settings.sources))
+        note_action(session, SYSTEM, "server.start", "server", version=__version__, set=names)
 
 
 def stop_rooms(services: Services) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from fust.core.errors import InvalidInput
 from fust.formats.gguf import LongList, read_gguf
 from fust.serve.engines.base import Mode
+from fust.serve.template_check import check_template
 
 _ENCODERS = frozenset({"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert", "gemma-embedding", "t5encoder", "eurobert"})  # fmt: skip
 _KV_BYTES = 2  # keys and values are kept as 16-bit floats
@@ -56,7 +57,7 @@ def read_facts(path: Path, weights_bytes: int) -> ModelFacts:
     """Returns what the header says.
 
     Raises:
-        InvalidInput: not a GGUF file of a language model, or a damaged one.
+        InvalidInput: not a GGUF file of a language model, a damaged one, or one whose chat template does not end.
     """
     header = read_gguf(path)
     if header.architecture is None or header.kind != "model":
@@ -65,6 +66,8 @@ def read_facts(path: Path, weights_bytes: int) -> ModelFacts:
             hint="Serve a model file; adapters and projectors go with their base model.",
             file=path.name,
         )
+    if header.chat_template is not None:
+        check_template(header.chat_template, path.name)
 
     def number(key: str, default: int = 0) -> int:
         value = header.of_architecture(key)

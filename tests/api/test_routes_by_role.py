@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,7 @@ NEEDS: dict[str, Callable[[str], bool]] = {
     "ada": lambda role: role in ("ada", "ada, reading key", FOREIGN, "administrator"),
     "ada, writing": lambda role: role in ("ada", "administrator"),
     "nobody at all": lambda role: False,
+    "guild owner": lambda role: role in ("guild owner", "administrator"),
     "guild read": lambda role: MAY[role][2] >= READ,
     "guild push": lambda role: MAY[role][2] >= PUSH,
     "guild manage": lambda role: MAY[role][2] >= MANAGE,
@@ -80,6 +81,9 @@ NEEDS: dict[str, Callable[[str], bool]] = {
 A = "/api/models/{repo}"
 _API = "/api/{type}/{owner}/{name}"
 _FUST = "/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}"
+_SET = "/api/collections/{space}/{slug}"
+_ITEM = {"item": {"type": "model", "id": "guild/closed"}}
+_ORG = "/fust/v1/organisations/{organisation:str}"
 _LFS = "/{owner}/{name}.git/info/lfs"
 _TALKS = _API + "/discussions/{num}"
 _TALK = {"title": "A title", "description": "x"}
@@ -181,6 +185,89 @@ HUB: list[Row] = [
         )
         for method in ("GET", "HEAD")
     ),
+    Row("GET", "/api/models-tags-by-type", "anybody", "/api/models-tags-by-type"),
+    Row("GET", "/api/datasets-tags-by-type", "anybody", "/api/datasets-tags-by-type"),
+    Row("GET", "/api/settings/repositories", "a key", "/api/settings/repositories"),
+    Row(
+        "GET",
+        "/api/organizations/{space}/settings/repositories",
+        "a key",
+        "/api/organizations/guild/settings/repositories",
+        ok=(200, 403, 404),
+    ),
+    Row("GET", "/api/users/{user}/likes", "anybody", "/api/users/ada/likes"),
+    Row("POST", _API + "/like", "read and write", A + "/like", {}),
+    Row("DELETE", _API + "/like", "read and write", A + "/like"),
+    Row("GET", _API + "/likers", "read", A + "/likers"),
+    Row("GET", _API + "/lfs-files", "push", A + "/lfs-files"),
+    Row(
+        "POST",
+        _API + "/lfs-files/batch",
+        "manage",
+        A + "/lfs-files/batch",
+        {"deletions": {"sha": []}},
+        (200, 400),
+    ),
+    Row(
+        "POST",
+        _API + "/lfs-files/duplicate",
+        "push",  # within one repo: from where one reads to where one pushes
+        A + "/lfs-files/duplicate",
+        {"target": {"type": "model", "name": "{repo}"}, "files": []},
+        (200, 400),
+    ),
+    Row(
+        "GET",
+        _API + "/safetensors-metadata/{path*}",
+        "read",
+        A + "/safetensors-metadata/main/model.safetensors",
+        ok=(404,),
+    ),
+    Row(
+        "POST",
+        _API + "/super-squash/{branch}",
+        "push",
+        A + "/super-squash/squash",
+        {},
+        before=("POST", A + "/branch/squash", {}),
+    ),
+    Row(
+        "POST",
+        "/api/repos/move",
+        "guild manage",
+        "/api/repos/move",
+        {"fromRepo": "guild/move-{slug}", "toRepo": "guild/moved-{slug}"},
+        before=("POST", "/api/repos/create", {"name": "guild/move-{slug}", "private": True}),
+    ),
+    Row(
+        "POST",
+        _API + "/duplicate",
+        "read to guild",
+        A + "/duplicate",
+        {"repository": "guild/copy-{slug}-{short}"},
+        (200, 201),
+    ),
+    Row("GET", "/api/collections", "anybody", "/api/collections"),
+    Row(
+        "POST",
+        "/api/collections",
+        "guild manage",
+        "/api/collections",
+        {"title": "C {slug}", "namespace": "guild"},
+    ),
+    Row("GET", _SET, "guild read", "/api/collections/{set}"),
+    Row("PATCH", _SET, "guild manage", "/api/collections/{set}", {"description": "x"}),
+    Row("POST", _SET + "/items", "guild manage", "/api/collections/{set}/items", _ITEM, (200, 409)),
+    Row(
+        "PATCH",
+        _SET + "/items/{item}",
+        "guild manage",
+        "/api/collections/{set}/items/none",
+        {"note": "x"},
+        (404,),
+    ),
+    Row("DELETE", _SET + "/items/{item}", "guild manage", "/api/collections/{set}/items/none", ok=(404,)),
+    Row("DELETE", _SET, "guild manage", "/api/collections/guild/none-0123456789abcdef01234567", ok=(404,)),
     # Xet: only its own short-lived tokens and signed URLs open anything there.
     Row("GET", "/xet/xorbs/{hash}", "nobody at all", "/xet/xorbs/" + "0" * 64),
     Row("POST", "/xet/v1/xorbs/default/{hash}", "nobody at all", "/xet/v1/xorbs/default/" + "0" * 64, b"x"),
@@ -400,6 +487,65 @@ FUST: list[Row] = [
         {"password": "long enough a password"},
         (204,),
     ),
+    Row(
+        "PATCH",
+        "/fust/v1/users/{user:str}",
+        "an administrator",
+        "/fust/v1/users/victim",
+        {"suspended": False},
+    ),
+    Row(
+        "DELETE",
+        "/fust/v1/users/{user:str}",
+        "an administrator",
+        "/fust/v1/users/gone-{slug}",
+        ok=(204,),
+        before=("POST", "/fust/v1/users", {"name": "gone-{slug}"}),
+    ),
+    Row("GET", "/fust/v1/users/{user:str}/tokens", "an administrator", "/fust/v1/users/victim/tokens"),
+    Row(
+        "POST",
+        "/fust/v1/users/{user:str}/tokens",
+        "an administrator",
+        "/fust/v1/users/victim/tokens",
+        {"name": "x"},
+        (201,),
+    ),
+    Row("GET", "/fust/v1/people", "a whole key", "/fust/v1/people"),
+    Row("GET", "/fust/v1/organisations", "a whole key", "/fust/v1/organisations"),
+    Row(
+        "POST",
+        "/fust/v1/organisations",
+        "a whole writing key",
+        "/fust/v1/organisations",
+        {"name": "o-{slug}"},
+        (201,),
+    ),
+    Row("GET", _ORG, "a whole key", "/fust/v1/organisations/guild"),
+    Row("PATCH", _ORG, "guild manage", "/fust/v1/organisations/guild", {"display_name": "Guild"}),
+    Row("GET", _ORG + "/members", "a whole key", "/fust/v1/organisations/guild/members"),
+    Row(
+        "PUT",
+        _ORG + "/members/{user:str}",
+        "guild manage",
+        "/fust/v1/organisations/guild/members/victim",
+        {"role": "read"},
+    ),
+    Row(
+        "DELETE",
+        _ORG + "/members/{user:str}",
+        "guild manage",
+        "/fust/v1/organisations/guild/members/victim",
+        ok=(204,),
+        before=("PUT", "/fust/v1/organisations/guild/members/victim", {"role": "read"}),
+    ),
+    Row(
+        "DELETE",
+        _ORG,
+        "guild owner",
+        "/fust/v1/organisations/guild",
+        ok=(409,),  # it has repos
+    ),
     Row("GET", "/fust/v1/status", "a key", "/fust/v1/status"),
     Row("GET", "/fust/v1/doctor", "an administrator", "/fust/v1/doctor"),
     Row("GET", "/fust/v1/config", "an administrator", "/fust/v1/config"),
@@ -547,6 +693,7 @@ class Town:
     server: RunningFust
     headers: dict[str, dict[str, str]]
     run: str
+    collection: str
     oids: dict[str, str]
 
 
@@ -599,14 +746,19 @@ def town(server: RunningFust) -> Iterator[Town]:
         "POST", "/fust/v1/runs", {"kind": "pull", "params": params}, token=None, headers=headers["ada"]
     )
     assert status == 201, answer
-    yield Town(server, headers, json.loads(answer)["id"], oids)
+    run = json.loads(answer)["id"]
+    body = {"title": "Kept", "namespace": "guild", "private": True}
+    collection = json.loads(server.request("POST", "/api/collections", body)[2])["slug"]
+    yield Town(server, headers, run, collection, oids)
 
 
 def ask(town: Town, role: str, row: Row, repo: str) -> int:
     slug = re.sub(r"[^a-z]+", "-", role)
 
     def fill(text: str) -> str:
-        for name, value in (("repo", repo), ("slug", slug), ("run", town.run), ("oid", town.oids[repo])):
+        names = {"repo": repo, "short": repo.replace("/", "-"), "slug": slug, "run": town.run}
+        names |= {"set": town.collection, "oid": town.oids[repo]}
+        for name, value in names.items():
             text = text.replace("{" + name + "}", value)
         return text
 
@@ -636,7 +788,7 @@ def expected(role: str, row: Row, repo: str) -> tuple[int, ...]:
     if wanted is None:
         if row.need == "nobody at all":
             return (401, 403)
-        if row.need.startswith("ada"):
+        if row.need.startswith("ada") or row.pattern.startswith(_SET):
             refused = (*refused, *hidden)
         return row.ok if NEEDS[row.need](role) else refused
     level = MAY[role][(OPEN, CLOSED, GUILD).index(repo)]

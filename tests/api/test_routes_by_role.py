@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -71,18 +71,15 @@ NEEDS: dict[str, Callable[[str], bool]] = {
     "ada": lambda role: role in ("ada", "ada, reading key", FOREIGN, "administrator"),
     "ada, writing": lambda role: role in ("ada", "administrator"),
     "nobody at all": lambda role: False,
-    "guild owner": lambda role: role in ("guild owner", "administrator"),
     "guild read": lambda role: MAY[role][2] >= READ,
     "guild push": lambda role: MAY[role][2] >= PUSH,
     "guild manage": lambda role: MAY[role][2] >= MANAGE,
+    "guild owner": lambda role: role in ("guild owner", "administrator"),
 }
 
 A = "/api/models/{repo}"
 _API = "/api/{type}/{owner}/{name}"
 _FUST = "/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}"
-_TALK = "/api/{type}/{owner}/{name}/discussions"
-_SET = "/api/collections/{space}/{slug}"
-_ITEM = {"item": {"type": "model", "id": "guild/closed"}}
 _LFS = "/{owner}/{name}.git/info/lfs"
 _TALKS = _API + "/discussions/{num}"
 _TALK = {"title": "A title", "description": "x"}
@@ -184,120 +181,6 @@ HUB: list[Row] = [
         )
         for method in ("GET", "HEAD")
     ),
-    Row("GET", "/api/models-tags-by-type", "anybody", "/api/models-tags-by-type"),
-    Row("GET", "/api/datasets-tags-by-type", "anybody", "/api/datasets-tags-by-type"),
-    Row("GET", "/api/settings/repositories", "a key", "/api/settings/repositories"),
-    Row(
-        "GET",
-        "/api/organizations/{space}/settings/repositories",
-        "a key",
-        "/api/organizations/guild/settings/repositories",
-        ok=(200, 403, 404),
-    ),
-    Row("GET", "/api/users/{user}/likes", "anybody", "/api/users/ada/likes"),
-    Row("POST", _API + "/like", "read and write", A + "/like", {}),
-    Row("DELETE", _API + "/like", "read and write", A + "/like"),
-    Row("GET", _API + "/likers", "read", A + "/likers"),
-    Row("GET", _API + "/lfs-files", "push", A + "/lfs-files"),
-    Row(
-        "POST",
-        _API + "/lfs-files/batch",
-        "manage",
-        A + "/lfs-files/batch",
-        {"deletions": {"sha": []}},
-        (200, 400),
-    ),
-    Row(
-        "POST",
-        _API + "/lfs-files/duplicate",
-        "push",  # within one repo: from where one reads to where one pushes
-        A + "/lfs-files/duplicate",
-        {"target": {"type": "model", "name": "{repo}"}, "files": []},
-        (200, 400),
-    ),
-    Row(
-        "GET",
-        _API + "/safetensors-metadata/{path*}",
-        "read",
-        A + "/safetensors-metadata/main/model.safetensors",
-        ok=(404,),
-    ),
-    Row(
-        "POST",
-        _API + "/super-squash/{branch}",
-        "push",
-        A + "/super-squash/squash",
-        {},
-        before=("POST", A + "/branch/squash", {}),
-    ),
-    Row(
-        "POST",
-        "/api/repos/move",
-        "guild manage",
-        "/api/repos/move",
-        {"fromRepo": "guild/move-{slug}", "toRepo": "guild/moved-{slug}"},
-        before=("POST", "/api/repos/create", {"name": "guild/move-{slug}", "private": True}),
-    ),
-    Row(
-        "POST",
-        _API + "/duplicate",
-        "read to guild",
-        A + "/duplicate",
-        {"repository": "guild/copy-{slug}-{short}"},
-        (200, 201),
-    ),
-    Row("GET", "/api/collections", "anybody", "/api/collections"),
-    Row(
-        "POST",
-        "/api/collections",
-        "guild manage",
-        "/api/collections",
-        {"title": "C {slug}", "namespace": "guild"},
-    ),
-    Row("GET", _SET, "guild read", "/api/collections/{set}"),
-    Row("PATCH", _SET, "guild manage", "/api/collections/{set}", {"description": "x"}),
-    Row("POST", _SET + "/items", "guild manage", "/api/collections/{set}/items", _ITEM, (200, 409)),
-    Row(
-        "PATCH",
-        _SET + "/items/{item}",
-        "guild manage",
-        "/api/collections/{set}/items/none",
-        {"note": "x"},
-        (404,),
-    ),
-    Row("DELETE", _SET + "/items/{item}", "guild manage", "/api/collections/{set}/items/none", ok=(404,)),
-    Row("DELETE", _SET, "guild manage", "/api/collections/guild/none-0123456789abcdef01234567", ok=(404,)),
-    Row("GET", _API + "/compare/{range}", "read", A + "/compare/main..main"),
-    Row("GET", _TALK, "read", A + "/discussions"),
-    Row("GET", _TALK + "/{num}", "read", A + "/discussions/1"),
-    Row("POST", _TALK, "read and write", A + "/discussions", {"title": "A question", "description": "d"}),
-    Row("POST", _TALK + "/{num}/comment", "read and write", A + "/discussions/1/comment", {"comment": "c"}),
-    Row(
-        "POST",
-        _TALK + "/{num}/comment/{id}/edit",
-        "read and write",
-        A + "/discussions/1/comment/none/edit",
-        {"content": "x"},
-        (404,),
-    ),
-    Row(
-        "POST",
-        _TALK + "/{num}/comment/{id}/hide",
-        "read and write",
-        A + "/discussions/1/comment/none/hide",
-        {},
-        (404,),
-    ),
-    Row("POST", _TALK + "/{num}/merge", "push", A + "/discussions/1/merge", {}, (400, 404, 409)),
-    Row(
-        "POST",
-        _TALK + "/{num}/status",
-        "push",
-        A + "/discussions/1/status",
-        {"status": "open"},
-        (200, 400, 409),
-    ),
-    Row("POST", _TALK + "/{num}/title", "push", A + "/discussions/1/title", {"title": "Another title"}),
     # Xet: only its own short-lived tokens and signed URLs open anything there.
     Row("GET", "/xet/xorbs/{hash}", "nobody at all", "/xet/xorbs/" + "0" * 64),
     Row("POST", "/xet/v1/xorbs/default/{hash}", "nobody at all", "/xet/v1/xorbs/default/" + "0" * 64, b"x"),
@@ -694,7 +577,6 @@ class Town:
     server: RunningFust
     headers: dict[str, dict[str, str]]
     run: str
-    collection: str
     oids: dict[str, str]
 
 
@@ -747,22 +629,14 @@ def town(server: RunningFust) -> Iterator[Town]:
         "POST", "/fust/v1/runs", {"kind": "pull", "params": params}, token=None, headers=headers["ada"]
     )
     assert status == 201, answer
-    run = json.loads(answer)["id"]
-    for repo in (OPEN, CLOSED, GUILD):  # discussion 1 of each
-        body = {"title": "The first", "description": "d", "pullRequest": False}
-        assert server.request("POST", f"/api/models/{repo}/discussions", body)[0] == 200
-    body = {"title": "Kept", "namespace": "guild", "private": True}
-    collection = json.loads(server.request("POST", "/api/collections", body)[2])["slug"]
-    yield Town(server, headers, run, collection, oids)
+    yield Town(server, headers, json.loads(answer)["id"], oids)
 
 
 def ask(town: Town, role: str, row: Row, repo: str) -> int:
     slug = re.sub(r"[^a-z]+", "-", role)
 
     def fill(text: str) -> str:
-        names = {"repo": repo, "short": repo.replace("/", "-"), "slug": slug, "run": town.run}
-        names |= {"set": town.collection, "oid": town.oids[repo]}
-        for name, value in names.items():
+        for name, value in (("repo", repo), ("slug", slug), ("run", town.run), ("oid", town.oids[repo])):
             text = text.replace("{" + name + "}", value)
         return text
 
@@ -792,7 +666,7 @@ def expected(role: str, row: Row, repo: str) -> tuple[int, ...]:
     if wanted is None:
         if row.need == "nobody at all":
             return (401, 403)
-        if row.need.startswith("ada") or row.pattern.startswith(_SET):
+        if row.need.startswith("ada"):
             refused = (*refused, *hidden)
         return row.ok if NEEDS[row.need](role) else refused
     level = MAY[role][(OPEN, CLOSED, GUILD).index(repo)]

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from fust import __version__
+from fust.cli import words
 from fust.cli.context import CLI, show_error, with_common_options
 from fust.core.errors import FustError
 from fust.core.i18n import t
@@ -117,6 +118,7 @@ def _group() -> click.Group:
 def run(arguments: list[str] | None = None) -> int:
     """Runs one command line; returns the exit code: 0 well, 1 failed, 2 wrong use, 130 interrupted."""
     cli = CLI()
+    words.speak()
     try:
         group = with_common_options(_group(), hidden=False)
         result: Any = group.main(args=arguments, prog_name="fust", standalone_mode=False, obj=cli)

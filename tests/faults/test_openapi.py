@@ -10,18 +10,27 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunningFust
+from tests.conftest import RunningFust, start_fust
 from tests.support.small_models import write_llama
 
 pytestmark = pytest.mark.faults
 pytest.importorskip("schemathesis", reason="schemathesis is not installed (extra test)")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningFust]:
+    """A server for each test: an administrator's requests may sign everybody out."""
+    running = start_fust(tmp_path / "home")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
 def known(server: RunningFust, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Things that exist, by the name of the path parameter that means them: routes are to be passed, not only 404."""
     model = write_llama(tmp_path_factory.mktemp("model") / "tiny.gguf", context=128)
@@ -104,9 +113,7 @@ def user_key(server: RunningFust) -> str:
 
 
 @pytest.mark.parametrize("role", ["administrator", "user", "nobody"])
-def test_every_answer_is_documented(
-    server: RunningFust, known: dict[str, str], tmp_path: Path, role: str
-) -> None:
+def test_every_answer_is_documented(server: RunningFust, tmp_path: Path, role: str) -> None:
     token = {"administrator": lambda: server.token, "user": lambda: user_key(server), "nobody": lambda: None}[
         role
     ]()
@@ -121,8 +128,6 @@ def test_what_exists_answers_as_documented(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["administrator", "user"])
-def test_every_answer_is_documented_at_length(
-    server: RunningFust, known: dict[str, str], tmp_path: Path, role: str
-) -> None:
+def test_every_answer_is_documented_at_length(server: RunningFust, tmp_path: Path, role: str) -> None:
     token = server.token if role == "administrator" else user_key(server)
     check(server, tmp_path, token, examples=300, phases="coverage,fuzzing,stateful")

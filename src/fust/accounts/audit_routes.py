@@ -6,11 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Request, get
 from litestar.datastructures import State
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, OpenAPIType, Operation, Schema
 from litestar.params import Parameter
 from litestar.response import Stream
 
@@ -103,7 +105,18 @@ def list_actions(request: Request[Any, Any, State]) -> AuditActions:
     return AuditActions([AuditAction(action, action_title(action, language)) for action in ACTIONS])
 
 
-@get("/fust/v1/audit/export", sync_to_thread=True)
+@dataclass
+class _Export(Operation):
+    """Says in the OpenAPI document which two forms an export has."""
+
+    def __post_init__(self) -> None:
+        answer = (self.responses or {}).get("200")
+        if isinstance(answer, OpenAPIResponse):
+            text = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING))
+            answer.content = {"application/jsonl": text, "text/csv": text}
+
+
+@get("/fust/v1/audit/export", sync_to_thread=True, operation_class=_Export)
 def export_audit(
     accounts: Accounts,
     identity: Identity,

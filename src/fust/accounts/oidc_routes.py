@@ -38,7 +38,7 @@ def list_ways(oidc: Oidc, identity: Identity) -> SignInWays:
     return SignInWays(OidcWay(oidc.label, identity.user is not None and oidc.is_linked(identity.user)))
 
 
-@get("/fust/v1/oidc/start", sync_to_thread=True)
+@get("/fust/v1/oidc/start", sync_to_thread=True, include_in_schema=False)  # for browsers, not programs
 def start(
     oidc: Oidc,
     settings: Settings,
@@ -58,7 +58,7 @@ def start(
     return _go(settings, started.url, cookie=started.cookie)
 
 
-@get("/fust/v1/oidc/callback", sync_to_thread=True)
+@get("/fust/v1/oidc/callback", sync_to_thread=True, include_in_schema=False)  # for browsers, not programs
 def callback(request: Request[Any, Any, State], oidc: Oidc, settings: Settings) -> Response[None]:
     """Where the provider sends the browser back; signs it in and goes on to the page."""
     query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -252,7 +253,7 @@ def test_shallow_and_partial_clones_push_too(server: RunningFust, git: Git, tmp_
 
 def test_lfs_in_parts_and_locks(server: RunningFust, git: Git, tmp_path: Path) -> None:
     clone = make(server, git, tmp_path, "parts")
-    for key, value in (("path", "hf"), ("args", "lfs-multipart-upload")):
+    for key, value in (("path", str(Path(sys.executable).with_name("hf"))), ("args", "lfs-multipart-upload")):
         git("config", f"lfs.customtransfer.multipart.{key}", value, cwd=clone)
     big, small = random.Random(4).randbytes(3_200_000), random.Random(5).randbytes(1000)
     oid = commit(git, clone, {"big.bin": big, "small.bin": small})

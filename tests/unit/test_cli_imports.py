@@ -1,9 +1,9 @@
 """`fust --help` is instant because it imports next to nothing."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -51,13 +51,14 @@ def test_the_help_of_a_verb_imports_no_server(verb):
     assert not loaded & (set(HEAVY) - {"msgspec"})
 
 
-def test_help_takes_less_than_200_ms():
-    """The best of several tries: the machine may be busy with other things."""
+def test_help_takes_less_than_200_ms_of_a_processor():
+    """The best of several tries, counted in processor time: the machine may be busy with other things."""
     best = 9.0
     for _ in range(8):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "fust.cli.main", "--help"], capture_output=True, check=True)
-        best = min(best, time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if best < LIMIT_S:
             return
     raise AssertionError(f"fust --help took {best:.3f} s")

@@ -180,6 +180,20 @@ def test_what_is_no_request_is_refused(house: House, sent: bytes, status: bytes)
         assert read_all(client).split(b" ")[1] == status
 
 
+def test_a_wish_for_another_protocol_costs_no_body(house: House) -> None:
+    """Java's HttpClient and `curl --http2` ask for h2c; the answer is HTTP/1.1."""
+    wish = b"connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    with house.connected() as client:
+        client.sendall(
+            b"POST /1 HTTP/1.1\r\nhost: a\r\n" + wish + b"content-length: 15\r\n\r\n\r\nupgrade: abcd"
+        )
+        client.sendall(b"POST /2 HTTP/1.1\r\nhost: a\r\n" + wish + b"content-length: 2\r\n\r\n")
+        time.sleep(0.1)
+        client.sendall(b"ab")
+        got = read_all(client, b"/2 ab")
+    assert b"/1 \r\nupgrade: abcd" in got
+
+
 def test_absolute_urls_are_read_as_paths(house: House) -> None:
     with house.connected() as client:
         client.sendall(b"GET http://other/x?y HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")

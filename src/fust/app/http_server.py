@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import select
 import socket
 import time
@@ -36,6 +37,7 @@ HEAD_BYTES, HEAD_S = 2**16, 30.0
 """How large the request line with all headers may be, and how long they may take."""
 STALLED_S = 120.0
 """How long a client may send nothing of a body, or take nothing of an answer."""
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _SWEEP_S = 5.0
 _SENDERS = 8
 _PIECE_BYTES = 2**17
@@ -67,6 +69,8 @@ class Protocol(HttpToolsProtocol):
         """Called by the event loop."""
         self._last_data = self.loop.time()
         self._idle_since = None
+        if b"pgrade:" in data and not (self._is_answering() and self.cycle.more_body):
+            data = _without_upgrade(data)
         super().data_received(data)
 
     def pause_writing(self) -> None:
@@ -183,6 +187,15 @@ class Protocol(HttpToolsProtocol):
             or (self._paused_at is not None and now - self._paused_at > STALLED_S)
         ):
             self.transport.abort()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Returns a request whose wish for another protocol is not heard (RFC 9110, 7.8).
+
+    Java's HttpClient asks for h2c with every first request; the parser would take the body for the other protocol.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-upgrade:", head) + end + rest
 
 
 class FileSender:

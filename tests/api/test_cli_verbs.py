@@ -198,7 +198,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(server, stories):
 
 def test_ctrl_c_leaves_a_pull_alone(server, hub):
     hub.files["big.gguf"] = bytes(reversed(range(256))) * 9000
-    hub.bad["big.gguf"] = Bad(pause_s=0.1)
+    hub.bad["big.gguf"] = Bad(pause_s=2)
     terminal = Terminal(server, "pull", "org/alone", "--from", hub.url)
     terminal.expect("big.gguf")
     terminal.type("\x03")

@@ -17,6 +17,7 @@ ANSWERED = re.compile(r"tokens? · [\d.,]+ tokens/s · first after")
 
 def finished(page: Any) -> Any:
     """The measure below the last answer, once it stands."""
+    page.locator(".turn").nth(1).wait_for()  # the button says Send, too, before the answer has begun
     page.get_by_role("button", name="Send").wait_for(timeout=60_000)
     return page.locator(".turn").last.locator(".meter")
 
@@ -58,8 +59,10 @@ def test_stop_keeps_what_has_come(open_page: OpenPage, model: dict[str, Any]) ->
           const answer = await real(url, options);
           const slow = new TransformStream({
             async transform(piece, sink) {
-              sink.enqueue(piece);
-              await new Promise((done) => setTimeout(done, 300));
+              for (let i = 0; i < piece.length && !options.signal.aborted; i += 200) {  // however many events came at once
+                sink.enqueue(piece.slice(i, i + 200));
+                await new Promise((done) => setTimeout(done, 300));
+              }
             },
           });
           options.signal.addEventListener("abort", () => { window.left = true; });

@@ -115,6 +115,6 @@ def test_rate_is_that_of_the_last_seconds():
 
 
 def test_the_worker_s_generic_part_needs_neither_web_nor_database():
-    code = "import fust.jobs.worker, sys; print([m for m in ('sqlalchemy', 'litestar', 'fust.accounts') if m in sys.modules])"
+    code = "import fust.jobs.worker, sys; print([m for m in ('sqlalchemy', 'litestar', 'fust.accounts.service') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -85,7 +85,8 @@ export function ChatPage() {
     if (history.get() === null) askHistory().catch(() => undefined);
   }, [user]);
   useEffect(() => {
-    setPicked(null);
+    // What was picked while a new conversation got its address stays.
+    if (id === null || id !== desk.current.made) setPicked(null);
     setCode(false);
   }, [id]);
 
@@ -99,7 +100,6 @@ export function ChatPage() {
         setDraft({});
         desk.current.made = made;
         go(`chat?c=${encodeURIComponent(made)}`, "replace");
-        setPicked(called(model));
       })
       .finally(() => {
         beginning.current = false;

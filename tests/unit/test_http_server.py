@@ -35,6 +35,10 @@ class House:
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
+        if scope["path"] == "/no":
+            await self._start(send, 0)
+            await send({"type": "http.response.body", "body": b""})
+            return
         while (message := await receive())["type"] == "http.request":
             body += message["body"]
             if not message["more_body"]:
@@ -192,6 +196,15 @@ def test_a_wish_for_another_protocol_costs_no_body(house: House) -> None:
         client.sendall(b"ab")
         got = read_all(client, b"/2 ab")
     assert b"/1 \r\nupgrade: abcd" in got
+
+
+@pytest.mark.parametrize("target", [b"/no", b"/hot"])
+def test_a_body_that_nobody_reads_is_cut_off(house: House, target: bytes) -> None:
+    with house.connected() as client, pytest.raises(OSError):
+        method = b"POST " if target == b"/no" else b"GET "
+        client.sendall(method + target + b" HTTP/1.1\r\nhost: a\r\ncontent-length: 500000000\r\n\r\n")
+        for _ in range(100):
+            client.sendall(bytes(2**20))
 
 
 def test_absolute_urls_are_read_as_paths(house: House) -> None:

@@ -35,6 +35,8 @@ FindHot = Callable[[bytes, list[tuple[bytes, bytes]]], tuple[bytes, bytes] | Non
 KEEP_ALIVE_S = 75
 HEAD_BYTES, HEAD_S = 2**16, 30.0
 """How large the request line with all headers may be, and how long they may take."""
+UNREAD_BYTES = 2**20
+"""How much of a body is read after its request was answered already."""
 STALLED_S = 120.0
 """How long a client may send nothing of a body, or take nothing of an answer."""
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
@@ -56,6 +58,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._ends = False
         self._is_hot = False
+        self._unread = 0
         self._too_large = False
         self._head_left = HEAD_BYTES
         self._in_head: float | None = self.loop.time()
@@ -94,6 +97,7 @@ class Protocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._is_hot = False
+        self._unread = 0
         self._head_left = HEAD_BYTES
         self._in_head = self._last_data
         cast(Scope, self.scope)["extensions"] = {ZEROCOPY: {}}
@@ -142,9 +146,13 @@ class Protocol(HttpToolsProtocol):
             self.url = (parsed.path or b"/") + (b"?" + parsed.query if parsed.query else b"")
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        if not self._is_hot:
+        """A piece of the body; one that nobody waits for ends the connection when it is long."""
+        if not self._is_hot and not self.cycle.response_complete:
             super().on_body(body)
+            return
+        self._unread += len(body)
+        if self._unread > UNREAD_BYTES:
+            self.transport.close()
 
     def on_message_complete(self) -> None:
         """The request is whole."""

@@ -338,7 +338,8 @@ def test_killed_backups_and_restores_are_taken_up(server: RunningFust, tmp_path:
 def test_a_full_disk_leaves_the_backups_that_are_there(server: RunningFust, tmp_path: Path) -> None:
     dest = tmp_path / "small"
     dest.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(dest)]
+    used = sum(path.stat().st_size for path in server.home.rglob("*") if path.is_file())
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={used + 30_000_000}", "tmpfs", str(dest)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root")
     try:

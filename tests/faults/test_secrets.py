@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from tests.conftest import RunningFust, start_fust
-from tests.e2e.conftest import CHROMIUM, FLAGS
 from tests.support.small_models import write_llama
 
 pytestmark = pytest.mark.faults
@@ -204,37 +203,31 @@ def test_environments_are_the_owner_s(flows: Flows) -> None:
 
 
 @pytest.mark.e2e
-def test_the_page_keeps_none(flows: Flows) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+def test_the_page_keeps_none(flows: Flows, browser: Any) -> None:
     server = flows.server
     link = server.open_link()
     flows.secrets["code of the link"] = parse_qs(urlsplit(link).query)["code"][0]
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        for enter in (by_link(link), by_token(server.token), by_password):
-            context = running.new_context(base_url=server.url, locale="en-GB")
-            page = context.new_page()
-            asked: list[str] = []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            enter(page)
-            page.get_by_role("navigation", name="Sections").wait_for()
-            (cookie,) = (it for it in context.cookies() if it["name"] == "fust_session")
-            assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
-            flows.secrets["this session"] = cookie["value"]
-            for place in ("/", "/models", "/chat", "/jobs", "/keys"):
-                page.goto(place)
-                page.locator("main h1").first.wait_for()
-                assert not flows.leaked(kept_by(page)), (place, kept_by(page)[:500])
-                assert not flows.leaked(page.content()), place
-                assert not flows.leaked(page.url)
-            first = link if enter is not by_password else ""
-            assert not [url for url in asked if url != first and flows.leaked(url)]
-            page.go_back()
+    for enter in (by_link(link), by_token(server.token), by_password):
+        context = browser.new_context(base_url=server.url, locale="en-GB")
+        page = context.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        enter(page)
+        page.get_by_role("navigation", name="Sections").wait_for()
+        (cookie,) = (it for it in context.cookies() if it["name"] == "fust_session")
+        assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
+        flows.secrets["this session"] = cookie["value"]
+        for place in ("/", "/models", "/chat", "/jobs", "/keys"):
+            page.goto(place)
+            page.locator("main h1").first.wait_for()
+            assert not flows.leaked(kept_by(page)), (place, kept_by(page)[:500])
+            assert not flows.leaked(page.content()), place
             assert not flows.leaked(page.url)
-            context.close()
-        running.close()
+        first = link if enter is not by_password else ""
+        assert not [url for url in asked if url != first and flows.leaked(url)]
+        page.go_back()
+        assert not flows.leaked(page.url)
+        context.close()
 
 
 def by_link(link: str) -> Callable[[Any], None]:

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import pygit2
 from sqlalchemy import Connection, create_engine, text
 
 from fust import __version__
@@ -266,8 +267,8 @@ class _Run:
             path = self._git.path(kind, owner, name)
             try:
                 refs = dict(raw_refs(GitRepo(path)))
-            except NotFound:
-                continue  # deleted meanwhile, or damage that `fust fsck` names
+            except (NotFound, KeyError, pygit2.GitError):
+                continue  # being made or deleted meanwhile, or damage that `fust fsck` names
             with contextlib.suppress(FileNotFoundError):
                 self._copy_tree(path / "objects", self._dest / "git" / row_id / "objects")
                 found.append(RepoRefs(row_id, f"{kind}:{owner}/{name}", refs))

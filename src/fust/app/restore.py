@@ -140,6 +140,7 @@ def _check_empty(settings: Settings) -> None:
 def _blobs(settings: Settings, source: Path, folder: Path, done: Restored) -> None:
     pool = LocalBlobs(source / "blobs")
     blobs = LocalBlobs(blobs_folder(settings.blobs_url))
+    blobs.clean_temporaries()  # of a restore that was killed
     for kind, name, size in iter_blobs(folder):
         if copy_blob(pool, blobs, kind, name, size):
             done.blobs += 1

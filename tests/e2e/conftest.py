@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -95,9 +96,9 @@ class Watch:
         assert self.faults == [], "the page had errors"
 
 
-@pytest.fixture
-def open_page(browser: Any, page_server: Any) -> Iterator[Callable[..., Any]]:
-    """Opens signed-in pages: `open_page("models", lang="zh-CN", width=360)`. Checks at the end what they did."""
+@contextlib.contextmanager
+def pages_of(browser: Any, server: Any) -> Iterator[Callable[..., Any]]:
+    """Opens pages of a server: `start("models", lang="zh-CN", width=360)`. Checks at the end what they did."""
     contexts: list[Any] = []
     watches: list[Watch] = []
 
@@ -114,14 +115,14 @@ def open_page(browser: Any, page_server: Any) -> Iterator[Callable[..., Any]]:
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
             reduced_motion="reduce",
-            base_url=page_server.url,
+            base_url=server.url,
         )
         contexts.append(context)
         context.set_default_timeout(15_000)
         page = context.new_page()
-        watches.append(Watch(page, page_server.url))
+        watches.append(Watch(page, server.url))
         if signed_in:
-            sign_in(context, page_server)
+            sign_in(context, server)
         if path is not None:
             page.goto("/" + path)
         return page
@@ -131,6 +132,13 @@ def open_page(browser: Any, page_server: Any) -> Iterator[Callable[..., Any]]:
         context.close()
     for watch in watches:
         watch.check()
+
+
+@pytest.fixture
+def open_page(browser: Any, page_server: Any) -> Iterator[Callable[..., Any]]:
+    """Opens signed-in pages of the module's server; see `pages_of`."""
+    with pages_of(browser, page_server) as start:
+        yield start
 
 
 def sign_in(context: Any, server: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.conftest import start_fust
-from tests.e2e.conftest import Watch, sign_in
+from tests.e2e.conftest import pages_of
 
 pytestmark = pytest.mark.e2e
 
@@ -31,30 +31,8 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, fresh: Any) -> Iterator[Callable[..., Any]]:
-    contexts: list[Any] = []
-    watches: list[Watch] = []
-
-    def start(lang: str, width: int = 1280, scheme: str = "light") -> Any:
-        context = browser.new_context(
-            locale=lang,
-            viewport={"width": width, "height": 900},
-            color_scheme=scheme,
-            reduced_motion="reduce",
-            base_url=fresh.url,
-        )
-        contexts.append(context)
-        context.set_default_timeout(15_000)
-        page = context.new_page()
-        watches.append(Watch(page, fresh.url))
-        sign_in(context, fresh)
-        page.goto("/chat")
-        return page
-
-    yield start
-    for context in contexts:
-        context.close()
-    for watch in watches:
-        watch.check()
+    with pages_of(browser, fresh) as start:
+        yield lambda lang, **more: start("chat", lang=lang, **more)
 
 
 def test_the_starters_prompts_work_in_its_languages(visit: Callable[..., Any]) -> None:
@@ -77,7 +55,7 @@ def test_the_readers_own_language_comes_first(visit: Callable[..., Any]) -> None
 
 
 def test_a_chinese_page_says_that_chinese_is_missing(visit: Callable[..., Any], axe: str) -> None:
-    page = visit("zh-CN", 360, "dark")
+    page = visit("zh-CN", width=360, scheme="dark")
     expect(page.get_by_text("这个模型不会中文")).to_be_visible()
     expect(page.get_by_text("这是一个演示模型")).to_be_visible()
     page.locator(".pullable").wait_for()

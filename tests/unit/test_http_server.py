@@ -27,6 +27,7 @@ class House:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.left = 0
+        self.faults = 0
         self.hot_asked: list[bytes] = []
         self.listener = listen("127.0.0.1", 0)
         self.address: tuple[str, int] = self.listener.getsockname()
@@ -47,6 +48,14 @@ class House:
             await self._start(send, SIZE)
             with open(self.path, "rb") as file:
                 await send({"type": ZEROCOPY, "file": file.fileno(), "offset": 0, "count": SIZE})
+        elif scope["path"] == "/short":
+            await self._start(send, SIZE)
+            with open("/dev/null", "rb") as file:
+                try:
+                    await send({"type": ZEROCOPY, "file": file.fileno(), "offset": 0, "count": SIZE})
+                except RuntimeError:
+                    self.faults += 1
+                    raise
         elif scope["path"] == "/slow":
             await self._start(send, SIZE)
             try:
@@ -129,6 +138,14 @@ def test_readers_that_take_nothing_hold_up_nobody(house: House) -> None:
         with house.connected() as client:
             client.sendall(b"GET /file HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
             assert len(read_all(client)) > SIZE
+
+
+def test_a_file_that_ends_too_early_is_a_fault_not_a_client_that_left(house: House) -> None:
+    with house.connected() as client:
+        client.sendall(b"GET /short HTTP/1.1\r\nhost: a\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert len(read_all(client)) < 1000
+    assert house.faults == 1
 
 
 def test_the_app_learns_that_its_client_left(house: House) -> None:

@@ -83,3 +83,18 @@ def oldest_admin(session: Session) -> User | None:
     """Returns the administrator who was first, if there is one that may act."""
     query = select(User).where(User.is_admin, User.suspended.is_(False)).order_by(User.created_at)
     return session.scalars(query).first()
+
+
+def check_shown_name(value: str) -> str:
+    """Returns a display name without the spaces around it.
+
+    Raises:
+        InvalidInput: longer than 200 characters, or not on one line.
+    """
+    if len(value) > 200 or not value.isprintable():
+        raise InvalidInput(
+            "{value!r} cannot be shown as a name.",
+            hint="Use at most 200 characters on one line.",
+            value=value[:100],
+        )
+    return value.strip()

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from fust.accounts.audit import note_action
 from fust.accounts.models import Member, Namespace, User
-from fust.accounts.names import check_free, oldest_admin, user_row
+from fust.accounts.names import check_free, check_shown_name, oldest_admin, user_row
 from fust.accounts.rights import SYSTEM, Identity, Role, check_role, may_in, role_in
-from fust.core.errors import Conflict, Denied, InvalidInput, NotFound, Unauthenticated
+from fust.core.errors import Conflict, Denied, NotFound, Unauthenticated
 from fust.core.ids import check_name
 from fust.store.database import Database
 from fust.store.outbox import emit
@@ -110,7 +110,7 @@ class Organisations:
             Conflict: it is taken.
 
         """
-        shown = _check_display_name(display_name)
+        shown = check_shown_name(display_name)
         with self._database.write() as session:
             if by is SYSTEM and not owner:
                 check_name(name, "organisation")
@@ -130,7 +130,7 @@ class Organisations:
 
     def rename(self, name: str, display_name: str, *, by: Identity) -> Organisation:
         """Changes the name that is shown; the one in repo ids stays. Needs the role admin."""
-        shown = _check_display_name(display_name)
+        shown = check_shown_name(display_name)
         with self._database.write() as session:
             row = _row(session, name)
             _check(by, may_in(by, "org.settings", name), row.name, "admin")
@@ -303,13 +303,3 @@ def _check_owner_left(session: Session, row: Namespace, member: Member) -> None:
             code="last_owner",
             organisation=row.name,
         )
-
-
-def _check_display_name(value: str) -> str:
-    if len(value) > 200 or not value.isprintable():
-        raise InvalidInput(
-            "{value!r} cannot be shown as a name.",
-            hint="Use at most 200 characters on one line.",
-            value=value[:100],
-        )
-    return value.strip()

@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from fust.accounts import passwords
 from fust.accounts.audit import note_action
 from fust.accounts.models import BrowserSession, Member, Namespace, SignInCode, User
-from fust.accounts.names import check_free, oldest_admin, user_row
+from fust.accounts.names import check_free, check_shown_name, oldest_admin, user_row
 from fust.accounts.rights import SYSTEM, Identity
-from fust.core.errors import Conflict, InvalidInput, NotFound
+from fust.core.errors import Conflict, NotFound
 from fust.core.ids import new_id
 from fust.store.database import Database
 from fust.store.outbox import emit
@@ -127,7 +127,7 @@ class Users:
         with self._database.write() as session:
             user = user_row(session, name)
             if full_name is not None and full_name != user.full_name:
-                user.full_name = _check_full_name(full_name)
+                user.full_name = check_shown_name(full_name)
                 note_action(session, by, "user.rename", f"user:{user.name}", full_name=user.full_name)
             if is_admin is not None and is_admin != user.is_admin:
                 user.is_admin = is_admin
@@ -187,16 +187,6 @@ class Users:
         with self._database.read() as session:
             query = select(User.id).where(User.is_admin, User.password_hash.is_not(None))
             return session.scalars(query).first() is not None
-
-
-def _check_full_name(value: str) -> str:
-    if len(value) > 200 or not value.isprintable():
-        raise InvalidInput(
-            "{value!r} cannot be shown as a name.",
-            hint="Use at most 200 characters on one line.",
-            value=value[:100],
-        )
-    return value.strip()
 
 
 def _check_admin_left(session: Session) -> None:

@@ -35,9 +35,9 @@ from sqlalchemy import Connection, create_engine, text
 
 from fust import __version__
 from fust.app.home import head_revision, schema_revision
-from fust.app.prune import keep_lock
+from fust.app.prune import kept_alone
 from fust.core.clock import iso, now
-from fust.core.errors import Conflict, InvalidInput, NotFound, Unavailable
+from fust.core.errors import Conflict, InvalidInput, NotFound
 from fust.core.files import fsync_folder, full_disk_is_clear, write_atomic
 from fust.core.locks import FileLock
 from fust.core.settings import SECRET_KEYS, Settings
@@ -127,20 +127,8 @@ def back_up(settings: Settings, dest: Path) -> Backup:
         raise InvalidInput(
             "{dest} lies inside the home.", hint="Choose a folder elsewhere, best on another disk.", dest=dest
         )
-    locks = (keep_lock(settings.home), _claim(settings.home, dest))
-    for lock in locks:
-        if not lock.acquire():
-            raise Unavailable(
-                "A backup or a cleaning of {home} is under way.",
-                hint="Try again when it is done.",
-                home=settings.home,
-            )
-    try:
-        with full_disk_is_clear(dest):
-            return _Run(settings, dest).run()
-    finally:
-        for lock in locks:
-            lock.release()
+    with kept_alone(settings.home, _claim(settings.home, dest)), full_disk_is_clear(dest):
+        return _Run(settings, dest).run()
 
 
 def _claim(home: Path, dest: Path) -> FileLock:

@@ -221,6 +221,7 @@ class FileSender:
 
         Raises:
             ClientGone: the client closed the connection, or took nothing for two minutes.
+            RuntimeError, OSError: the file ended before its time, or cannot be read.
         """
         loop = asyncio.get_running_loop()
         await _emptied(transport)
@@ -233,7 +234,10 @@ class FileSender:
                 start, is_full = await loop.run_in_executor(self._threads, _burst, out, file, start, end)
                 if is_full:
                     await _writable(loop, out)
-        except OSError as error:
+        except (
+            ConnectionError,
+            TimeoutError,
+        ) as error:  # of the socket; what the disk does is the app's to log
             raise ClientGone from error
         finally:
             os.close(out)
@@ -251,7 +255,7 @@ def _burst(out: int, file: int, start: int, end: int) -> tuple[int, bool]:
     while start < end and time.monotonic() < until:
         size = os.preadv(file, [buffer[: min(_PIECE_BYTES, end - start)]], start)
         if size == 0:
-            raise ConnectionError("the file is shorter than it was")
+            raise RuntimeError("the file is shorter than it was")
         sent = 0
         while sent < size:
             try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
 import time
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -42,9 +44,23 @@ class Pruned:
     """Of all of it."""
 
 
-def keep_lock(home: Path) -> FileLock:
-    """Returns the lock that backups and pruning take, so that nothing vanishes while it is copied."""
-    return FileLock(home / "keep.lock")
+@contextlib.contextmanager
+def kept_alone(home: Path, *more: FileLock) -> Generator[None]:
+    """Holds the lock that backups and pruning take, so that nothing vanishes while it is copied, and ``more``.
+
+    Raises:
+        Unavailable: a backup, or a pruning, is under way; none is held then.
+    """
+    with contextlib.ExitStack() as held:
+        for lock in (FileLock(home / "keep.lock"), *more):
+            if not lock.acquire():
+                raise Unavailable(
+                    "A backup or a cleaning of {home} is under way.",
+                    hint="Try again when it is done.",
+                    home=home,
+                )
+            held.callback(lock.release)
+        yield
 
 
 def prune(settings: Settings, database: Database, blobs: LocalBlobs, *, dry_run: bool = False) -> Pruned:
@@ -54,14 +70,7 @@ def prune(settings: Settings, database: Database, blobs: LocalBlobs, *, dry_run:
         Unavailable: a backup, or another pruning, is under way.
 
     """
-    lock = keep_lock(settings.home)
-    if not lock.acquire():
-        raise Unavailable(
-            "A backup or a cleaning of {home} is under way.",
-            hint="Try again when it is done.",
-            home=settings.home,
-        )
-    try:
+    with kept_alone(settings.home):
         done = Pruned(sweep(database, blobs, settings.hub.keep_unreferenced_s, dry_run=dry_run))
         done.size_bytes = done.large.size_bytes
         if settings.jobs.keep_s:
@@ -71,8 +80,6 @@ def prune(settings: Settings, database: Database, blobs: LocalBlobs, *, dry_run:
             sweep_parts(settings.home)
             blobs.clean_parts()
         return done
-    finally:
-        lock.release()
 
 
 def _prune_runs(settings: Settings, database: Database, done: Pruned, dry_run: bool) -> None:

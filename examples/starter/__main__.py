@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.starter", description=__doc__.split("\n")[0])
     parser.add_argument("--corpus", type=Path, required=True, help="folder with the sources")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, log and OUT/model")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=train.Recipe().threads)
     parser.add_argument(
         "--steps", type=int, default=train.Recipe().max_steps, help="pre-training steps; 0 = whole plan"
     )
@@ -96,6 +96,7 @@ def run(root: Path, out: Path, recipe: train.Recipe, vocab_size: int = 8192) -> 
             "tokens_read": {"stories": stories.tokens, "chat": talks.tokens},
             "pretraining_s": round(stories.seconds),
             "chat_s": round(talks.seconds),
+            "processor_s_of_last_start": round(time.process_time()),
             "loss_stories": stories.loss,
             "loss_chat": talks.loss,
             "files": shipped_bytes(folder),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fust.core.errors import InvalidInput
 from fust.formats.gguf import LongList, read_gguf
-from fust.serve.engines.base import Mode
+from fust.serve.engines.base import SCORE_LOGITS, Mode
 from fust.serve.template_check import check_template
 
 _ENCODERS = frozenset({"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert", "gemma-embedding", "t5encoder", "eurobert"})  # fmt: skip
-_KV_BYTES = 2  # keys and values are kept as 16-bit floats
+_KV_BYTES = {"generate": 2, "embed": 2, "score": 4}  # of one key or value
 _PROCESS_BYTES = 45_000_000  # interpreter and library, measured
 _UBATCH = 512
 
@@ -44,11 +44,11 @@ class ModelFacts:
 
     def memory_bytes(self, mode: Mode, context: int, slots: int) -> int:
         """Returns an estimate of what an engine will take: weights, KV cache, work space, the process itself."""
-        cache = 0 if self.is_encoder else self.kv_width * _KV_BYTES * context * slots
+        cache = 0 if self.is_encoder else self.kv_width * _KV_BYTES[mode] * context * slots
         batch = context if mode == "embed" else _UBATCH
-        outputs = (
-            0 if mode == "embed" else self.vocabulary * slots
-        )  # of a prompt only the last token's are kept
+        # Of a prompt only the last token's logits are kept; scoring keeps a batch's, and works on two copies.
+        scored = 3 * min(SCORE_LOGITS, _UBATCH * self.vocabulary)
+        outputs = {"embed": 0, "generate": self.vocabulary * slots, "score": scored}[mode]
         work = (batch * (6 * self.embedding + 3 * self.feed_forward) + outputs) * 4
         return self.weights_bytes + cache + work + _PROCESS_BYTES
 

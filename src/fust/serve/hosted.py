@@ -128,7 +128,7 @@ class Hosted:
         facts = self.facts
         capabilities: set[str] = set()
         if facts is not None and not facts.is_encoder:
-            capabilities |= {"completions", *(["chat"] if facts.has_chat_template else [])}
+            capabilities |= {"completions", "scoring", *(["chat"] if facts.has_chat_template else [])}
         capabilities.add("embeddings")
         ready = next((r for r in self.engines.values() if r.info), None)
         return ModelEntry(

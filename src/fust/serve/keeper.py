@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fust.core.clock import utc_naive
-from fust.core.errors import FustError, InvalidInput, Unavailable, UpstreamFailed
+from fust.core.errors import FustError, InvalidInput, NotOffered, Unavailable, UpstreamFailed
 from fust.core.ids import new_id
 from fust.core.machine import MachineMemory, machine_memory
 from fust.core.settings import Settings
 from fust.core.units import show_size, show_span
-from fust.serve.engines.base import Engine, EngineSpec, Mode
+from fust.serve.engines.base import Engine, EngineLoadFailed, EngineSpec, Mode
 from fust.serve.engines.llamacpp import LlamaCppEngine
 from fust.serve.facts import ModelFacts, read_facts
 from fust.serve.files import ModelFile, ModelFiles, bring, list_models
@@ -145,6 +145,12 @@ class Keeper:
     def _load(self, hosted: Hosted, running: Running, deadline: float) -> None:
         try:
             self._start(hosted, running, deadline)
+        except EngineLoadFailed as error:
+            if running.spec.mode != "score":
+                self._give_up(hosted, running, error, permanent=True)
+                raise
+            self._give_up(hosted, running, None, permanent=False)  # what else the model does goes on
+            raise _no_scores(hosted, error) from error
         except FustError as error:
             self._give_up(hosted, running, error, permanent=not isinstance(error, Unavailable))
             raise
@@ -152,13 +158,14 @@ class Keeper:
             self._give_up(hosted, running, UpstreamFailed("{reason}", reason=error), permanent=False)
             raise
 
-    def _give_up(self, hosted: Hosted, running: Running, error: FustError, *, permanent: bool) -> None:
+    def _give_up(self, hosted: Hosted, running: Running, error: FustError | None, *, permanent: bool) -> None:
         with self.lock:
             running.doomed = True
             for mode, known in list(hosted.engines.items()):
                 if known is running:
                     del hosted.engines[mode]
-            hosted.error, hosted.failed = error, permanent
+            if error is not None:
+                hosted.error, hosted.failed = error, permanent
             self.changed.notify_all()
 
     def _start(self, hosted: Hosted, running: Running, deadline: float) -> None:
@@ -169,7 +176,7 @@ class Keeper:
         spec = EngineSpec(
             engine_id=new_id("e"),
             path=hosted.path,
-            log_name=f"engine-{hosted.id}" + ("-embed" if mode == "embed" else ""),
+            log_name=f"engine-{hosted.id}" + ("" if mode == "generate" else f"-{mode}"),
             alias=f"fust-{hosted.id}",
             mode=mode,
             context=plan.context,
@@ -310,6 +317,10 @@ class Keeper:
                 return
             running.doomed = True
             hosted.engines.pop(running.spec.mode, None)
+            if running.spec.mode == "score":  # made anew by the next request; chat never waits for it
+                self.changed.notify_all()
+                log.error("a scoring engine died", extra={"deployment": hosted.name, "reason": reason})
+                return
             wait_s = hosted.note_crash(error)
             if wait_s is None:
                 hosted.note = note(
@@ -380,6 +391,16 @@ def failure_of(hosted: Hosted) -> FustError:
         model=hosted.name,
         reason=reason,
         code="model_failed",
+    )
+
+
+def _no_scores(hosted: Hosted, error: EngineLoadFailed) -> FustError:
+    return NotOffered(
+        "{model} cannot give log-likelihoods here: {reason}.",
+        hint="Chat and completions go on; another file of the model, or another version of Fust, may give them.",
+        model=hosted.name,
+        reason=error.reason.rstrip("."),
+        code="scoring_not_offered",
     )
 
 

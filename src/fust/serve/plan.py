@@ -56,6 +56,13 @@ def plan_engine(facts: ModelFacts, mode: Mode, settings: ServeSettings, room_byt
             if facts.pooling == pooling
             else note("Embeddings are pooled by {pooling}: the file does not say how.", pooling=pooling)
         )
+    if mode == "score":
+        slots = 1
+        why.append(
+            note(
+                "Scoring keeps 32-bit numbers and no flash attention: its log-likelihoods are the model's own."
+            )
+        )
     wanted = (slots, context)
     while facts.memory_bytes(mode, context, slots) > room_bytes and (slots > 1 or context > _LEAST_CONTEXT):
         if slots > 1:

@@ -323,6 +323,11 @@ class Serve:
             if "generate" in hosted.chosen and "embed" in hosted.chosen:
                 why += (note("A second engine of the same file answers embeddings:"),)
             why += hosted.chosen.get("embed", ())
+            if "score" in hosted.chosen:
+                why += (
+                    note("Another engine of the same file gives log-likelihoods:"),
+                    *hosted.chosen["score"],
+                )
             return Deployment(
                 id=hosted.id,
                 name=hosted.name,
@@ -401,7 +406,7 @@ class Serve:
             )
         if hosted.failed:
             raise failure_of(hosted)
-        if mode == "generate" and self._keeper.facts_of(hosted).is_encoder:
+        if mode != "embed" and self._keeper.facts_of(hosted).is_encoder:
             raise Unsupported(
                 "{model} only makes embeddings; it cannot write text.",
                 hint="Use it with /v1/embeddings, or choose another model.",

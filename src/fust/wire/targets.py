@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-Mode = Literal["generate", "embed"]
+Mode = Literal["generate", "embed", "score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Target:
     model: str
     """The name under which the client asked."""
     base_url: str
-    """`http://127.0.0.1:PORT`, no trailing slash; the engine speaks the OpenAI API under `/v1`."""
+    """`http://127.0.0.1:PORT`, no trailing slash; the engine speaks the OpenAI API under `/v1`, or `POST /score`."""
     api_key: str = ""
     """Sent as bearer token to the engine; empty for none."""
     engine: str = "llamacpp"

@@ -1,4 +1,4 @@
-"""llama.cpp (the xllamacpp wheel) as an engine: its own HTTP server in a child process."""
+"""llama.cpp (the xllamacpp wheel) as an engine: its own HTTP server in a child process, or our scorer over its C API."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import msgspec
 
 from fust.serve.engines.base import Engine, EngineInfo, EngineLoadFailed, EngineSpec
 from fust.serve.engines.child import Child
-from fust.serve.engines.llamacpp_child import ChildConfig, ChildReady
+from fust.serve.engines.child_main import ChildConfig, ChildReady
 
-_MODULE = "fust.serve.engines.llamacpp_child"
+_SERVER, _SCORER = "fust.serve.engines.llamacpp_child", "fust.serve.engines.scorer_child"
 _STAMP = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3}\s+([A-Z])\s+(?:[^:]*:\s)?\s*(?:\S+:\s)?(.*)$")
 _CAPABILITIES = {
     "generate": frozenset({"chat", "completions", "logprobs", "json_schema", "tools"}),
     "embed": frozenset({"embeddings"}),
+    "score": frozenset({"scoring"}),
 }
 
 
@@ -48,7 +49,9 @@ class LlamaCppEngine:
             parent_pid=os.getpid(),
         )
         before = len(self._child.log_tail(1 << 30))
-        line = self._child.start(_MODULE, msgspec.json.encode(config), timeout_s)
+        line = self._child.start(
+            _SCORER if spec.mode == "score" else _SERVER, msgspec.json.encode(config), timeout_s
+        )
         ready = msgspec.json.decode(line, type=ChildReady) if line else ChildReady(error="no answer")
         if not ready.port:
             self._child.stop()

@@ -1,87 +1,17 @@
-"""The llama.cpp engine's process: `python -m fust.serve.engines.llamacpp_child`.
-
-Reads one JSON line (`ChildConfig`) from standard input, loads the model, serves llama.cpp's own HTTP API on a free
-loopback port, says so in one JSON line on standard output, and lives until standard input is closed. Whoever started
-it holds the other end of that pipe, so the child ends with its parent however the parent ends; on Linux the kernel
-is asked for the same (`PR_SET_PDEATHSIG`), should this process hang. A lock file is held meanwhile: by it the next
-server knows that this engine still lives.
-"""
+"""The llama.cpp engine's process: `python -m fust.serve.engines.llamacpp_child` serves llama.cpp's own HTTP API."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
-import os
-import signal
 import sys
-from pathlib import Path
 from typing import Any
 
-import msgspec
+from fust.serve.engines.child_main import ChildConfig, run_child
 
-from fust.core.locks import FileLock
-
-PR_SET_PDEATHSIG = 1
+_running: list[Any] = []  # the server lives as long as it is named
 
 
-class ChildConfig(msgspec.Struct):
-    """What the child is to load."""
-
-    path: str
-    alias: str
-    lock: str
-    api_key: str
-    context: int
-    slots: int
-    threads: int
-    embed: bool
-    pooling: str
-    parent_pid: int
-
-
-class ChildReady(msgspec.Struct, omit_defaults=True):
-    """What the child says once: its port, or why it has none."""
-
-    port: int = 0
-    error: str = ""
-
-
-def main() -> int:
-    """Serves until standard input ends; returns the exit status."""
-    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=ChildConfig)
-    _die_with_parent(config.parent_pid)
-    lock = FileLock(Path(config.lock))
-    lock.acquire()
-    out = os.dup(1)
-    os.dup2(2, 1)  # llama.cpp prints on standard output now and then; that channel carries one line only
-    try:
-        server = _start(config)
-    except Exception as error:
-        _say(out, ChildReady(error=str(error)))
-        return 1
-    port = int(str(server.listening_address).rsplit(":", 1)[1])
-    _say(out, ChildReady(port=port))
-    with contextlib.suppress(OSError):
-        sys.stdin.buffer.read()
-    os._exit(0)  # the model needs no farewell; a destructor that waits for a running request would
-
-
-def _say(out: int, message: ChildReady) -> None:
-    os.write(out, msgspec.json.encode(message) + b"\n")
-    os.close(out)
-
-
-def _die_with_parent(parent_pid: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(3)
-
-
-def _start(config: ChildConfig) -> Any:
+def _start(config: ChildConfig) -> int:
     # Imported here, since a wheel that does not fit this machine must become a message; it has no type stubs.
     xllamacpp: Any = importlib.import_module("xllamacpp")
     params: Any = xllamacpp.CommonParams()
@@ -110,8 +40,10 @@ def _start(config: ChildConfig) -> Any:
         params.pooling_type = getattr(
             xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{config.pooling.upper()}"
         )
-    return xllamacpp.Server(params)
+    server: Any = xllamacpp.Server(params)
+    _running.append(server)
+    return int(str(server.listening_address).rsplit(":", 1)[1])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_child(_start))

@@ -1,0 +1,82 @@
+"""What every engine's process does besides being an engine: takes its orders, ends with its parent, says its port.
+
+It reads one JSON line (`ChildConfig`) from standard input, starts, says in one JSON line on standard output where it
+listens, and lives until standard input is closed. Whoever started it holds the other end of that pipe, so the child
+ends with its parent however the parent ends; on Linux the kernel is asked for the same (`PR_SET_PDEATHSIG`), should
+this process hang. A lock file is held meanwhile: by it the next server knows that this engine still lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from fust.core.locks import FileLock
+
+PR_SET_PDEATHSIG = 1
+
+
+class ChildConfig(msgspec.Struct):
+    """What the child is to load."""
+
+    path: str
+    alias: str
+    lock: str
+    api_key: str
+    context: int
+    slots: int
+    threads: int
+    embed: bool
+    pooling: str
+    parent_pid: int
+
+
+class ChildReady(msgspec.Struct, omit_defaults=True):
+    """What the child says once: its port, or why it has none."""
+
+    port: int = 0
+    error: str = ""
+
+
+def run_child(start: Callable[[ChildConfig], int]) -> int:
+    """Serves until standard input ends; returns the exit status.
+
+    Args:
+        start: begins to serve on a free loopback port, in threads of its own, and returns the port.
+    """
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=ChildConfig)
+    _die_with_parent(config.parent_pid)
+    lock = FileLock(Path(config.lock))
+    lock.acquire()
+    out = os.dup(1)
+    os.dup2(2, 1)  # llama.cpp prints on standard output now and then; that channel carries one line only
+    try:
+        port = start(config)
+    except Exception as error:
+        _say(out, ChildReady(error=str(error)))
+        return 1
+    _say(out, ChildReady(port=port))
+    with contextlib.suppress(OSError):
+        sys.stdin.buffer.read()
+    os._exit(0)  # the model needs no farewell; a destructor that waits for a running request would
+
+
+def _say(out: int, message: ChildReady) -> None:
+    os.write(out, msgspec.json.encode(message) + b"\n")
+    os.close(out)
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(3)

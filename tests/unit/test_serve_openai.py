@@ -161,8 +161,9 @@ def test_prompts_and_choices() -> None:
     for wrong in ([], [[]], ["a", 1], ["a", [1]]):
         with pytest.raises(FustError):
             plan(prompt=wrong)
+    assert plan(prompt="a", echo=True).mode == "score"
     with pytest.raises(FustError, match="echo"):
-        plan(prompt="a", echo=True)
+        plan(prompt="a", echo=True, stream=True)
 
 
 def test_embeddings() -> None:

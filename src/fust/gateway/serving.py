@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
@@ -18,6 +19,7 @@ from fust.core.errors import FustError, NotFound, Unsupported
 from fust.core.i18n import Language
 from fust.core.ids import new_id
 from fust.gateway.choices import add_usage, merge_answers, number_choice, old_logprobs
+from fust.gateway.echo import follows_greedily, greedy_end, put_before, score_request
 from fust.gateway.meter import Meter
 from fust.gateway.relay import DONE, EventStream, Names, usage_of
 from fust.gateway.translate import Plan
@@ -27,6 +29,7 @@ from fust.records.usage import UsageWriter
 from fust.wire.asgi import Receive, Send
 from fust.wire.openai import Usage
 from fust.wire.problems import draw_openai
+from fust.wire.scoring import ScoreAnswer
 from fust.wire.targets import ModelEntry, Target, Targets
 
 log = logging.getLogger(__name__)
@@ -134,7 +137,7 @@ class Serving:
             target = await self._acquire(plan, identity)
             _check_fit(plan, target)
             try:
-                await self._send(plan, target, exchange, count)
+                await self._send(plan, identity, target, exchange, count)
             except EngineRefused:
                 if exchange.streaming:
                     raise
@@ -142,7 +145,7 @@ class Serving:
                 target = None
                 await asyncio.sleep(_NOTICED_S)
                 target = await self._acquire(plan, identity)
-                await self._send(plan, target, exchange, count)
+                await self._send(plan, identity, target, exchange, count)
         except asyncio.CancelledError:
             if not watch.gone:
                 raise  # the server itself is stopping
@@ -189,8 +192,12 @@ class Serving:
 
     # Sending
 
-    async def _send(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
-        if plan.stream and plan.is_single and not plan.logprobs:
+    async def _send(
+        self, plan: Plan, identity: Identity, target: Target, exchange: Exchange, count: _Count
+    ) -> None:
+        if plan.echo:
+            await self._answer_echo(plan, identity, target, exchange, count)
+        elif plan.stream and plan.is_single and not plan.logprobs:
             await self._relay(plan, target, exchange, count)
         elif plan.stream:
             await self._relay_choices(plan, target, exchange, count)
@@ -217,6 +224,10 @@ class Serving:
             await exchange.end_stream()
 
     async def _answer_choices(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
+        await exchange.answer(msgspec.json.encode(await self._gather(plan, target, count)))
+
+    async def _gather(self, plan: Plan, target: Target, count: _Count) -> dict[str, Any]:
+        """Returns one answer made of a request for every choice."""
         number = plan.choices * max(1, len(plan.prompts))
         gate = asyncio.Semaphore(_AT_ONCE)
 
@@ -234,7 +245,49 @@ class Serving:
         count.usage = add_usage(
             plan, [msgspec.convert(answer.get("usage") or {}, Usage) for answer in answers]
         )
-        await exchange.answer(msgspec.json.encode(merge_answers(answers, count.usage)))
+        return merge_answers(answers, count.usage)
+
+    async def _answer_echo(
+        self, plan: Plan, identity: Identity, target: Target, exchange: Exchange, count: _Count
+    ) -> None:
+        """Answers with prompts and their log-probabilities, and with what follows each."""
+        async with self._upstream.post(target, "/score", score_request(plan)) as response:
+            scored = msgspec.json.decode(await response.read(), type=ScoreAnswer)
+        ends = await self._ends(plan, identity, scored, count)
+        choices = [
+            put_before(end, plan.prompts[i // plan.choices], scored.rows[i // plan.choices], scored, logprobs=plan.logprobs)
+            | {"index": i}
+            for i, end in enumerate(ends)
+        ]  # fmt: skip
+        count.usage.prompt_tokens = sum(len(row.tokens) for row in scored.rows)
+        count.usage.total_tokens = count.usage.prompt_tokens + count.usage.completion_tokens
+        answer = {
+            "id": new_id("cmpl-"),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": target.model,
+            "choices": choices,
+            "usage": count.usage,
+        }
+        await exchange.answer(msgspec.json.encode(answer))
+
+    async def _ends(
+        self, plan: Plan, identity: Identity, scored: ScoreAnswer, count: _Count
+    ) -> list[dict[str, Any]]:
+        """Returns the choice that follows each prompt: the likeliest token, or the model's own words."""
+        if follows_greedily(plan):
+            ends = [greedy_end(plan, row, scored.pieces) for row in scored.rows for _ in range(plan.choices)]
+            count.usage.completion_tokens = len(ends) * plan.body["max_tokens"]
+            return ends
+        written = replace(plan, mode="generate", echo=False, prompts=[row.tokens for row in scored.rows])
+        target = await self._acquire(written, identity)
+        failed = True
+        try:
+            whole = await self._gather(written, target, count)
+            failed = False
+        finally:
+            self._targets.release(target, failed=failed)
+        return whole["choices"]
 
     async def _relay_choices(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
         number = plan.choices * max(1, len(plan.prompts))

@@ -46,6 +46,8 @@ class Plan:
     """Choices for each prompt."""
     seed: int | None = None
     logprobs: bool = False
+    echo: bool = False
+    """Of completions: the prompt comes back with its own log-probabilities."""
 
     @property
     def is_single(self) -> bool:
@@ -157,7 +159,22 @@ def plan_completion(request: CompletionRequest) -> Plan:
         "completions", "/v1/completions", request.model, "generate", *_streaming(request), body, prompts
     )
     plan.logprobs = isinstance(request.logprobs, int)
-    return _with_choices(plan, request)
+    if request.echo is True:
+        plan.echo, plan.mode = True, "score"
+    plan = _with_choices(plan, request)
+    if request.max_tokens == 0 and not plan.echo:
+        raise InvalidInput(
+            "max_tokens is 0, which leaves nothing to answer.",
+            hint="Ask for 1 or more, or send `echo: true` for the prompt's own log-probabilities.",
+            param="max_tokens",
+        )
+    if plan.echo and plan.stream:
+        raise Unsupported(
+            "echo and stream do not go together here.",
+            hint="Send one of them; an echo comes as one answer.",
+            param="echo",
+        )
+    return plan
 
 
 def plan_embedding(request: EmbeddingRequest) -> Plan:

@@ -177,7 +177,8 @@ class CompletionRequest(Sampling, forbid_unknown_fields=True, kw_only=True):
     prompt: str | list[str | int | TokenIds]
     logprobs: Annotated[int, Meta(ge=0, le=20)] | UnsetType | None = UNSET
     best_of: Any = UNSET
-    echo: Any = UNSET
+    echo: bool | UnsetType | None = UNSET
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | UnsetType | None = UNSET
     suffix: Any = UNSET
 
 
@@ -210,7 +211,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (),
     "best_of": (1,),
     "dimensions": (),
-    "echo": (False,),
     "function_call": ("none",),
     "functions": ([],),
     "modalities": (["text"],),
@@ -222,7 +222,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 """Not offered; null and these values ask for nothing and pass."""
 
 # Handled by the gateway itself, not sent as they came.
-_OURS = frozenset({"model", "n", "stream", "stream_options", "max_completion_tokens", "messages", "prompt", "input", "encoding_format", "reasoning_effort"})  # fmt: skip
+_OURS = frozenset({"model", "echo", "n", "stream", "stream_options", "max_completion_tokens", "messages", "prompt", "input", "encoding_format", "reasoning_effort"})  # fmt: skip
 
 
 def forwarded_fields(kind: type[msgspec.Struct]) -> tuple[str, ...]:

@@ -53,5 +53,5 @@ class ScoreAnswer(msgspec.Struct, omit_defaults=True):
     """The rows in the order of the request."""
 
     rows: list[ScoredRow]
-    pieces: dict[int, str] = {}
-    """Text of every token that the answer names, by id; a piece of a character is written `bytes:\\xe2`."""
+    pieces: dict[int, bytes] = {}
+    """Text of every token that the answer names, by id; maybe only a piece of a character, hence bytes (base64)."""

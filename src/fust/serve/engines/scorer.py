@@ -153,20 +153,15 @@ class Scorer:
             raise BadRow("a text has more tokens than bytes")
         return list(ids[:count])
 
-    def piece(self, token: int) -> str:
-        """Returns a token's text; a piece of a character is written as its bytes: `bytes:` and two hex digits each."""
+    def piece(self, token: int) -> bytes:
+        """Returns a token's text, which may be a piece of a character."""
         room = 256
         while True:
             buffer = ctypes.create_string_buffer(room)
             count = self._library.llama_token_to_piece(self._vocab, token, buffer, room, 0, True)
             if count >= 0:
-                break
+                return buffer.raw[:count]
             room = -count
-        raw = buffer.raw[:count]
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
     # Scoring
 

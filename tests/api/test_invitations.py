@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sqlalchemy import text
 
+from fust.accounts.rights import SYSTEM
+from fust.accounts.service import Accounts
+from fust.core.settings import Settings, load_settings
+from fust.store.database import Database
 from tests.conftest import RunningFust
 
 PASSWORD = "a sentence is good"
@@ -40,33 +44,44 @@ def accept(server: RunningFust, code: str, cookie: str = "", **body: str) -> tup
     return call(server, "POST", "invitations/accept", {"code": code, **body}, token=None, cookie=cookie)
 
 
+@pytest.fixture(scope="module")
+def server(server_of_each: RunningFust) -> RunningFust:
+    return server_of_each
+
+
+def settings_of(server: RunningFust) -> Settings:
+    return load_settings(server.home, environ=server.environ)
+
+
+def database_of(server: RunningFust) -> Database:
+    return Database(settings_of(server).database_url)
+
+
 def in_database(server: RunningFust, statement: str) -> None:
-    database = sqlite3.connect(server.home / "fust.db", timeout=10)
-    with database:
-        database.execute(statement)
+    database = database_of(server)
+    with database.write() as session:
+        session.execute(text(statement))
     database.close()
 
 
 @pytest.fixture(scope="module")
 def olga(server: RunningFust) -> str:
     """The token of somebody who administers the organisation lab, and nothing else."""
-    from fust.accounts.rights import SYSTEM
-    from fust.accounts.service import Accounts
-    from fust.core.settings import load_settings
-    from fust.store.database import Database
-
-    settings = load_settings(server.home, environ={})
-    accounts = Accounts(Database(settings.database_url), settings)
+    database = database_of(server)
+    accounts = Accounts(database, settings_of(server))
     accounts.users.create("olga", password=PASSWORD)
     accounts.organisations.create("lab", by=SYSTEM, owner="admin")
     accounts.organisations.set_member("lab", "olga", "admin", by=SYSTEM)
-    return accounts.tokens.create("olga", "t", "write").secret
+    secret = accounts.tokens.create("olga", "t", "write").secret
+    database.close()
+    return secret
 
 
 def members(server: RunningFust, organisation: str = "lab") -> dict[str, str]:
-    database = sqlite3.connect(server.home / "fust.db")
-    query = "SELECT name, role FROM members JOIN users ON users.id = user_id WHERE organisation = ?"
-    found = dict(database.execute(query, (organisation,)))
+    database = database_of(server)
+    query = "SELECT name, role FROM members JOIN users ON users.id = user_id WHERE organisation = :name"
+    with database.read() as session:
+        found = {str(row[0]): str(row[1]) for row in session.execute(text(query), {"name": organisation})}
     database.close()
     return found
 
@@ -139,9 +154,9 @@ def test_an_invitation_falls_with_its_maker_and_its_time(server: RunningFust, ol
     in_database(
         server, "UPDATE members SET role = 'admin' WHERE user_id = (SELECT id FROM users WHERE name = 'olga')"
     )
-    in_database(server, "UPDATE users SET suspended = 1 WHERE name = 'olga'")
+    in_database(server, "UPDATE users SET suspended = true WHERE name = 'olga'")
     assert accept(server, code, cookie)[0] == 404
-    in_database(server, "UPDATE users SET suspended = 0 WHERE name = 'olga'")
+    in_database(server, "UPDATE users SET suspended = false WHERE name = 'olga'")
     in_database(server, "UPDATE invitations SET expires_at = '2001-01-01 00:00:00' WHERE used_at IS NULL")
     assert accept(server, code, cookie)[0] == 404
     assert "expired" in {i["state"] for i in call(server, "GET", "invitations")[1]["items"]}  # type: ignore[index, union-attr]

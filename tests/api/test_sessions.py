@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.conftest import RunningFust
+
+
+@pytest.fixture(scope="module")
+def server(server_of_each: RunningFust) -> RunningFust:
+    return server_of_each
+
 
 OWN = {"sec-fetch-site": "same-origin"}
 

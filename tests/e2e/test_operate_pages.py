@@ -15,6 +15,18 @@ from tests.e2e.conftest import make_repo
 pytestmark = pytest.mark.e2e
 
 OpenPage = Callable[..., Any]
+PASSWORD = "a sentence is good"
+
+
+def signed_in_as(open_page: OpenPage, server: Any, name: str) -> Any:
+    """Returns a page of a browser in which somebody with the usual password is signed in."""
+    page = open_page(None, signed_in=False)
+    body = {"name": name, "password": PASSWORD}
+    answer = page.context.request.post(
+        server.url + "/fust/v1/session", data=body, headers={"origin": server.url}
+    )
+    assert answer.ok, answer.text()
+    return page
 
 
 def test_the_audit_is_searched_exported_and_checked(open_page: OpenPage, page_server: Any) -> None:
@@ -64,6 +76,14 @@ def test_an_organisation_is_made_and_gets_members(open_page: OpenPage, page_serv
     page.get_by_role("button", name="Leave").click()  # the last owner may not
     page.get_by_role("button", name="Leave now").click()
     expect(page.get_by_text("would be left without an owner")).to_be_visible()
+    page.get_by_role("textbox", name="Name as shown").fill("Lindenschule")
+    page.get_by_role("button", name="Save the name").click()
+    expect(page.locator("h1")).to_have_text("Lindenschule")
+    page.get_by_role("button", name="Delete the organisation").click()
+    page.get_by_role("button", name="Delete linden-school for good").click()
+    expect(page.locator("h1")).to_have_text("Organisations")
+    expect(page.get_by_role("link", name="linden-school")).to_have_count(0)
+    assert page_server.request("GET", "/fust/v1/organisations/linden-school")[0] == 404
 
 
 def test_somebody_is_added_and_suspended(open_page: OpenPage, page_server: Any) -> None:
@@ -79,6 +99,54 @@ def test_somebody_is_added_and_suspended(open_page: OpenPage, page_server: Any) 
     expect(row).to_contain_text("Suspended")
     body = {"name": "zhang.wei", "password": "a long password 1"}
     assert page_server.request("POST", "/fust/v1/session", body, token=None)[0] in (401, 403)
+
+
+def test_somebody_is_promoted_signed_out_and_removed(open_page: OpenPage, page_server: Any) -> None:
+    page_server.request("POST", "/fust/v1/users", {"name": "amina", "password": PASSWORD})
+    theirs = signed_in_as(open_page, page_server, "amina")
+    page = open_page("people")
+    row = page.get_by_role("row", name="amina")
+    row.get_by_text("Change", exact=True).click()
+    row.get_by_role("button", name="Make administrator").click()
+    expect(row).to_contain_text("Administrator")
+    theirs.goto("/people")
+    expect(theirs.get_by_role("row", name="amina")).to_be_visible()
+    row.get_by_role("button", name="Take administration away").click()
+    expect(row).to_contain_text("User")
+    row.get_by_role("button", name="Sign out everywhere").click()
+    expect(page.get_by_text("amina is signed out of one browser.").last).to_be_visible()
+    theirs.reload()
+    expect(theirs.get_by_role("heading", name="Sign in to Fust")).to_be_visible()
+    row.get_by_role("button", name="Remove", exact=True).click()
+    row.get_by_role("button", name="Remove amina now").click()
+    expect(row).to_have_count(0)
+    users = json.loads(page_server.request("GET", "/fust/v1/users")[2])["items"]
+    assert "amina" not in [user["name"] for user in users]
+
+
+def test_nobody_takes_their_own_rank_away(open_page: OpenPage) -> None:
+    page = open_page("people")
+    row = page.get_by_role("row", name="(you)")
+    expect(row).to_contain_text("Administrator")
+    expect(row.get_by_text("Change", exact=True)).to_have_count(0)
+
+
+def test_an_invitation_is_made_shown_once_and_withdrawn(open_page: OpenPage) -> None:
+    page = open_page("people")
+    page.get_by_label("Note to yourself").fill("for the new teacher")
+    page.get_by_role("button", name="Make a link").click()
+    link = page.locator("code.token").inner_text()
+    assert "code=" in link
+    page.reload()
+    row = page.get_by_role("row", name="for the new teacher")
+    expect(row).to_contain_text("Open")
+    assert link not in page.content()
+    row.get_by_role("button", name="Withdraw").click()
+    row.get_by_role("button", name="Withdraw it now").click()
+    expect(row).to_have_count(0)
+    late = open_page(None, signed_in=False)
+    late.goto(link)
+    expect(late.get_by_role("button", name="Join")).to_have_count(0)
 
 
 def test_a_fine_grained_key_opens_only_what_it_lists(open_page: OpenPage, page_server: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,19 +16,15 @@ from fust.accounts.tokens import token_in
 from fust.core.clock import utc_naive
 from fust.core.errors import Conflict, Denied, InvalidInput, NotFound, Unauthenticated
 from fust.core.settings import load_settings
-from fust.store.database import Base, Database
+from fust.store.database import Database
 
 
 @pytest.fixture
-def accounts(tmp_path: Path) -> Iterator[Accounts]:
-    settings = load_settings(tmp_path, environ={})
-    database = Database(settings.database_url)
-    Base.metadata.create_all(database.engine)
-    accounts = Accounts(database, settings)
+def accounts(tmp_path: Path, database: Database) -> Accounts:
+    accounts = Accounts(database, load_settings(tmp_path, environ={}))
     accounts.users.create("admin", is_admin=True)
     accounts.users.create("eva")
-    yield accounts
-    database.close()
+    return accounts
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -203,6 +198,8 @@ def test_a_wrong_proxy_setting_is_named() -> None:
 
 def test_a_key_works_when_its_use_cannot_be_noted(accounts: Accounts) -> None:
     """A database that cannot be written (full disk) still lets its users read."""
+    if not accounts._database.is_sqlite:
+        pytest.skip("SQLite's way to open a database that cannot be written")
     made = accounts.tokens.create("eva", "laptop", "read")
     path = accounts._settings.home / "fust.db"
     with accounts._database.engine.connect() as connection:

@@ -6,7 +6,6 @@ import ast
 import csv
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -24,29 +23,8 @@ from fust.core.errors import InvalidInput
 from fust.store.database import Database
 from fust.wire.asgi import TRUSTED_PROXIES, RequestPool, current_request
 from tests.conftest import REPOSITORY
-from tests.support.postgres import running_postgres
 
 MARIA = Identity("maria", False, SCOPES["write"], "t_1", "token")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        database = Database(f"sqlite:///{tmp_path}/fust.db")
-    else:
-        database = Database(request.getfixturevalue("postgres"))
-        with database.engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
-    prepare_schema(database)
-    yield database
-    database.close()
 
 
 def add(

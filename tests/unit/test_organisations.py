@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from fust.accounts.models import Token
 from fust.accounts.rights import ANONYMOUS, Identity, may
 from fust.accounts.seed import apply_seed, read_seed
 from fust.accounts.service import CACHE_S, Accounts
-from fust.app.home import prepare_schema
 from fust.core.clock import utc_naive
 from fust.core.errors import Conflict, Denied, FustError, InvalidInput, NotFound, Unauthenticated
 from fust.core.settings import load_settings
@@ -23,19 +21,15 @@ from fust.store.database import Database
 
 
 @pytest.fixture
-def accounts(tmp_path: Path) -> Iterator[Accounts]:
-    settings = load_settings(tmp_path, environ={})
-    database = Database(settings.database_url)
-    prepare_schema(database, None)
-    accounts = Accounts(database, settings)
+def accounts(tmp_path: Path, database: Database) -> Accounts:
+    accounts = Accounts(database, load_settings(tmp_path, environ={}))
     accounts.users.create("admin", is_admin=True)
     for name in ("olga", "anna", "will", "rita"):
         accounts.users.create(name)
     accounts.organisations.create("Lab", by=who(accounts, "olga"), display_name="The Lab")
     for name, role in (("anna", "admin"), ("will", "write"), ("rita", "read")):
         accounts.organisations.set_member("lab", name, role, by=who(accounts, "olga"))
-    yield accounts
-    database.close()
+    return accounts
 
 
 def bearer(secret: str) -> dict[str, str]:

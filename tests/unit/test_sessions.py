@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select
 
 from fust.accounts.audit import iter_entries
-from fust.accounts.passwords import Limiter
+from fust.accounts.brake import Brake
+from fust.accounts.models import FailedSignIn
 from fust.accounts.rights import ANONYMOUS
 from fust.accounts.service import Accounts
 from fust.accounts.session_routes import device_of
 from fust.accounts.sessions import check_not_cross_site, check_same_origin
-from fust.core.errors import Denied, NotFound, RateLimited, Unauthenticated
+from fust.core.errors import Denied, InvalidInput, NotFound, RateLimited, Unauthenticated
 from fust.core.settings import load_settings
-from fust.store.database import Base, Database
+from fust.store.database import Database
 from fust.wire.asgi import TRUSTED_PROXIES, current_request
 
 PUBLIC = "https://ai.school.org/fust"
 
 
 @pytest.fixture
-def accounts(tmp_path: Path) -> Iterator[Accounts]:
+def accounts(tmp_path: Path, database: Database) -> Accounts:
     settings = load_settings(tmp_path, environ={}, flags={"server.public_url": PUBLIC})
-    database = Database(settings.database_url)
-    Base.metadata.create_all(database.engine)
     accounts = Accounts(database, settings)
     accounts.users.create("admin", is_admin=True)
     accounts.users.create("eva", password="a sentence is good")
-    yield accounts
-    database.close()
+    return accounts
 
 
 def cookie(secret: str) -> dict[str, str]:
@@ -85,43 +84,90 @@ def test_another_site_cannot_act_through_a_browser(
             accounts.identify({**cookie(secret), **headers}, method="POST")
 
 
-def test_guessing_a_name_is_slowed_and_ends() -> None:
-    moment = [0.0]
-    limiter = Limiter(lambda: moment[0])
+class Guesser:
+    """Wrong passwords at given times, counted as the routes do."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.now = datetime(2026, 11, 22)
+        self.brake = Brake(lambda: self.now)
+
+    def check(self, name: str, address: str) -> None:
+        with self._database.read() as session:
+            self.brake.check(session, name, address)
+
+    def fail(self, name: str, address: str) -> bool:
+        with self._database.write() as session:
+            return self.brake.count(session, name, address)
+
+
+def test_guessing_a_name_is_slowed_and_ends(database: Database) -> None:
+    guesser = Guesser(database)
+    start = guesser.now
     for i in range(10):
-        moment[0] = float(i)
-        limiter.check("eva", "6.6.6.6")
-        assert limiter.failed("eva", "6.6.6.6") == (i == 9)
+        guesser.now = start + timedelta(seconds=i)
+        guesser.check("eva", "6.6.6.6")
+        assert guesser.fail("eva", "6.6.6.6") == (i == 9)
     with pytest.raises(RateLimited) as caught:
-        limiter.check("EVA", "6.6.6.6")
+        guesser.check("EVA", "6.6.6.6")
     assert caught.value.retry_after_s == 51
-    limiter.check("eva", "1.2.3.4")  # nobody else is locked out
-    limiter.check("other", "6.6.6.6")
-    moment[0] = 60.5
-    limiter.check("eva", "6.6.6.6")
-    limiter.failed("eva", "6.6.6.6")
+    guesser.check("eva", "1.2.3.4")  # nobody else is locked out
+    guesser.check("other", "6.6.6.6")
+    guesser.now = start + timedelta(seconds=60.5)
+    guesser.check("eva", "6.6.6.6")
+    guesser.fail("eva", "6.6.6.6")
     with pytest.raises(RateLimited):
-        limiter.check("eva", "6.6.6.6")
+        guesser.check("eva", "6.6.6.6")
 
 
-def test_guessing_many_names_from_one_place_is_slowed() -> None:
-    limiter = Limiter(lambda: 0.0)
+def test_guessing_many_names_from_one_place_is_slowed(database: Database) -> None:
+    guesser = Guesser(database)
     for i in range(50):
-        limiter.check(f"name{i}", f"2001:db8::{i:x}")  # one IPv6 network is one place
-        limiter.failed(f"name{i}", f"2001:db8::{i:x}")
+        guesser.check(f"name{i}", f"2001:db8::{i:x}")  # one IPv6 network is one place
+        guesser.fail(f"name{i}", f"2001:db8::{i:x}")
     with pytest.raises(RateLimited):
-        limiter.check("fresh", "2001:db8::ffff")
-    limiter.check("fresh", "2001:db8:0:1::1")
+        guesser.check("fresh", "2001:db8::ffff")
+    guesser.check("fresh", "2001:db8:0:1::1")
 
 
-def test_the_brake_forgets_the_oldest_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fust.accounts.passwords._MOST_KEPT", 100)
-    limiter = Limiter(lambda: 0.0)
-    for i in range(300):
-        limiter.failed("eva" if i % 10 == 0 else f"name{i}", "6.6.6.6")
-    with pytest.raises(RateLimited):
-        limiter.check("eva", "6.6.6.6")
-    assert len(limiter._failures) <= 100
+def test_the_brake_forgets_after_a_minute_and_when_a_clock_was_set_back(database: Database) -> None:
+    guesser = Guesser(database)
+    for _ in range(10):
+        guesser.fail("eva", "6.6.6.6")
+    guesser.now -= timedelta(hours=1)
+    guesser.check("eva", "6.6.6.6")
+    guesser.fail("eva", "6.6.6.6")
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(FailedSignIn)) == 1
+
+
+def test_all_processes_of_a_home_hold_one_brake(accounts: Accounts, database: Database) -> None:
+    second = Accounts(Database(database.url), accounts._settings)
+    for _ in range(5):
+        for process in (accounts, second):
+            with pytest.raises(Unauthenticated):
+                process.sessions.sign_in_by_password("eva", "wrong guess")
+    for process in (accounts, second):
+        with pytest.raises(RateLimited):
+            process.sessions.sign_in_by_password("eva", "a sentence is good")
+    second._database.close()
+
+
+def test_a_name_with_a_nul_is_nobody_on_either_database(accounts: Accounts, database: Database) -> None:
+    refused: type[Exception] = Unauthenticated if database.is_sqlite else InvalidInput
+    for name in ("eva\0", "\0", "e\0va"):
+        with pytest.raises(refused):
+            accounts.sessions.sign_in_by_password(name, "a sentence is good")
+        with pytest.raises(InvalidInput):
+            accounts.users.create(name)
+
+
+def test_what_was_typed_as_a_name_is_not_in_the_database(accounts: Accounts, database: Database) -> None:
+    with pytest.raises(Unauthenticated):
+        accounts.sessions.sign_in_by_password("correct horse battery", "eva")
+    with database.read() as session:
+        row = session.scalars(select(FailedSignIn)).one()
+    assert len(row.name_mark) == 8 and "horse" not in str(vars(row))
 
 
 def test_behind_a_proxy_the_client_is_slowed_not_the_proxy(accounts: Accounts) -> None:

@@ -1,5 +1,6 @@
 import { absoluteURL } from "./router";
-import { lang } from "./i18n";
+import { lang, type Lang } from "./i18n";
+import type { Theme } from "./theme";
 
 /** What the server said when it refused, or that it could not be reached (`code` "unreachable"). */
 export class Problem extends Error {
@@ -19,6 +20,9 @@ export interface User {
   full_name?: string;
   is_admin: boolean;
   has_password: boolean;
+  /** As chosen in any of their browsers; null when nothing was. */
+  language: Lang | null;
+  theme: Theme | null;
 }
 export interface SessionAnswer {
   user: User | null;

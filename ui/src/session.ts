@@ -1,5 +1,7 @@
 import { call, Problem, type SessionAnswer, type Status, type User } from "./api";
+import { setLang } from "./i18n";
 import { createStore } from "./store";
+import { setTheme } from "./theme";
 
 export type Session =
   | { state: "asking" }
@@ -15,11 +17,18 @@ export const status = createStore<Status | null>(null);
 export async function askSession(): Promise<void> {
   try {
     const answer = await call<SessionAnswer>("fust/v1/session");
+    if (answer.user !== null && session.get().state !== "in") wear(answer.user);
     session.set(answer.user === null ? { state: "out", version: answer.version } : { state: "in", user: answer.user, version: answer.version });
     if (answer.user !== null) await refreshStatus();
   } catch (error) {
     if (error instanceof Problem) session.set({ state: "lost", problem: error });
   }
+}
+
+/** Puts on what the account has chosen, in this browser too. */
+function wear(user: User): void {
+  if (user.language) setLang(user.language);
+  if (user.theme) setTheme(user.theme);
 }
 
 /** Signs in; throws `Problem` when the server refuses. */

@@ -3,12 +3,8 @@ import { createStore, memory } from "./store";
 export type Theme = "system" | "light" | "dark";
 const ORDER: readonly Theme[] = ["system", "light", "dark"];
 
-function remembered(): Theme {
-  const kept = memory.get("fust.theme");
-  return kept === "light" || kept === "dark" ? kept : "system";
-}
-
-export const theme = createStore<Theme>(remembered());
+/** `early.js` has put the choice of the account, or of this browser, on the document. */
+export const theme = createStore<Theme>((document.documentElement.dataset["theme"] as Theme | undefined) ?? "system");
 
 export function setTheme(next: Theme): void {
   memory.set("fust.theme", next === "system" ? null : next);

@@ -23,6 +23,9 @@ class User(Base):
     suspended: Mapped[bool] = mapped_column(default=False)
     """Keys and sessions are refused; what the user made stays."""
     password_hash: Mapped[str | None] = mapped_column(default=None)
+    language: Mapped[str | None] = mapped_column(default=None)
+    theme: Mapped[str | None] = mapped_column(default=None)
+    """How the page looks for them; none: as each browser has it."""
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
 
 
@@ -104,3 +107,16 @@ class SignInCode(Base):
     code_hash: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     expires_at: Mapped[datetime]
+
+
+class FailedSignIn(Base):
+    """A wrong password of the last minute."""
+
+    __tablename__ = "failed_sign_ins"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    place: Mapped[str] = mapped_column(index=True)
+    """An IPv4 address or an IPv6 network."""
+    name_mark: Mapped[str]
+    """32 bits of a hash of what was typed as a name."""
+    at: Mapped[datetime]

@@ -12,6 +12,7 @@ from litestar.types import ControllerRouterHandler
 from fust.accounts.models import User
 from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
+from fust.accounts.users import Language, Theme
 from fust.core.clock import iso
 
 
@@ -47,6 +48,8 @@ class UserChange(msgspec.Struct, forbid_unknown_fields=True):
     full_name: str | None = None
     is_admin: bool | None = None
     suspended: bool | None = None
+    language: Language | None = None
+    theme: Theme | None = None
 
 
 class PasswordRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,13 +101,21 @@ def create_user(data: UserRequest, accounts: Accounts, identity: Identity) -> Us
 
 @patch("/fust/v1/users/{user:str}", sync_to_thread=True, tags=["people"])
 def update_user(user: str, data: UserChange, accounts: Accounts, identity: Identity) -> UserInfo:
-    """Changes a user: one's own shown name, or, for administrators, anybody's name, rank and whether it may act."""
+    """Changes a user: one's own shown name, language and theme, or, for administrators, anybody's, its rank and whether
+    it may act.
+    """
     accounts.require_whole(identity, "write")
     own = identity.user is not None and identity.user.lower() == user.lower()
     if not own or data.is_admin is not None or data.suspended is not None:
         accounts.check_admin(identity)
     changed = accounts.users.update(
-        user, full_name=data.full_name, is_admin=data.is_admin, suspended=data.suspended, by=identity
+        user,
+        full_name=data.full_name,
+        is_admin=data.is_admin,
+        suspended=data.suspended,
+        language=data.language,
+        theme=data.theme,
+        by=identity,
     )
     return _user_info(changed)
 

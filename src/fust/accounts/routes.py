@@ -38,6 +38,9 @@ class SessionUser(msgspec.Struct):
     full_name: str
     is_admin: bool
     has_password: bool
+    language: str | None
+    theme: str | None
+    """As chosen in the page; none: nothing was."""
     organisations: list[SessionOrganisation]
 
 
@@ -74,6 +77,8 @@ def _session_user(accounts: Accounts, identity: Identity) -> SessionUser | None:
         user.full_name,
         user.is_admin,
         user.password_hash is not None,
+        user.language,
+        user.theme,
         [
             SessionOrganisation(found.name, found.display_name, identity.roles[found.name.lower()])
             for found in own

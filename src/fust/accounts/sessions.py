@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from fust.accounts import passwords
 from fust.accounts.audit import note_action
+from fust.accounts.brake import Brake
 from fust.accounts.models import BrowserSession, SignInCode, User
 from fust.accounts.names import user_row
 from fust.accounts.proxies import caller_address, caller_agent
@@ -49,7 +50,7 @@ class Sessions:
         self._users = users
         self._identify_token = identify_token
         self._changed = changed
-        self._limiter = passwords.Limiter()
+        self._brake = Brake()
 
     def create_code(self, user_name: str, *, by: Identity = SYSTEM) -> tuple[str, float]:
         """Returns a sign-in code (one use) and the seconds it lives."""
@@ -110,33 +111,22 @@ class Sessions:
 
         """
         address = caller_address()
-        self._limiter.check(name, address)
+        with self._database.read() as session:
+            self._brake.check(session, name, address)
         user = self._users.find(name)
         if not passwords.verify_password(user.password_hash if user else None, password) or user is None:
-            stopped = self._limiter.failed(name, address)
             # What was typed as a name may be a password: only names that exist are written down.
             known = user.name if user else ""
             log.warning("a sign-in failed", extra={"user": known, "client": address})
-            self._note_refusal(known, "password", stopped)
+            # A try that cannot be counted, on a full disk, is answered as a right password would be: not at all.
+            with self._database.write() as session:
+                stopped = self._brake.count(session, name, address) or None
+                note_action(session, None, "session.refuse", f"user:{known}", how="password", stopped=stopped)
             raise Unauthenticated(
                 "Name or password is wrong.", hint="`fust passwd` on the server sets a new password."
             )
         with self._database.write() as session:
             return self.begin(session, user.id, "password")
-
-    def _note_refusal(self, known: str, how: str, stopped: bool) -> None:
-        try:
-            with self._database.write() as session:
-                note_action(
-                    session,
-                    None,
-                    "session.refuse",
-                    f"user:{known}",
-                    how=how,
-                    stopped=True if stopped else None,
-                )
-        except FustError as error:  # a full disk: the answer is the same all the same
-            log.warning("a failed sign-in was not noted", extra={"reason": error.message()})
 
     def begin(self, session: Session, user_id: str, how: How) -> str:
         """Returns the secret of a new session, inside a transaction.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
@@ -16,6 +17,9 @@ from fust.core.errors import Conflict, NotFound
 from fust.core.ids import new_id
 from fust.store.database import Database
 from fust.store.outbox import emit
+
+Language = Literal["en", "zh-CN"]
+Theme = Literal["system", "light", "dark"]
 
 
 class Users:
@@ -115,6 +119,8 @@ class Users:
         full_name: str | None = None,
         is_admin: bool | None = None,
         suspended: bool | None = None,
+        language: Language | None = None,
+        theme: Theme | None = None,
         by: Identity = SYSTEM,
     ) -> User:
         """Changes a user; what is none stays. One who is suspended is refused everywhere within two seconds.
@@ -137,6 +143,8 @@ class Users:
                 if suspended:
                     session.execute(delete(BrowserSession).where(BrowserSession.user_id == user.id))
                 note_action(session, by, "user.suspend" if suspended else "user.resume", f"user:{user.name}")
+            # How the page looks is nobody else's business: the audit does not hear of it.
+            user.language, user.theme = language or user.language, theme or user.theme
             session.flush()
             _check_admin_left(session)
         self._changed()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import html
 import mimetypes
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from urllib.parse import parse_qs
 
 from fust.accounts.cookies import session_cookie
 from fust.accounts.service import Accounts
+from fust.accounts.sessions import cookie_in
 from fust.app.asgi import answer
 from fust.core.errors import FustError
 from fust.core.settings import Settings
-from fust.wire.asgi import Receive, Scope, Send
+from fust.wire.asgi import Receive, Scope, Send, headers_of
 
 WEB = Path(__file__).parent / "web"
 _SECURITY = [
@@ -73,13 +75,28 @@ class Page:
         if scope["path"].startswith("/assets/"):
             await answer(send, 404, b"not found\n", b"text/plain", headers=_SECURITY)
             return
-        await answer(
-            send,
-            200,
-            b"" if head else self._index,
-            b"text/html; charset=utf-8",
-            headers=[*_SECURITY, (b"cache-control", b"no-cache")],
-        )
+        index = await self._index_for(headers_of(scope))
+        cache = [(b"cache-control", b"private, no-cache"), (b"vary", b"cookie")]
+        kind = b"text/html; charset=utf-8"
+        await answer(send, 200, b"" if head else index, kind, headers=[*_SECURITY, *cache])
+
+    async def _index_for(self, headers: Mapping[str, str]) -> bytes:
+        """Returns the document with the language and the theme of whoever is signed in, so that its first paint is
+        right in any of their browsers (`ui/public/early.js` reads them).
+        """
+        if not cookie_in(headers):
+            return self._index
+        loop = asyncio.get_running_loop()
+        try:
+            looks = await loop.run_in_executor(self._pool, self._looks_of, headers)
+        except FustError:
+            return self._index  # the page says itself what is wrong
+        return self._index.replace(b'<html lang="en">', f'<html lang="en"{looks}>'.encode(), 1)
+
+    def _looks_of(self, headers: Mapping[str, str]) -> str:
+        user = self._accounts.users.find(self._accounts.identify(headers).user)
+        chosen = {"language": user.language, "theme": user.theme} if user else {}
+        return "".join(f' data-{name}="{html.escape(value)}"' for name, value in chosen.items() if value)
 
     async def _sign_in(self, code: str, send: Send) -> None:
         home = (self._settings.base_path + "/").encode()

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import JSON, DateTime, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, StatementError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from fust.core.errors import StorageFull, Unavailable
+from fust.core.errors import InvalidInput, StorageFull, Unavailable
 
 _LAST = "fust.at_end"
 
@@ -49,7 +49,7 @@ class Database:
 
         Raises:
             StorageFull: the disk of the database is full; nothing of the block was kept.
-            Unavailable: the database stayed locked or is read-only.
+            Unavailable: the database stayed locked, is read-only or does not answer.
 
         """
         session = self._sessions()
@@ -92,7 +92,7 @@ def at_end(session: Session, finish: Callable[[Session], None]) -> None:
 
 @contextlib.contextmanager
 def errors_are_clear() -> Generator[None]:
-    """Turns the database's own words for a full disk, a lock or a read-only file into ours."""
+    """Turns the database's own words for a full disk, a lock, a lost connection or a NUL into ours."""
     try:
         yield
     except OperationalError as error:
@@ -108,6 +108,21 @@ def errors_are_clear() -> Generator[None]:
                 hint="Check the rights of the home and that no other program holds it, then try again.",
                 words=words,
                 retry_after_s=1,
+            ) from error
+        if error.connection_invalidated or "connection failed" in words:
+            raise Unavailable(
+                "The database does not answer.",
+                hint="Check that PostgreSQL runs and that store.database_url leads to it, then try again.",
+                retry_after_s=2,
+            ) from error
+        raise
+    except StatementError as error:
+        # PostgreSQL keeps no NUL in a text (postgresql.org/docs, 8.3) and SQLite does: both refuse the request alike
+        # where a text has rules of its own; this is for those that have none.
+        if "NUL" in str(error.orig):
+            raise InvalidInput(
+                "A text of this request holds the character NUL, which cannot be kept.",
+                hint="Leave it out.",
             ) from error
         raise
 

@@ -24,14 +24,8 @@ type Args<K extends MessageKey> = [Fields<(typeof en)[K]>] extends [never]
 
 const catalogues: Record<Lang, Record<MessageKey, string>> = { en, "zh-CN": zh };
 
-function preferred(): Lang {
-  const kept = memory.get("fust.lang");
-  const first = kept ?? navigator.languages[0] ?? navigator.language;
-  return /^zh\b/i.test(first) ? "zh-CN" : "en";
-}
-
-export const lang = createStore<Lang>(preferred());
-document.documentElement.lang = lang.get();
+/** `early.js` has put the choice of the account, of this browser or of its user on the document. */
+export const lang = createStore<Lang>(document.documentElement.lang === "zh-CN" ? "zh-CN" : "en");
 
 export function setLang(next: Lang): void {
   memory.set("fust.lang", next);

@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { Problem, type Deployment, type Page } from "../api";
 import { say, stopAnswer, type Said } from "../chats/answer";
 import { requestFor } from "../chats/request";
-import { askHistory, conversations, growing, HERE, history, open, openFor, rename } from "../chats/store";
+import { conversations, growing, HERE, open, openFor, rename } from "../chats/store";
 import { shownPath } from "../chats/tree";
 import type { Conversation, Settings } from "../chats/types";
 import { Empty, Trouble, Waiting } from "../parts";
@@ -81,9 +81,6 @@ export function ChatPage() {
   useEffect(() => {
     document.title = `${title} · Fust`;
   }, [title]);
-  useEffect(() => {
-    if (history.get() === null) askHistory().catch(() => undefined);
-  }, [user]);
   useEffect(() => {
     // What was picked while a new conversation got its address stays.
     if (id === null || id !== desk.current.made) setPicked(null);

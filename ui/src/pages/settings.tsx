@@ -2,13 +2,15 @@ import { useState } from "preact/hooks";
 import { call, type Page } from "../api";
 import type { Browser } from "../accounts";
 import { Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
+import { KeepHistory } from "../parts/history";
 import { ProviderLink } from "../parts/provider";
-import { setLang, t, useLang, type Lang } from "../i18n";
+import { t, useLang, type Lang } from "../i18n";
 import { useAct, useLoad } from "../load";
+import { chooseLang, chooseTheme } from "../looks";
 import { Link } from "../router";
 import { askSession, session } from "../session";
 import { useStore } from "../store";
-import { setTheme, theme, type Theme } from "../theme";
+import { theme, type Theme } from "../theme";
 
 /** What a person sets for themselves. */
 export function SettingsPage() {
@@ -21,6 +23,12 @@ export function SettingsPage() {
         <Profile key={now.user.name} name={now.user.name} fullName={now.user.full_name ?? ""} />
         <Password name={now.user.name} has={now.user.has_password} />
         <Looks />
+        <Section id="h-history" title={t("settings.history")}>
+          <div class="form">
+            <KeepHistory user={now.user.name} />
+            <p><Link class="b" to="chat">{t("settings.history.open")}</Link></p>
+          </div>
+        </Section>
         <Section id="h-keys" title={t("place.keys")}>
           <div class="stack">
             <p>{t("settings.keys")}</p>
@@ -96,22 +104,23 @@ const THEMES: Theme[] = ["system", "light", "dark"];
 function Looks() {
   const lang = useLang();
   const shown = useStore(theme);
+  const act = useAct();
   return (
     <Section id="h-looks" title={t("settings.looks")}>
       <div class="form">
         <fieldset>
           <legend>{t("settings.lang")}</legend>
           {LANGS.map(([id, label]) => (
-            <label key={id} class="tick"><input type="radio" name="lang" checked={lang === id} onChange={() => setLang(id)} /><span lang={id}>{label}</span></label>
+            <label key={id} class="tick"><input type="radio" name="lang" checked={lang === id} onChange={() => void act.run(() => chooseLang(id))} /><span lang={id}>{label}</span></label>
           ))}
         </fieldset>
         <fieldset>
           <legend>{t("settings.theme")}</legend>
           {THEMES.map((it) => (
-            <label key={it} class="tick"><input type="radio" name="theme" checked={shown === it} onChange={() => setTheme(it)} /><span>{t(`theme.${it}.long`)}</span></label>
+            <label key={it} class="tick"><input type="radio" name="theme" checked={shown === it} onChange={() => void act.run(() => chooseTheme(it))} /><span>{t(`theme.${it}.long`)}</span></label>
           ))}
         </fieldset>
-        <p class="small quiet">{t("settings.looks.note")}</p>
+        {act.problem ? <Trouble problem={act.problem} /> : <p class="small quiet">{t("settings.looks.note")}</p>}
       </div>
     </Section>
   );

@@ -3,11 +3,12 @@ import { Bell } from "./bell";
 import { Pop } from "./pop";
 import { useIsAdmin } from "./subnav";
 import { bytes } from "../format";
-import { setLang, t, useLang, type MessageKey } from "../i18n";
+import { t, useLang, type MessageKey } from "../i18n";
+import { chooseLang, chooseTheme } from "../looks";
 import { go, Link, usePlace } from "../router";
 import { session, signOut, status } from "../session";
 import { useStore } from "../store";
-import { nextTheme, setTheme, theme, type Theme } from "../theme";
+import { nextTheme, theme, type Theme } from "../theme";
 
 const PLACES: [path: string, name: MessageKey][] = [
   ["", "place.home"],
@@ -148,7 +149,7 @@ function Find() {
 function LangButton() {
   const other = useLang() === "en" ? "zh-CN" : "en";
   return (
-    <button class="b bare" id="lang" type="button" lang={other} onClick={() => setLang(other)}>
+    <button class="b bare" id="lang" type="button" lang={other} onClick={() => void chooseLang(other).catch(() => undefined)}>
       {other === "en" ? "English" : "中文"}
     </button>
   );
@@ -161,7 +162,7 @@ function ThemeButton() {
   const next = nextTheme(now);
   const label = t("theme.button", { now: t(THEME_NAMES[now]), next: t(THEME_NAMES[next]) });
   return (
-    <button class="b bare icon" id="theme" type="button" aria-label={label} title={label} data-now={now} onClick={() => setTheme(next)}>
+    <button class="b bare icon" id="theme" type="button" aria-label={label} title={label} data-now={now} onClick={() => void chooseTheme(next).catch(() => undefined)}>
       <svg class="i" viewBox="0 0 16 16" aria-hidden="true">
         <circle cx="8" cy="8" r="6" fill={now === "dark" ? "currentColor" : "none"} />
         {now === "system" && <path d="M8 2a6 6 0 0 1 0 12z" fill="currentColor" />}

@@ -1,9 +1,10 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { call, Problem } from "../../api";
 import { countOld, moveOld, removeOld } from "../../chats/old";
-import { changes, conversations, HERE, history, removeAll, setHistory } from "../../chats/store";
+import { changes, conversations, HERE, history, removeAll } from "../../chats/store";
 import type { ChatLine } from "../../chats/types";
 import { Sure, Trouble } from "../../parts";
+import { KeepHistory } from "../../parts/history";
 import { ago, fullTime, integer } from "../../format";
 import { t } from "../../i18n";
 import { useAct } from "../../load";
@@ -140,20 +141,11 @@ function byDay(items: ChatLine[]): [string, ChatLine[]][] {
 function History({ user, some, now }: { user: string; some: boolean; now: string | null }) {
   const keep = useStore(history);
   const act = useAct();
-  const [wanted, setWanted] = useState<boolean | null>(null);
   const [old, setOld] = useState(() => countOld(user));
   return (
     <details class="history">
       <summary>{keep === false ? t("chat.history.off") : t("chat.history")}</summary>
-      <label class="tick">
-        <input type="checkbox" checked={wanted ?? keep !== false} disabled={keep === null} onChange={(event) => {
-          const next = event.currentTarget.checked;
-          setWanted(next);
-          void act.run(() => setHistory(next)).finally(() => setWanted(null));
-        }} />
-        <span>{t("chat.history.keep")}</span>
-      </label>
-      <p class="small quiet">{keep === false ? t("chat.history.off.note") : t("chat.history.note")}</p>
+      <KeepHistory user={user} />
       {some && (
         <p class="small">
           {t("chat.export.all")}{" "}

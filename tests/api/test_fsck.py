@@ -14,14 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from fust.accounts.rights import SYSTEM
 from fust.accounts.service import Accounts
 from fust.app.fsck import SchemaDiffers, check_home, repair_home
 from fust.app.home import AlreadyRunning, open_home, prepare_schema
+from fust.core.clock import utc_naive
 from fust.core.settings import Settings, load_settings
-from fust.hub.models import LargeFile, Repo, RepoFile, XetFile, Xorb
+from fust.hub.bucket_batch import PutFile
+from fust.hub.models import Bucket, LargeFile, Repo, RepoFile, XetFile, Xorb
 from fust.hub.service import Hub
 from fust.store.database import Database
 from tests.conftest import REPOSITORY, RunningFust
@@ -47,6 +49,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "text").write_text(name)
         files = {"blob.bin": folder / "blob.bin", f"{name}.txt": folder / "text"}
         hub.import_files(SYSTEM, "admin/blobs", "model", files, message=name)
+    bucket = hub.buckets.create(SYSTEM, "admin/bucket", private=True)
+    with database.read() as session:
+        xet_hash = session.scalars(select(XetFile.xet_hash)).first() or ""
+    hub.buckets.write(SYSTEM, bucket, [PutFile("kept.bin", xet_hash, utc_naive(), allowed=True)], [], set())
     database.close()
     return home
 
@@ -175,6 +181,8 @@ DAMAGE: list[tuple[str, Plant, bool, bool]] = [
     ("git_damaged", lambda home: loose(home, git(home, "rev-parse", "main~1")).unlink(), True, False),
     ("git_damaged", lambda home: flip(loose(home, git(home, "rev-parse", "main~1^{tree}"))), True, False),
     ("pointer_dangling", lambda home: change(home, delete(LargeFile)), False, False),
+    ("bucket_sums", lambda home: change(home, update(Bucket).values(files=9)), False, True),
+    ("bucket_sums", lambda home: change(home, update(Bucket).values(size_bytes=1)), False, True),
     ("pointer_closed", lambda home: change(home, delete(RepoFile)), False, True),
     ("leftover", lambda home: write(repo(home) / "refs/heads/main.lock"), False, True),
     ("leftover", lambda home: write(repo(home) / "objects/12/tmp_obj_x"), False, True),

@@ -115,6 +115,34 @@ def organisation_rows() -> list[Row]:
     ]
 
 
+def bucket_rows() -> list[Row]:
+    """Buckets: whoever reads the name's private repos reads its private buckets, and so on."""
+    one = "/api/buckets/{space}/{bucket}"
+    closed = "/api/buckets/guild/vault"
+    made = ("POST", closed, {"private": True})
+    other = "/api/buckets/guild/gone-{slug}"
+    empty = {"type": "addFile", "path": "empty", "xetHash": "0" * 64}
+    return [
+        Row("GET", "/api/buckets/{space}", "anybody", "/api/buckets/guild"),
+        Row("POST", one, "guild push", "/api/buckets/guild/new-{slug}", {}),
+        Row("GET", one, "guild read", closed, before=made),
+        Row("DELETE", one, "guild manage", other, before=("POST", other, {"private": True})),
+        Row("PUT", one + "/settings", "guild manage", closed + "/settings", {"private": True}, before=made),
+        Row("GET", one + "/tree", "guild read", closed + "/tree", before=made),
+        Row("GET", one + "/tree/{prefix*}", "guild read", closed + "/tree/a%2Fb", before=made),
+        Row("POST", one + "/paths-info", "guild read", closed + "/paths-info", {"paths": ["a"]}, before=made),
+        Row("POST", one + "/batch", "guild push", closed + "/batch", empty, before=made),
+        Row("GET", one + "/xet-read-token", "guild read", closed + "/xet-read-token", before=made),
+        Row("GET", one + "/xet-write-token", "guild push", closed + "/xet-write-token", before=made),
+        Row("GET", one + "/events", "guild read", closed + "/events", ok=(501,), before=made),
+        *(
+            Row(m, "/buckets/{space}/{bucket}/resolve/{path*}", "guild read", path, ok=(404,), before=made)
+            for m in ("GET", "HEAD")
+            for path in ("/buckets/guild/vault/resolve/none",)
+        ),
+    ]
+
+
 HUB: list[Row] = [
     Row("GET", "/api/whoami-v2", "a key", "/api/whoami-v2"),
     Row("GET", "/api/users/{name}/overview", "anybody", "/api/users/ada/overview"),
@@ -185,6 +213,8 @@ HUB: list[Row] = [
     Row("GET", "/xet/xorbs/{hash}", "nobody at all", "/xet/xorbs/" + "0" * 64),
     Row("POST", "/xet/v1/xorbs/default/{hash}", "nobody at all", "/xet/v1/xorbs/default/" + "0" * 64, b"x"),
     Row("POST", "/xet/v1/shards", "nobody at all", "/xet/v1/shards", b"x"),
+    Row("POST", "/xet/v2/shards", "nobody at all", "/xet/v2/shards", b"x"),
+    Row("GET", "/xet/v1/chunks/{prefix}/{hash}", "nobody at all", "/xet/v1/chunks/default/" + "0" * 64),
     Row("POST", "/xet/shards", "nobody at all", "/xet/shards", b"x"),
     Row(
         "GET",
@@ -192,6 +222,7 @@ HUB: list[Row] = [
         "nobody at all",
         "/xet/v1/reconstructions/" + "0" * 64,
     ),
+    *bucket_rows(),
     *(Row(m, "/xet/{path*}", "anybody", "/xet/v1/telemetry", b"", (404,)) for m in ("GET", "POST", "HEAD")),
     Row("GET", "/{owner}/{name}.git/info/refs", "read", "/{repo}.git/info/refs?service=git-upload-pack"),
     Row("POST", "/{owner}/{name}.git/git-upload-pack", "read", "/{repo}.git/git-upload-pack", b"0000"),

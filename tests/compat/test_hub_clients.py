@@ -16,14 +16,19 @@ import pytest
 from tests.conftest import RunningFust, start_fust
 
 
+def client_environ(server: RunningFust, folder: Path, token: str | None = None) -> dict[str, str]:
+    """Returns an environment in which Hugging Face's clients know this server alone."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "FUST_"))}
+    environ |= {"HF_ENDPOINT": server.url, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environ["HF_TOKEN"] = server.token if token is None else token
+    return environ
+
+
 def run_client(
     server: RunningFust, folder: Path, script: str, *, token: str | None = None, **more: str
 ) -> dict[str, object]:
     """Runs a script in a process of its own; returns what it put into `out`."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "FUST_"))}
-    environ |= {"HF_ENDPOINT": server.url, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    environ["HF_TOKEN"] = server.token if token is None else token
-    environ |= more
+    environ = client_environ(server, folder, token) | more
     source = "import json\nout = {}\n" + textwrap.dedent(script) + "\nprint('OUT' + json.dumps(out))\n"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", source],

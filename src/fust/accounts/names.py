@@ -15,6 +15,7 @@ _RESERVED = frozenset(
         "api",
         "assets",
         "audit",
+        "buckets",
         "chat",
         "collections",
         "data",

@@ -55,7 +55,7 @@ class Grants:
     """What a fine-grained key was made for; what it does not name it does not open."""
 
     repos: tuple[str, ...] = ()
-    """`owner/name` (of any type), `dataset:owner/name`, `owner/*` or `*`; in lower case."""
+    """`owner/name` (of any type), `dataset:owner/name`, `bucket:owner/name`, `owner/*` or `*`; in lower case."""
     models: tuple[str, ...] = ()
     """Names or aliases at `/v1`, `owner/*` or `*`."""
 
@@ -219,7 +219,7 @@ def _check_repo_pattern(pattern: str) -> str:
     kind, colon, rest = pattern.partition(":") if ":" in pattern else ("", "", pattern)
     owner, slash, name = rest.partition("/")
     well = rest == "*" or (slash == "/" and _is_name(owner) and (name == "*" or _is_name(name)))
-    if not well or (colon and kind not in REPO_TYPES) or len(pattern) > 250:
+    if not well or (colon and kind not in (*REPO_TYPES, "bucket")) or len(pattern) > 250:
         raise InvalidInput(
             "{value!r} names no repos.",
             hint="Write owner/name, dataset:owner/name, owner/* or *.",

@@ -35,7 +35,7 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 _HUB = re.compile(
     rb"^/(?:api/|xet/|oauth/|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:resolve|raw)/|(?:datasets/|spaces/)?[^/]+/[^/]+\.git(?:/|$)"
     rb"|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:info/refs|info/lfs/|git-upload-pack|git-receive-pack)"
-    rb"|lfs/|[^/]+/resolve/)"
+    rb"|buckets/[^/]+/[^/]+/resolve/|lfs/|[^/]+/resolve/)"
 )
 
 

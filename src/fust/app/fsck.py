@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from fust.accounts.service import Accounts
@@ -19,7 +19,17 @@ from fust.hub.blobs import LocalBlobs
 from fust.hub.cache import WholeFiles
 from fust.hub.check import FRESH_S, Finding, HubCheck, leftover
 from fust.hub.git_store import GitStore
-from fust.hub.models import LargeFile, LargeFileOwner, Repo, RepoFile, XetFile, Xorb, XorbOwner
+from fust.hub.models import (
+    Bucket,
+    BucketFile,
+    LargeFile,
+    LargeFileOwner,
+    Repo,
+    RepoFile,
+    XetFile,
+    Xorb,
+    XorbOwner,
+)
 from fust.hub.repos import to_info
 from fust.hub.service import Hub, blobs_folder
 from fust.hub.xet.shard import unpack_segments
@@ -190,6 +200,8 @@ def _mend(finding: Finding, database: Database, hub: Hub, home: Path) -> bool:
             _remove(path)
         case "repo_behind":
             _read_again(finding.subject, database, hub)
+        case "bucket_sums":
+            _count_bucket(finding.subject, database)
         case "pointer_closed":
             return _open_pointer(finding, database)
         case "row_dangling":
@@ -239,6 +251,14 @@ def _read_again(subject: str, database: Database, hub: Hub) -> None:
     with database.read() as session:
         row = session.scalars(select(Repo).where(Repo.type == kind, Repo.key == name.lower())).one()
     hub.ref_writer.recover(to_info(row))
+
+
+def _count_bucket(subject: str, database: Database) -> None:
+    key = subject.removeprefix("bucket:").lower()
+    with database.write() as session:
+        row = session.scalars(select(Bucket).where(Bucket.key == key).with_for_update()).one()
+        sums = select(func.count(), func.coalesce(func.sum(BucketFile.size), 0))
+        row.files, row.size_bytes = session.execute(sums.where(BucketFile.bucket_id == row.id)).one()
 
 
 def _open_pointer(finding: Finding, database: Database) -> bool:

@@ -62,6 +62,8 @@ class HubSettings:
     """Files larger than this come in parts of so many bytes from clients that can (`multipart`)."""
     max_file_bytes: int = 2 * 10**12
     """Largest single file."""
+    max_bucket_bytes: int = 0
+    """Room of one bucket, its files counted whole. 0: as much as the disk has."""
     keep_unreferenced_s: float = 7 * 86400.0
     """How long a large file that no repo points to is kept after it was last brought: longer than any upload takes."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from fust.core.ids import check_repo_type
 from fust.hub.blobs import Kind, LocalBlobs
@@ -22,7 +22,7 @@ from fust.hub.check_git import Walk, broken_objects, raw_refs
 from fust.hub.errors import BadHash, BadXorb
 from fust.hub.git_repo import GitRepo
 from fust.hub.git_store import GitStore
-from fust.hub.models import LargeFile, Repo, RepoFile, XetFile, Xorb
+from fust.hub.models import Bucket, BucketFile, LargeFile, Repo, RepoFile, XetFile, Xorb
 from fust.hub.sweep import iter_strays
 from fust.hub.xet.shard import unpack_segments
 from fust.hub.xet.xorb import verify_xorb
@@ -63,6 +63,7 @@ class HubCheck:
         yield from self._strays()
         yield from self._repos()
         yield from self._orphans()
+        yield from self._buckets()
         if self._deep:
             yield from self._cached()
 
@@ -161,6 +162,49 @@ class HubCheck:
                             params,
                         )
 
+    # Buckets
+
+    def _buckets(self) -> Iterator[Finding]:
+        with self._database.read() as session:
+            rows = list(session.scalars(select(Bucket).order_by(Bucket.key)))
+        for row in rows:
+            yield from self._bucket(row.id, f"{row.owner}/{row.name}")
+
+    def _bucket(self, row_id: str, name: str) -> Iterator[Finding]:
+        lost = (
+            select(BucketFile.path, BucketFile.sha256)
+            .outerjoin(LargeFile, LargeFile.sha256 == BucketFile.sha256)
+            .where(BucketFile.bucket_id == row_id, BucketFile.size > 0, LargeFile.sha256.is_(None))
+        )
+        sums = (  # in one statement, which sees one moment
+            select(Bucket.files, Bucket.size_bytes, func.count(BucketFile.path), func.sum(BucketFile.size))
+            .outerjoin(BucketFile)
+            .where(Bucket.id == row_id)
+            .group_by(Bucket.id)
+        )
+        with self._database.read() as session:
+            found = session.execute(sums).first()
+            gone = list(session.execute(lost))
+        if found is None:
+            return  # deleted meanwhile
+        told, told_bytes, files, size = found
+        if (files, int(size or 0)) != (told, told_bytes):
+            yield Finding(
+                "bucket_sums",
+                f"bucket:{name}",
+                "The bucket {bucket} is said to hold {told} files, and holds {files}; or their sizes differ.",
+                "`fust fsck --repair` counts again.",
+                {"bucket": name, "told": told, "files": files},
+            )
+        for path, sha256 in gone:
+            yield Finding(
+                "pointer_dangling",
+                f"bucket:{name} {path}",
+                "{subject} points to the large file {sha256}, whose bytes are not here.",
+                "Upload the file again, or restore it from a backup.",
+                {"subject": f"bucket:{name} {path}", "sha256": sha256},
+            )
+
     def _orphans(self) -> Iterator[Finding]:
         folders = [(self._git.root / p / o / f"{n}.git", (p, o, n)) for p, o, n in self._git.iter_repos()]
         with self._database.read() as session:
@@ -225,6 +269,8 @@ class HubCheck:
                 return
             query = select(Repo).join(RepoFile, RepoFile.repo_id == Repo.id).where(RepoFile.sha256 == sha256)
             repos = [f"{row.owner}/{row.name}" for row in session.scalars(query.limit(5))]
+            held = select(Bucket).join(BucketFile).where(BucketFile.sha256 == sha256).distinct()
+            repos += [f"buckets/{row.owner}/{row.name}" for row in session.scalars(held.limit(5))]
         yield Finding(
             "file_lost",
             sha256,

@@ -21,7 +21,7 @@ from fust.hub.cache import WholeFiles
 from fust.hub.errors import BadHash, entry_not_found, revision_not_found
 from fust.hub.git_repo import Entry, GitRepo
 from fust.hub.git_store import GitStore
-from fust.hub.models import LargeFile, LargeFileOwner, RepoFile
+from fust.hub.models import BucketFile, LargeFile, LargeFileOwner, RepoFile, XetFile
 from fust.hub.paths import is_commit_oid
 from fust.hub.types import LargeState, RepoInfo, Stored, StoredFile
 from fust.hub.xet.cas import PIECE_BYTES, Cas, note_brought
@@ -42,6 +42,12 @@ def upload_scope(identity: Identity, repo_type: str, repo_id: str) -> str:
     if identity.user is not None and not may(identity, "repo.push", repo_id, repo_type):
         return identity.user
     return repo_id.partition("/")[0]
+
+
+def upload_scopes(identity: Identity, repo_type: str, repo_id: str) -> set[str]:
+    """Returns all names under which a caller's uploads to a repo or a bucket may have been counted."""
+    narrow = dataclasses.replace(identity, grants=Grants())
+    return {upload_scope(caller, repo_type, repo_id) for caller in (identity, narrow)}
 
 
 class Content:
@@ -133,10 +139,11 @@ class Content:
         """Returns the bytes of a file that git itself holds."""
         return self.open_repo(info).read_blob(file.oid)
 
-    def iter_bytes(self, info: RepoInfo, file: StoredFile, start: int, end: int) -> Iterator[bytes]:
-        """Yields bytes [start, end), some at a time, from whatever form is here."""
+    def iter_bytes(self, info: RepoInfo | None, file: StoredFile, start: int, end: int) -> Iterator[bytes]:
+        """Yields bytes [start, end), some at a time, from whatever form is here; without a repo, not from git."""
         if not file.sha256:
-            yield self.read_small(info, file)[start:end]
+            if info is not None:
+                yield self.read_small(info, file)[start:end]
             return
         path = self.local_path(file)
         if path is None:
@@ -270,9 +277,7 @@ class Content:
         """Returns those large files to which the caller's commits in this repo may point: its owner brought the bytes
         (with a fine-grained key: to this repo), or the repo points to them already.
         """
-        narrow = dataclasses.replace(identity, grants=Grants())
-        scopes = {upload_scope(caller, info.type, info.repo_id) for caller in (identity, narrow)}
-        return self.may_point_in(info, scopes, sha256s)
+        return self.may_point_in(info, upload_scopes(identity, info.type, info.repo_id), sha256s)
 
     def may_point_in(self, info: RepoInfo, scopes: set[str], sha256s: Sequence[str]) -> set[str]:
         """Returns those large files that were brought under one of the ``upload_scope``s, or that the repo points to."""
@@ -301,10 +306,21 @@ class Content:
             query = select(RepoFile.sha256).where(RepoFile.repo_id == info.id, RepoFile.sha256.in_(sha256s))
             return set(session.scalars(query))
 
-    def may_read_large(self, repo_row_id: str, namespace: str, sha256: str, *, writer: bool) -> bool:
-        """Returns whether a token for a repo opens a large file: the repo points to it, or its writer brought it."""
+    def points_to(self, info: RepoInfo, xet_hash: str) -> bool:
+        """Returns whether the repo points to a large file with this Xet hash."""
+        query = (
+            select(RepoFile.sha256)
+            .join(XetFile, XetFile.sha256 == RepoFile.sha256)
+            .where(RepoFile.repo_id == info.id, XetFile.xet_hash == xet_hash)
+        )
         with self._database.read() as session:
-            if session.get(RepoFile, (repo_row_id, sha256)):
+            return session.scalars(query.limit(1)).first() is not None
+
+    def may_read_large(self, repo_row_id: str, namespace: str, sha256: str, *, writer: bool) -> bool:
+        """Returns whether a token for a repo or a bucket opens a large file: it is in there, or its writer brought it."""
+        held = select(BucketFile.path).where(BucketFile.bucket_id == repo_row_id, BucketFile.sha256 == sha256)
+        with self._database.read() as session:
+            if session.get(RepoFile, (repo_row_id, sha256)) or session.scalars(held.limit(1)).first():
                 return True
             return writer and session.get(LargeFileOwner, (namespace, sha256)) is not None
 

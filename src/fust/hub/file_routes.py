@@ -86,11 +86,16 @@ def _count(surface: Surface, request: Request, info: RepoInfo) -> None:
 
 def file_headers(surface: Surface, info: RepoInfo, file: StoredFile) -> Headers:
     """Returns the headers that Hugging Face's client reads (file_download.py: get_hf_file_metadata)."""
+    token_url = f"/api/{info.type}s/{info.repo_id}/xet-read-token/{file.commit_oid}"
+    return [header("x-repo-commit", file.commit_oid), *download_headers(surface, file, token_url)]
+
+
+def download_headers(surface: Surface, file: StoredFile, token_url: str) -> Headers:
+    """Returns the headers of a file, in whatever it lies; ``token_url`` is where Xet's clients ask for a token."""
     name = file.path.rsplit("/", 1)[-1]
     plain = "".join(c if 32 <= ord(c) < 127 and c not in '"\\' else "_" for c in name)
     headers = [
         header("etag", f'"{file.etag}"'),
-        header("x-repo-commit", file.commit_oid),
         (b"accept-ranges", b"bytes"),
         (b"content-type", b"application/octet-stream"),
         (b"x-content-type-options", b"nosniff"),
@@ -102,17 +107,18 @@ def file_headers(surface: Surface, info: RepoInfo, file: StoredFile) -> Headers:
     if file.sha256:
         headers += [header("x-linked-etag", f'"{file.sha256}"'), header("x-linked-size", str(file.size))]
     if file.xet_hash:
-        url = (
-            f"{surface.settings.public_url}/api/{info.type}s/{info.repo_id}/xet-read-token/{file.commit_oid}"
-        )
+        url = f"{surface.settings.public_url}{token_url}"
         headers += [header("x-xet-hash", file.xet_hash), header("link", f'<{url}>; rel="xet-auth"')]
     return headers
 
 
 def bytes_reply(
-    surface: Surface, request: Request, info: RepoInfo, file: StoredFile, headers: Headers
+    surface: Surface, request: Request, info: RepoInfo | None, file: StoredFile, headers: Headers
 ) -> AnyReply:
-    """Returns the bytes asked for: 200 or 206 from a file, from git, or straight out of xorbs; else 416."""
+    """Returns the bytes asked for: 200 or 206 from a file, from git, or straight out of xorbs; else 416.
+
+    ``info`` may be None for a file that lies outside git.
+    """
     asked = request.headers.get("range")
     condition = request.headers.get("if-range")
     if condition is not None and condition.strip('"') != file.etag:
@@ -132,7 +138,7 @@ def bytes_reply(
     if request.method == "HEAD":
         return StreamReply(status, headers, iter(()), end - start)
     if not file.sha256:
-        return Reply(status, content.read_small(info, file)[start:end], headers)
+        return Reply(status, b"".join(content.iter_bytes(info, file, start, end)), headers)
     pieces = content.iter_bytes(info, file, start, end)
     if window is None and surface.hub.cache.has_room(file.size):
         pieces = _Kept(pieces, surface.hub.cache.begin(file.sha256, file.size))
@@ -250,6 +256,8 @@ class HotFiles:
         """
         if not isinstance(reply, FileReply) or reply.status != 206 or "resolve" not in request.segments[2:4]:
             return
+        if request.segments[0] == "buckets":
+            return  # their files change in place
         key, asked = _read_headers(request.scope.get(SENT_URL, b""), request.scope["headers"])
         if key is None or not asked:
             return

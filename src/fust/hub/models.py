@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fust.core.clock import utc_naive
 from fust.store.database import Base
+
+BYTE_ORDER = String().with_variant(String(collation="C"), "postgresql")
+"""Text that sorts by its bytes in every database, so that a prefix is a range."""
 
 
 class Repo(Base):
@@ -223,3 +226,49 @@ class CollectionItem(Base):
     """The repo's or the collection's row: it stays the same when that is renamed."""
     note: Mapped[str] = mapped_column(default="")
     position: Mapped[int]
+
+
+class DedupChunk(Base):
+    """A chunk by which clients may ask for the xorbs of a file: its first, and one in 1024 (as the protocol picks)."""
+
+    __tablename__ = "dedup_chunks"
+
+    chunk: Mapped[str] = mapped_column(primary_key=True)
+    """Hash as Xet writes it."""
+    xet_hash: Mapped[str] = mapped_column(
+        ForeignKey("xet_files.xet_hash", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class Bucket(Base):
+    """Files under paths, without history: what is written replaces what was there."""
+
+    __tablename__ = "buckets"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    """`owner/name` in lower case."""
+    owner: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    private: Mapped[bool] = mapped_column(default=False)
+    files: Mapped[int] = mapped_column(default=0)
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class BucketFile(Base):
+    """A file of a bucket: whoever reads the bucket may read it."""
+
+    __tablename__ = "bucket_files"
+
+    bucket_id: Mapped[str] = mapped_column(ForeignKey("buckets.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(BYTE_ORDER, primary_key=True)
+    sha256: Mapped[str] = mapped_column(index=True)
+    """Of a large file; empty files have none and no bytes."""
+    xet_hash: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    content_type: Mapped[str] = mapped_column(default="")
+    mtime: Mapped[datetime]
+    """As the client says: when the file that it sent was changed."""
+    uploaded_at: Mapped[datetime] = mapped_column(default=utc_naive)

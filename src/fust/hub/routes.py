@@ -15,6 +15,7 @@ from fust.core.ids import check_repo_type
 from fust.core.settings import Settings
 from fust.hub import file_routes, git_routes, lfs_routes, xet_routes
 from fust.hub.api import (
+    buckets,
     commits,
     discussions,
     large_files,
@@ -60,6 +61,7 @@ ROUTES: tuple[Route, ...] = (
     *social.ROUTES,
     *large_files.ROUTES,
     *discussions.ROUTES,
+    *buckets.ROUTES,
     *xet_routes.ROUTES,
     *file_routes.ROUTES,
     *git_routes.ROUTES,

@@ -6,11 +6,14 @@ Everything here is synchronous and knows no HTTP; routes call it in a thread poo
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
+
+from sqlalchemy.orm import Session
 
 from fust.accounts.audit import did_ever
 from fust.accounts.rights import SYSTEM, Action, Identity, may
@@ -21,6 +24,7 @@ from fust.core.ids import RepoType
 from fust.core.settings import Settings
 from fust.hub.attributes import is_lfs
 from fust.hub.blobs import LocalBlobs
+from fust.hub.buckets import BucketInfo, Buckets
 from fust.hub.cache import WholeFiles
 from fust.hub.commits import Committer, pointed_to
 from fust.hub.content import Content, upload_scope
@@ -53,6 +57,7 @@ from fust.hub.types import (
 )
 from fust.hub.xet.cas import Cas
 from fust.hub.xet.chunker import Chunker
+from fust.hub.xet.dedup import find_dedup_shard
 from fust.hub.xet.tokens import Signer
 from fust.store.database import Database
 
@@ -74,7 +79,8 @@ class Hub:
         self.cas = Cas(database, self.blobs)
         self.chunker = Chunker(database, self.blobs, self.cas, self.cache)
         self.repos = Repos(database, accounts, self.git)
-        accounts.users.count_repos = accounts.organisations.count_repos = self.repos.count_of
+        self.buckets = Buckets(database, accounts, settings.hub)
+        accounts.users.count_repos = accounts.organisations.count_repos = self._count_of
         self.content = Content(database, self.git, self.blobs, self.cas, self.cache)
         self.ref_writer = RefWriter(database, self.repos, self.content)
         self.committer = Committer(self.content, self.ref_writer, settings)
@@ -184,13 +190,15 @@ class Hub:
             identity = self._accounts.by_key(key)
         except Unauthenticated:
             return False
-        info = self.repos.find_by_row_id(repo_row_id)
+        info = self.repos.find_by_row_id(repo_row_id) or self.buckets.find_by_row_id(repo_row_id)
         if info is None:
             return False
         if action == "repo.push" and upload_scope(identity, info.type, info.repo_id) != scope:
             return False
         if may(identity, action, info.repo_id, info.type, private=info.private):
             return True
+        if isinstance(info, BucketInfo):
+            return False
         return action == "repo.push" and self.discussions.may_take_part(identity, info)
 
     def list_repos(
@@ -433,6 +441,15 @@ class Hub:
             else:
                 operations.append(AddFile(path, source.read_bytes()))
         return self.commit(identity, repo, operations, message)
+
+    def find_chunk(self, namespace: str, chunk: str) -> bytes | None:
+        """Returns a shard that says where a namespace, whose writer asks, holds a chunk; None: nowhere."""
+        key = self.signer.key_for("dedup", namespace.lower())
+        return find_dedup_shard(self._database, self.cas, namespace, chunk, key, int(time.time()))
+
+    def _count_of(self, session: Session, owner: str) -> int:
+        """Returns how many repos and buckets a name holds: while there are any, it stays."""
+        return self.repos.count_of(session, owner) + self.buckets.count_of(session, owner)
 
     def count_repos(self, identity: Identity, repo_type: RepoType) -> int:
         """Returns how many repos of a type the caller may see."""

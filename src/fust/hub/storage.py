@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import QueryableAttribute
 
 from fust.hub.cache import WholeFiles
-from fust.hub.models import LargeFile, RepoFile, Xorb
+from fust.hub.models import Bucket, LargeFile, RepoFile, Xorb
 from fust.store.database import Database
 
 
@@ -37,7 +37,7 @@ def measure_storage(database: Database, cache: WholeFiles) -> StorageSums:
         return StorageSums(
             files=session.scalar(select(func.count()).select_from(LargeFile)) or 0,
             files_bytes=total(LargeFile.size),
-            referenced_bytes=int(session.scalar(referenced) or 0),
+            referenced_bytes=int(session.scalar(referenced) or 0) + total(Bucket.size_bytes),
             whole_bytes=total(LargeFile.size, LargeFile.has_blob.is_(True)),
             xet_bytes=total(LargeFile.size, LargeFile.xet_hash.is_not(None)),
             xorb_bytes=total(Xorb.size),

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from fust.core.clock import utc_naive
 from fust.hub.blobs import Kind, LocalBlobs
-from fust.hub.models import LargeFile, LargeFileOwner, RepoFile, XetFile, Xorb, XorbOwner
+from fust.hub.models import BucketFile, LargeFile, LargeFileOwner, RepoFile, XetFile, Xorb, XorbOwner
 from fust.hub.xet.shard import unpack_segments
 from fust.store.database import Database
 
@@ -38,7 +38,7 @@ class Swept:
 
 
 def sweep(database: Database, blobs: LocalBlobs, keep_s: float, *, dry_run: bool = False) -> Swept:
-    """Removes large files that no repo points to, xorbs that no file is made of, and bytes without a row.
+    """Removes large files that no repo and no bucket points to, xorbs that no file is made of, and bytes without a row.
 
     Args:
         database: of the home.
@@ -49,9 +49,10 @@ def sweep(database: Database, blobs: LocalBlobs, keep_s: float, *, dry_run: bool
     """
     done = Swept()
     before = utc_naive() - timedelta(seconds=keep_s)
-    unpointed = ~exists().where(RepoFile.sha256 == LargeFile.sha256)
+    in_repo = exists().where(RepoFile.sha256 == LargeFile.sha256)
+    in_bucket = exists().where(BucketFile.sha256 == LargeFile.sha256)
     with database.read() as session:
-        query = select(LargeFile.sha256).where(LargeFile.created_at < before, unpointed)
+        query = select(LargeFile.sha256).where(LargeFile.created_at < before, ~in_repo, ~in_bucket)
         files = list(session.scalars(query))
     gone: set[str] = set()
     for batch in _batches(files):
@@ -90,6 +91,7 @@ def _remove_files(
                 session.scalars(select(LargeFile).where(LargeFile.sha256.in_(batch)).with_for_update())
             )
             pointed = set(session.scalars(select(RepoFile.sha256).where(RepoFile.sha256.in_(batch))))
+            pointed |= set(session.scalars(select(BucketFile.sha256).where(BucketFile.sha256.in_(batch))))
             rows = [row for row in rows if row.sha256 not in pointed]
             names = [row.sha256 for row in rows]
             session.execute(delete(LargeFileOwner).where(LargeFileOwner.sha256.in_(names)))

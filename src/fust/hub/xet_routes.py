@@ -1,7 +1,8 @@
 """The Xet CAS over HTTP (huggingface.co/docs/xet/api) and the hub's endpoints that hand out its tokens.
 
-Supported: xorb upload, shard upload (v1), reconstruction v1 and v2 with `Range`, xorb bytes by signed URL. Answered
-404, which clients take as "not here": chunk dedup queries, xorb grants, v2 shards, telemetry.
+Supported: xorb upload, shard upload v1 and v2 (with progress), reconstruction v1 and v2 with `Range`, chunk dedup
+queries, xorb bytes by signed URL. Answered 404, which clients take as "not here": xorb grants (uploads past the hub,
+straight into a cloud's store), telemetry.
 
 The `casUrl` names the namespace (`/xet/<tag>`): a client keeps its list of known xorbs by that URL, so it never
 leaves out bytes that another namespace, or a home that was deleted since, holds.
@@ -9,12 +10,19 @@ leaves out bytes that another namespace, or a home that was deleted since, holds
 
 from __future__ import annotations
 
-from fust.core.errors import Denied, InvalidInput, NotFound, Unauthenticated
+import asyncio
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from fust.core.errors import Denied, FustError, InvalidInput, NotFound, Unauthenticated
 from fust.core.ids import RepoType
+from fust.hub.buckets import BucketInfo
 from fust.hub.content import upload_scope
 from fust.hub.errors import revision_not_found
 from fust.hub.http import (
     AnyReply,
+    AsyncReply,
     FileReply,
     RangeError,
     Reply,
@@ -34,6 +42,10 @@ from fust.hub.xet.shard import MAX_SHARD_BYTES
 from fust.hub.xet.tokens import Right, XetToken
 from fust.hub.xet.xorb import MAX_BODY_BYTES
 
+_NDJSON = (b"content-type", b"application/x-ndjson")
+_BEAT_S = 5.0
+"""How often a shard's progress is told; a client gives up after two minutes of silence."""
+
 
 def read_token(
     surface: Surface, request: Request, type: RepoType, owner: str, name: str, revision: str = "main"
@@ -41,7 +53,7 @@ def read_token(
     """`GET /api/{type}/{id}/xet-read-token/{revision}`."""
     info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
     surface.hub.resolve_revision(info, revision)
-    return _token(surface, request, info, "read")
+    return give_token(surface, request, info, "read")
 
 
 def write_token(
@@ -53,10 +65,11 @@ def write_token(
     )
     if revision != "None" and surface.hub.content.open_repo(info).find_revision(revision) is None:
         raise revision_not_found(info.repo_id, revision)
-    return _token(surface, request, info, "write")
+    return give_token(surface, request, info, "write")
 
 
-def _token(surface: Surface, request: Request, info: RepoInfo, right: Right) -> Reply:
+def give_token(surface: Surface, request: Request, info: RepoInfo | BucketInfo, right: Right) -> Reply:
+    """Returns a token for a repo's or a bucket's large files, for a caller whose rights were checked."""
     signer = surface.hub.signer
     namespace = upload_scope(request.identity, info.type, info.repo_id)
     token, expires = signer.make_token(request.identity.key, info.id, namespace, right)
@@ -121,6 +134,55 @@ async def post_shard(surface: Surface, request: Request, scope: str = "") -> Rep
     body = await read_body(request, MAX_SHARD_BYTES)
     fresh = await surface.run(surface.hub.cas.add_shard, said.namespace, body)
     return json_reply({"result": 1 if fresh else 0})
+
+
+async def post_shard_v2(surface: Surface, request: Request, scope: str = "") -> AnyReply:
+    """`POST /v2/shards`: as v1, and says how far it is, a line of JSON at a time, until `result` or `error`."""
+    del scope
+    said = await surface.run(_said, surface, request, "write")
+    body = await read_body(request, MAX_SHARD_BYTES)
+    seen = [0, 1]
+
+    def note(done: int, total: int) -> None:
+        seen[:] = done, total
+
+    work = asyncio.ensure_future(surface.run(surface.hub.cas.add_shard, said.namespace, body, note))
+    done, _ = await asyncio.wait([work], timeout=_BEAT_S)
+    if done:
+        work.result()  # what is wrong within moments is said by the status
+    return AsyncReply(200, [_NDJSON], _tell_shard(work, seen))
+
+
+async def _tell_shard(work: asyncio.Future[bool], seen: list[int]) -> AsyncGenerator[bytes]:
+    while not work.done():
+        yield _line({"type": "validating", "verified": seen[0], "total": seen[1]})
+        await asyncio.wait([work], timeout=_BEAT_S)
+    try:
+        work.result()
+    except FustError as error:
+        again = error.status in (429, 503)
+        yield _line({"type": "error", "message": error.sentence(), "retryable": again})
+    else:
+        yield _line({"type": "validating", "verified": seen[1], "total": seen[1]})
+        yield _line({"type": "result"})
+
+
+def _line(event: object) -> bytes:
+    return msgspec.json.encode(event) + b"\n"
+
+
+def find_chunk(surface: Surface, request: Request, prefix: str, hash: str, scope: str = "") -> Reply:
+    """`GET /v1/chunks/{prefix}/{hash}`: where the caller's namespace holds a chunk; 404 for all others' chunks."""
+    del scope
+    said = _said(surface, request, "read")
+    found = None
+    if said.right == "write" and prefix in ("default", "default-merkledb"):
+        found = surface.hub.find_chunk(said.namespace, _hash(hash))
+    if found is None:
+        raise NotFound("No chunk {hash} is known here.", hint="Upload it.", hash=hash[:64])
+    return Reply(
+        200, found, [(b"content-type", b"application/octet-stream"), (b"cache-control", b"no-store")]
+    )
 
 
 def reconstruct(surface: Surface, request: Request, version: str, hash: str, scope: str = "") -> Reply:
@@ -200,7 +262,7 @@ def get_xorb(surface: Surface, request: Request, hash: str, scope: str = "") -> 
 
 
 def nothing_here(surface: Surface, request: Request, scope: str = "", path: str = "") -> Reply:
-    """Chunk dedup queries, xorb grants, v2 shards: 404, and the client goes on without."""
+    """Xorb grants, telemetry: 404, and the client goes on without."""
     del surface, request, scope, path
     return Reply(404)
 
@@ -212,7 +274,9 @@ ROUTES = (
     Route("GET", "/xet/xorbs/{hash}", get_xorb),
     *(Route("POST", scope + "/v1/xorbs/default/{hash}", post_xorb) for scope in _SCOPES),
     *(Route("POST", scope + "/v1/shards", post_shard) for scope in _SCOPES),
+    *(Route("POST", scope + "/v2/shards", post_shard_v2) for scope in _SCOPES),
     *(Route("POST", scope + "/shards", post_shard) for scope in _SCOPES),
+    *(Route("GET", scope + "/v1/chunks/{prefix}/{hash}", find_chunk) for scope in _SCOPES),
     *(Route("GET", scope + "/{version}/reconstructions/{hash}", reconstruct) for scope in _SCOPES),
     *(Route(method, "/xet/{path*}", nothing_here, 2**20) for method in ("GET", "POST", "HEAD")),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote, urlencode
 
+from fust.hub.buckets import BucketInfo
 from fust.hub.http import Headers, Request, Surface, header
 from fust.hub.types import RepoInfo
 
@@ -19,6 +20,11 @@ def full_repo_id(surface: Surface, request: Request, name: str, organization: st
 def page_url(surface: Surface, info: RepoInfo) -> str:
     """Returns the address of a repo's page."""
     return f"{surface.settings.public_url}/{info.prefix}{info.repo_id}"
+
+
+def bucket_url(surface: Surface, info: BucketInfo) -> str:
+    """Returns the address by which clients know a bucket."""
+    return f"{surface.settings.public_url}/buckets/{info.repo_id}"
 
 
 def expanded(request: Request) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from fust.core.ids import RepoType, check_repo_type
-from fust.hub.api.common import page_url
+from fust.hub.api.common import bucket_url, page_url
 from fust.hub.errors import RepoExists
 from fust.hub.http import Reply, Request, Surface, header, json_reply
 from fust.hub.routing import BODY, REPO, Route
@@ -32,6 +32,9 @@ class DuplicateRepo(msgspec.Struct):
 def move_repo(surface: Surface, request: Request) -> Reply:
     """`POST /api/repos/move`; requests for the old name are answered 307 from then on."""
     asked = request.decode(MoveRepo)
+    if asked.type == "bucket":
+        bucket = surface.hub.buckets.move(request.identity, asked.fromRepo, asked.toRepo)
+        return json_reply({"url": bucket_url(surface, bucket), "id": bucket.repo_id})
     repo_type = check_repo_type(asked.type or "model")
     info = surface.hub.relocation.move(request.identity, repo_type, asked.fromRepo, asked.toRepo)
     return json_reply({"url": page_url(surface, info), "id": info.repo_id})

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import mmap
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from fust.core.clock import utc_naive
 from fust.core.errors import NotFound, RangeNotSatisfiable
 from fust.hub.blobs import BlobStore
 from fust.hub.errors import BadHash, BadXorb
-from fust.hub.models import LargeFile, LargeFileOwner, XetFile, Xorb, XorbOwner
+from fust.hub.models import DedupChunk, LargeFile, LargeFileOwner, XetFile, Xorb, XorbOwner
 from fust.hub.xet import hashing
 from fust.hub.xet.shard import Segment, ShardFile, pack_segments, parse_shard, unpack_segments
 from fust.hub.xet.xorb import ChunkTable, decode_chunk, verify_xorb
@@ -49,6 +49,8 @@ class Recipe:
     sha256: str
     size: int
     segments: tuple[Segment, ...]
+    dedup_chunks: frozenset[str] = frozenset()
+    """Of a file that was just verified: the chunks by which clients may ask for its xorbs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,15 @@ class Cas:
                 session.execute(update(Xorb).where(Xorb.hash == name).values(created_at=utc_naive()))
         return True
 
+    def table(self, name: str) -> ChunkTable:
+        """Returns what a verified xorb holds.
+
+        Raises:
+            BadXorb: it is not here.
+
+        """
+        return self._table(name)
+
     def _load_table(self, name: str) -> ChunkTable:
         with self._database.read() as session:
             row = session.get(Xorb, name)
@@ -129,10 +140,13 @@ class Cas:
 
     # Shards
 
-    def add_shard(self, namespace: str, data: bytes) -> bool:
+    def add_shard(
+        self, namespace: str, data: bytes, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> bool:
         """Verifies every file of a shard and keeps them for a namespace; returns False when all were there.
 
         A file's Xet hash is computed from the chunk hashes of verified xorbs, and its SHA-256 from its bytes.
+        ``progress`` is told after each file how many of how many are done.
 
         Raises:
             BadXorb: malformed, or it names chunks that are not there for this namespace.
@@ -140,7 +154,9 @@ class Cas:
 
         """
         fresh = False
-        for file in parse_shard(data):
+        files = parse_shard(data)
+        for number, file in enumerate(files):
+            progress(number, len(files))
             with self._blobs.in_use():
                 if self._is_fresh(namespace, file):
                     fresh = True
@@ -188,7 +204,9 @@ class Cas:
             digest.update(piece)
         if file.sha256 and digest.hexdigest() != file.sha256:
             raise _forged("SHA-256", file.sha256)
-        return Recipe(file.xet_hash, digest.hexdigest(), size, file.segments)
+        asked = {hashing.to_hex(chunk) for chunk, _ in nodes if hashing.is_dedup_chunk(chunk)}
+        asked |= {hashing.to_hex(chunk) for chunk, _ in nodes[:1]}
+        return Recipe(file.xet_hash, digest.hexdigest(), size, file.segments, frozenset(asked))
 
     def _check_owned(self, namespace: str, xorbs: set[str]) -> None:
         with self._database.read() as session:
@@ -209,6 +227,10 @@ class Cas:
                     size=recipe.size,
                     segments=pack_segments(recipe.segments),
                 )
+            )
+            session.flush()
+            session.add_all(
+                DedupChunk(chunk=chunk, xet_hash=recipe.xet_hash) for chunk in recipe.dedup_chunks
             )
         large = session.get(LargeFile, recipe.sha256)
         if large is None:

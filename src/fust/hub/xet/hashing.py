@@ -16,6 +16,7 @@ _WORDS = struct.Struct("<4Q")
 _HEX64 = re.compile(r"^[0-9a-f]{64}$")
 _MEAN_BRANCHING = 4
 _MAX_BRANCHING = 2 * _MEAN_BRANCHING + 1
+_DEDUP_MODULUS = 1024
 
 Node = tuple[bytes, int]
 """A hash (32 bytes) and how many raw bytes stand below it."""
@@ -83,3 +84,13 @@ def file_hash(chunks: Iterable[Node]) -> bytes:
 def range_hash(chunk_hashes: Iterable[bytes]) -> bytes:
     """Returns the proof that its maker knows every chunk hash of a range."""
     return blake3(b"".join(chunk_hashes), key=_VERIFICATION_KEY).digest()
+
+
+def is_dedup_chunk(digest: bytes) -> bool:
+    """Returns whether clients ask for a chunk of this hash wherever it stands in a file: one in 1024."""
+    return int.from_bytes(digest[24:32], "little") % _DEDUP_MODULUS == 0
+
+
+def under_key(digest: bytes, key: bytes) -> bytes:
+    """Returns a chunk's hash as a keyed shard names it: only who has the chunk finds it there."""
+    return blake3(digest, key=key).digest()

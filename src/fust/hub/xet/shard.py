@@ -1,15 +1,18 @@
 """Shards (huggingface.co/docs/xet/shard): which chunks of which xorbs make which file, read with every bound checked.
 
-Only the file section is read; what a shard says about xorbs is taken from the verified xorbs themselves.
+Of a client's shard only the file section is read; what it says about xorbs is taken from the verified xorbs themselves.
+The answer to a chunk query is a shard too: no files, and xorbs whose chunks are named by keyed hashes.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fust.hub.errors import BadXorb
 from fust.hub.xet import hashing
+from fust.hub.xet.xorb import ChunkTable
 
 MAX_SHARD_BYTES = 64 * 2**20
 _TAG = b"HFRepoMetaData\0" + bytes.fromhex("5569 6745 6a7b 8157 83a5 bdd9 5ccd d14a a9")
@@ -18,6 +21,7 @@ _RECORD = struct.Struct("<32sIIII")
 _WITH_VERIFICATION = 1 << 31
 _WITH_METADATA = 1 << 30
 _BOOKEND = b"\xff" * 32
+_FOOTER = struct.Struct("<9Q32s2Q48s4Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +111,33 @@ def unpack_segments(data: bytes) -> tuple[Segment, ...]:
         Segment(hashing.to_hex(digest), raw, start, end)
         for digest, _, raw, start, end in _RECORD.iter_unpack(data)
     )
+
+
+def write_dedup_shard(
+    xorbs: Sequence[tuple[str, ChunkTable]], key: bytes, now_s: int, expires_s: int
+) -> bytes:
+    """Returns a shard that tells which chunks xorbs hold, each under ``key`` (32 bytes, kept in the footer).
+
+    A client finds in it the chunks that it has itself, and learns no other's hash.
+    """
+    parts = [_HEADER.pack(_TAG, 2, _FOOTER.size), _RECORD.pack(_BOOKEND, 0, 0, 0, 0)]
+    xorb_section = sum(map(len, parts))
+    for name, table in xorbs:
+        raw_bytes, kept_bytes = sum(table.raw), table.ends[-1]
+        parts.append(_RECORD.pack(hashing.from_hex(name), 0, len(table.raw), raw_bytes, kept_bytes))
+        at = 0
+        for digest, raw in table.nodes(0, len(table.raw)):
+            parts.append(_RECORD.pack(hashing.under_key(digest, key), at, raw, 0, 0))
+            at += raw
+    parts.append(_RECORD.pack(_BOOKEND, 0, 0, 0, 0))
+    footer = sum(map(len, parts))
+    kept = sum(table.ends[-1] for _, table in xorbs)
+    raw = sum(sum(table.raw) for _, table in xorbs)
+    # Lookup tables may be left out; the reader makes them. Their offsets are where they would begin.
+    parts.append(
+        _FOOTER.pack(
+            *(1, _HEADER.size, xorb_section, footer, 0, footer, 0, footer, 0),
+            *(key, now_s, expires_s, bytes(48), kept, 0, raw, footer),
+        )
+    )
+    return b"".join(parts)

@@ -38,7 +38,11 @@ class Signer:
 
     def sign(self, purpose: str, text: str) -> str:
         """Returns 32 hex digits."""
-        return hmac.new(self._key, f"{purpose}\0{text}".encode(), hashlib.sha256).hexdigest()[:32]
+        return self.key_for(purpose, text).hex()[:32]
+
+    def key_for(self, purpose: str, text: str) -> bytes:
+        """Returns a key of 32 bytes that nobody else can make."""
+        return hmac.new(self._key, f"{purpose}\0{text}".encode(), hashlib.sha256).digest()
 
     def check(self, purpose: str, text: str, signature: str) -> bool:
         """Returns whether the signature is ours; takes the same time either way."""

@@ -250,3 +250,69 @@ def test_storage_tells_what_large_files_take(tmp_path: Path) -> None:
         assert 0 < seen["xorb_bytes"] + seen["whole_bytes"] <= 1.1 * size
     finally:
         running.stop()
+
+
+def test_two_revisions_are_compared_and_a_file_of_them_whole(server: RunningFust, repo: str) -> None:
+    first = commit(server, repo, {"long.txt": b"".join(b"%d\n" % i for i in range(1500)), "same.txt": b"x\n"})
+    body = {"startingPoint": first}
+    assert server.request("POST", f"/api/datasets/{repo}/branch/other", body)[0] == 200
+    commit(server, repo, {"main.txt": b"only on main\n"})
+    lines = [
+        {"key": "header", "value": {"summary": "On the other", "description": ""}},
+        {
+            "key": "file",
+            "value": {
+                "path": "long.txt",
+                "content": "".join(f"{i}!\n" for i in range(1500)),
+                "encoding": "utf-8",
+            },
+        },
+    ]
+    path = f"/api/datasets/{repo}/commit/other"
+    assert server.request("POST", path, "\n".join(json.dumps(line) for line in lines).encode())[0] == 200
+
+    base = f"/fust/v1/repos/dataset/{repo}/compare?head=other"
+    parted = get(server, base + "&since_parted=true")
+    assert parted["start_oid"] == first
+    assert [c["title"] for c in parted["commits"]] == ["On the other"]
+    assert [(f["path"], f["change"], f["cut"]) for f in parted["files"]] == [("long.txt", "changed", True)]
+    assert parted["files"][0]["hunks"][0]["old_start"] == 1
+    straight = get(server, base)
+    assert {f["path"]: f["change"] for f in straight["files"]} == {
+        "long.txt": "changed",
+        "main.txt": "removed",
+    }
+    assert straight["start_oid"] == straight["base_oid"] != first
+    whole = get(server, base + "&since_parted=true&path=long.txt")
+    assert whole["files"][0]["cut"] is False
+    assert sum(len(hunk["lines"]) for hunk in whole["files"][0]["hunks"]) == 3000
+    assert server.request("GET", base.replace("other", "nothing"))[0] == 404
+
+
+def test_the_history_of_one_file(server: RunningFust, repo: str) -> None:
+    for text in (b"1", b"2"):
+        commit(server, repo, {"folder/one.txt": text}, summary=f"One: {text.decode()}")
+        commit(server, repo, {"two.txt": text}, summary="Two")
+    base = f"/fust/v1/repos/dataset/{repo}/commits?limit=1&path="
+    newest = get(server, base + "folder/one.txt")
+    assert [line["title"] for line in newest["items"]] == ["One: 2"]
+    older = get(server, f"{base}folder/one.txt&cursor={newest['next']}")
+    assert ([line["title"] for line in older["items"]], older["next"]) == (["One: 1"], None)
+    assert [line["title"] for line in get(server, base + "folder")["items"]] == ["One: 2"]
+    assert get(server, base + "nowhere")["items"] == []
+
+
+def test_what_a_reader_may_do_and_an_old_name(server: RunningFust, repo: str) -> None:
+    server.request("POST", "/api/repos/create", {"name": "before", "type": "dataset"})
+    moved = {"fromRepo": "admin/before", "toRepo": "admin/after", "type": "dataset"}
+    assert server.request("POST", "/api/repos/move", moved)[0] == 200
+    server.request("POST", "/api/datasets/admin/after/like")
+    found = get(server, "/fust/v1/repos/dataset/admin/before?files=false")
+    assert (found["repo_id"], found["files"], found["card"]) == ("admin/after", [], None)
+    assert found["may"] == ["discuss", "push", "settings", "delete"]
+    assert (found["liked"], found["likes"], found["protected"]) == (True, 1, ["main"])
+    status, _, body = server.request("GET", "/fust/v1/repos/dataset/admin/after", token=None)
+    assert status == 200 and json.loads(body)["may"] == []
+    assert server.request("PUT", "/api/datasets/admin/after/settings", {"private": True})[0] == 200
+    for name in ("before", "after"):
+        assert server.request("GET", f"/fust/v1/repos/dataset/admin/{name}", token=None)[0] == 404

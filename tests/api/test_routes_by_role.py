@@ -481,6 +481,7 @@ FUST: list[Row] = [
     Row("GET", _FUST + "/preview", "read", "/fust/v1/repos/model/{repo}/preview?path=README.md"),
     Row("GET", _FUST + "/commits", "read", "/fust/v1/repos/model/{repo}/commits"),
     Row("GET", _FUST + "/commits/{oid:str}", "read", "/fust/v1/repos/model/{repo}/commits/{oid}"),
+    Row("GET", _FUST + "/compare", "read", "/fust/v1/repos/model/{repo}/compare?head=main"),
     Row("GET", _FUST + "/refs", "read", "/fust/v1/repos/model/{repo}/refs"),
     Row("GET", "/fust/v1/runs", "a key", "/fust/v1/runs"),
     Row(

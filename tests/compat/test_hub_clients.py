@@ -123,6 +123,8 @@ try:
     raise SystemExit("a stale parent was taken")
 except HfHubHTTPError as error:
     assert error.response.status_code == 412, error
+asked = api.create_commit(rid, [add("p", b"p")], commit_message="from there", create_pr=True, parent_commit=a.oid)
+assert api.list_repo_files(rid, revision=asked.pr_revision) == [".gitattributes", "a.txt", "d/b.txt", "d/big.bin", "p"]
 c = api.create_commit(rid, [CommitOperationDelete("d/")], commit_message="third")
 assert api.list_repo_files(rid) == [".gitattributes", "c.txt", "e/big.bin"]
 assert open(hf_hub_download(rid, "d/b.txt", revision=a.oid)).read() == "2"

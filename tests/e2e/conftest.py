@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -109,6 +110,7 @@ def pages_of(browser: Any, server: Any) -> Iterator[Callable[..., Any]]:
         width: int = 1280,
         scheme: str = "light",
         signed_in: bool = True,
+        token: str = "",
     ) -> Any:
         context = browser.new_context(
             locale=lang,
@@ -122,7 +124,7 @@ def pages_of(browser: Any, server: Any) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         watches.append(Watch(page, server.url))
         if signed_in:
-            sign_in(context, server)
+            sign_in(context, server, token)
         if path is not None:
             page.goto("/" + path)
         return page
@@ -141,15 +143,27 @@ def open_page(browser: Any, page_server: Any) -> Iterator[Callable[..., Any]]:
         yield start
 
 
-def sign_in(context: Any, server: Any) -> None:
-    """Gives the browser a session, as the sign-in form would."""
+def sign_in(context: Any, server: Any, token: str = "") -> None:
+    """Gives the browser a session, as the sign-in form would: the administrator's, or that of a key."""
     answer = context.request.post(
-        server.url + "/fust/v1/session", data={"token": server.token}, headers={"origin": server.url}
+        server.url + "/fust/v1/session",
+        data={"token": token or server.token},
+        headers={"origin": server.url},
     )
     assert answer.ok, answer.text()
 
 
-def commit_file(server: Any, repo_id: str, kind: str, path: str, text: str) -> None:
+def make_person(server: Any, name: str) -> str:
+    """Makes a user and returns a key of theirs that may write."""
+    status, _, answer = server.request("POST", "/fust/v1/users", {"name": name})
+    assert status in (201, 409), answer
+    body = {"name": "page", "scope": "write"}
+    status, _, answer = server.request("POST", f"/fust/v1/users/{name}/tokens", body)
+    assert status == 201, answer
+    return json.loads(answer)["token"]
+
+
+def commit_file(server: Any, repo_id: str, kind: str, path: str, text: str, revision: str = "main") -> None:
     """Commits one text file through the hub's interface."""
     lines = [
         {"key": "header", "value": {"summary": f"Add {path}", "description": ""}},
@@ -164,7 +178,10 @@ def commit_file(server: Any, repo_id: str, kind: str, path: str, text: str) -> N
     ]
     body = "\n".join(json.dumps(line) for line in lines).encode()
     status, _, answer = server.request(
-        "POST", f"/api/{kind}s/{repo_id}/commit/main", body, headers={"content-type": "application/x-ndjson"}
+        "POST",
+        f"/api/{kind}s/{repo_id}/commit/{quote(revision, safe='')}",
+        body,
+        headers={"content-type": "application/x-ndjson"},
     )
     assert status == 200, answer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -164,6 +165,41 @@ def test_cards_files_and_messages(trap: Trap, infested: str, page_server: Any) -
         trap.visit(f"/{kind}/{infested}?tab=files&path={quote('data')}")
     trap.visit("/models")
     trap.visit("/models?search=" + quote(PAYLOADS[0]))
+
+
+def test_discussions_and_what_requests_change(trap: Trap, infested: str, page_server: Any) -> None:
+    base = f"/api/models/{infested}/discussions"
+    for text in PAYLOADS:
+        body = {"title": text, "description": CARD}
+        status, _, answer = page_server.request("POST", base, body)
+        assert status == 200, answer
+        num = json.loads(answer)["num"]
+        assert page_server.request("POST", f"{base}/{num}/title", {"title": text + " again"})[0] == 200
+    said = page_server.request("POST", f"{base}/1/comment", {"comment": CARD})[2]
+    event = json.loads(said)["newMessage"]["id"]
+    edited = page_server.request("POST", f"{base}/1/comment/{event}/edit", {"content": "\n\n".join(PAYLOADS)})
+    assert edited[0] == 200
+    lines = [{"key": "header", "value": {"summary": PAYLOADS[0], "description": CARD}}]
+    for number, text in enumerate(PAYLOADS):
+        name = text.replace("/", "∕").replace("\\", "") + f"-{number}.md"
+        value = {"path": name, "encoding": "utf-8", "content": CARD + text}
+        lines.append({"key": "file", "value": value})
+    body = "\n".join(json.dumps(line) for line in lines).encode()
+    status, _, answer = page_server.request("POST", f"/api/models/{infested}/commit/main?create_pr=1", body)
+    assert status == 200, answer
+    num = int(json.loads(answer)["pullRequestUrl"].rpartition("/")[2])
+    trap.visit(f"/models/{infested}?tab=community", PAYLOADS[0])
+    trap.visit(f"/models/{infested}?tab=community&search={quote(PAYLOADS[0])}&status={quote(PAYLOADS[1])}")
+    trap.visit(f"/models/{infested}/discussions/1", "The end of the card.")
+    trap.page.get_by_text("One earlier version").click()
+    trap.check("earlier version")
+    for view in ("talk", "commits", "files"):
+        trap.visit(f"/models/{infested}/discussions/{num}?view={view}")
+    expect(trap.page.locator("ins").filter(has_text="window.pwned").first).to_be_visible()
+    evil = quote(PAYLOADS[0].replace("/", "∕") + "-0.md", safe="")
+    trap.visit(f"/models/{infested}/edit/main/{evil}")
+    expect(trap.page.get_by_label("Text")).to_have_value(re.compile("window.pwned"))
+    trap.visit(f"/models/{infested}/upload/{quote(PAYLOADS[1], safe='')}")
 
 
 def test_addresses(trap: Trap) -> None:

@@ -56,19 +56,24 @@ export interface Status {
 }
 export type Fit = "yes" | "no" | "unknown";
 export type DeploymentState = "loading" | "ready" | "idle" | "failed" | "stopped";
+export type RepoType = "model" | "dataset" | "space";
 export interface RepoSummary {
   repo_id: string;
-  type: "model" | "dataset" | "space";
+  type: RepoType;
   private: boolean;
   revision: string | null;
   created_at: string;
   updated_at: string;
   size_bytes: number;
   downloads: number;
+  likes: number;
   licence: string | null;
   languages: string[];
   task: string | null;
+  library: string;
+  tags: string[];
   formats: string[];
+  sdk: string;
   description: string | null;
   fits: Fit;
   fits_reason: string | null;
@@ -88,6 +93,11 @@ export interface Commit {
   date: string;
 }
 export interface Repo extends RepoSummary {
+  /** What the reader may do with it. */
+  may: ("discuss" | "push" | "settings" | "delete")[];
+  liked: boolean;
+  protected: string[];
+  discussions_open: number;
   files: RepoFile[];
   card: string | null;
   commits: Commit[];
@@ -118,12 +128,22 @@ export interface ChangedFile {
   size_before: number | null;
   size_after: number | null;
   large: boolean;
+  sha256_before: string;
+  sha256_after: string;
   hunks: { old_start: number; new_start: number; lines: string[] }[];
   cut: boolean;
 }
 export interface CommitDetails extends Commit {
   message: string;
   parents: string[];
+  files: ChangedFile[];
+  files_total: number;
+}
+export interface Comparison {
+  base_oid: string;
+  head_oid: string;
+  start_oid: string;
+  commits: Commit[];
   files: ChangedFile[];
   files_total: number;
 }
@@ -242,7 +262,7 @@ export function problemFrom(
   return new Problem(
     status,
     text("code") ?? text("type") ?? String(status),
-    text("detail") ?? text("message") ?? text("title") ?? (fallback || `HTTP ${status}`),
+    text("detail") ?? text("message") ?? text("error") ?? text("title") ?? (fallback || `HTTP ${status}`),
     text("hint"),
     text("request_id") ?? requestId,
   );
@@ -251,6 +271,8 @@ export function problemFrom(
 interface CallOptions {
   method?: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
   body?: unknown;
+  /** A body as it is, with its media type; in place of `body`. */
+  raw?: { type: string; data: BodyInit };
   signal?: AbortSignal;
   headers?: Record<string, string>;
 }
@@ -259,13 +281,14 @@ interface CallOptions {
 export async function send(path: string, options: CallOptions = {}): Promise<Response> {
   const headers: Record<string, string> = { ...options.headers, "Accept-Language": lang.get() };
   if (options.body !== undefined) headers["Content-Type"] = "application/json";
+  if (options.raw !== undefined) headers["Content-Type"] = options.raw.type;
   let answer: Response;
   try {
     answer = await fetch(absoluteURL(path), {
       method: options.method ?? "GET",
       headers,
       credentials: "same-origin",
-      body: options.body === undefined ? undefined : JSON.stringify(options.body),
+      body: options.raw?.data ?? (options.body === undefined ? undefined : JSON.stringify(options.body)),
       signal: options.signal,
     });
   } catch (error) {

@@ -5,22 +5,27 @@ import { t, useLang } from "./i18n";
 import { AuditPage } from "./pages/audit";
 import { ChatPage } from "./pages/chat";
 import { CommitPage } from "./pages/commit";
-import { DatasetPage } from "./pages/dataset";
 import { FilePage } from "./pages/file";
 import { HealthPage } from "./pages/health";
 import { HomePage } from "./pages/home";
 import { JobPage } from "./pages/job";
 import { JobsPage } from "./pages/jobs";
 import { KeysPage } from "./pages/keys";
-import { ModelPage } from "./pages/model";
 import { NotFoundPage } from "./pages/notfound";
 import { OrganisationPage, OrganisationsPage } from "./pages/organisations";
 import { PeoplePage } from "./pages/people";
 import { ReferencePage } from "./pages/reference";
+import { EditPage } from "./pages/repo/edit";
+import { NewTalkPage } from "./pages/repo/newtalk";
+import { RepoPage } from "./pages/repo/page";
+import { TalkPage } from "./pages/repo/talk";
+import { UploadPage } from "./pages/repo/upload";
 import { ReposPage } from "./pages/repos";
 import { SettingsPage } from "./pages/settings";
 import { JoinPage } from "./pages/join";
 import { SignInPage } from "./pages/signin";
+import type { RepoType } from "./api";
+import { typeOf } from "./hub";
 import { usePlace } from "./router";
 import { ProviderFault } from "./parts/provider";
 import { askSession, session } from "./session";
@@ -34,7 +39,7 @@ const PLACES = new Set(
 function Page() {
   const { path } = usePlace();
   const parts = path.split("/").map(decode);
-  const [first, second, third] = parts;
+  const [first, second] = parts;
   if (path === "") return <HomePage />;
   if (parts.length === 1) {
     if (first === "models") return <ReposPage key="model" type="model" />;
@@ -52,24 +57,39 @@ function Page() {
   if (parts.length === 2 && first && second) {
     if (first === "jobs") return <JobPage key={second} id={second} />;
     if (first === "organisations") return <OrganisationPage key={second} name={second} />;
-    if (!PLACES.has(first)) return <ModelPage key={path} repoId={`${first}/${second}`} />;
-  }
-  if (parts.length === 3 && second && third) {
-    if (first === "models") return <ModelPage key={path} repoId={`${second}/${third}`} />;
-    if (first === "datasets") return <DatasetPage key={path} repoId={`${second}/${third}`} />;
   }
   return <RepoPlace path={path} parts={parts} />;
 }
 
-/** A commit or a file of a repository; a model's address may leave out "models", as on the Hugging Face Hub. */
+/** What belongs to a repository; a model's address may leave out "models", as on the Hugging Face Hub. */
 function RepoPlace({ path, parts }: { path: string; parts: string[] }) {
-  const named = parts[0] === "models" || parts[0] === "datasets";
-  const type = parts[0] === "datasets" ? "dataset" : "model";
-  const [owner, name, what, revision, ...file] = named ? parts.slice(1) : parts;
-  if (owner && name && revision && (named || !PLACES.has(owner))) {
-    const repoId = `${owner}/${name}`;
-    if (what === "commit" && file.length === 0) return <CommitPage key={path} type={type} repoId={repoId} oid={revision} />;
-    if (what === "blob" && file.length > 0) return <FilePage key={path} type={type} repoId={repoId} revision={revision} file={file.join("/")} />;
+  const named = typeOf(parts[0]);
+  const type = named ?? "model";
+  const [owner, name, what, ...rest] = named ? parts.slice(1) : parts;
+  if (!owner || !name || (!named && PLACES.has(owner))) return <NotFoundPage />;
+  const repoId = `${owner}/${name}`;
+  if (what === undefined) return <RepoPage key={path} type={type} repoId={repoId} />;
+  return <RepoPart key={path} type={type} repoId={repoId} what={what} rest={rest} />;
+}
+
+/** A discussion, a commit, a file of a repository, or its change. */
+function RepoPart({ type, repoId, what, rest }: { type: RepoType; repoId: string; what: string; rest: string[] }) {
+  const [first, ...more] = rest;
+  const file = more.join("/");
+  if (what === "discussions") {
+    if (first === undefined) return <RepoPage type={type} repoId={repoId} at="community" />;
+    if (more.length > 0) return <NotFoundPage />;
+    if (first === "new" || first === "propose") return <NewTalkPage type={type} repoId={repoId} request={first === "propose"} />;
+    if (/^[1-9]\d{0,8}$/.test(first)) return <TalkPage type={type} repoId={repoId} num={Number(first)} />;
+  }
+  if (first === undefined) return <NotFoundPage />;
+  if (file === "") {
+    if (what === "commit") return <CommitPage type={type} repoId={repoId} oid={first} />;
+    if (what === "new") return <EditPage type={type} repoId={repoId} revision={first} file="" />;
+    if (what === "upload") return <UploadPage type={type} repoId={repoId} revision={first} />;
+  } else {
+    if (what === "blob") return <FilePage type={type} repoId={repoId} revision={first} file={file} />;
+    if (what === "edit") return <EditPage type={type} repoId={repoId} revision={first} file={file} />;
   }
   return <NotFoundPage />;
 }

@@ -5,6 +5,7 @@ import "./styles/tokens.css";
 import "./styles/base.css";
 import "./styles/parts.css";
 import "./styles/pages.css";
+import "./styles/hub.css";
 
 const root = document.getElementById("app");
 if (root !== null) render(<App />, root);

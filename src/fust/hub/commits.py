@@ -11,7 +11,7 @@ from fust.hub.attributes import is_lfs, lfs_line
 from fust.hub.content import Content
 from fust.hub.errors import BadHash, HeadMoved, entry_not_found, revision_not_found
 from fust.hub.git_repo import MAX_POINTER_BYTES, GitRepo, parse_pointer, pointer_bytes
-from fust.hub.paths import check_ref_part
+from fust.hub.paths import check_ref_part, is_commit_oid
 from fust.hub.ref_writer import RefWriter
 from fust.hub.tree_editor import TreeEditor
 from fust.hub.types import AddFile, AddLargeFile, CopyFile, DeleteFile, Operation, RefUpdate, RepoInfo
@@ -74,6 +74,8 @@ class Committer:
     ) -> tuple[str, set[str]]:
         """Writes a commit upon a branch without moving it; returns it and the large files that it points to.
 
+        With ``parent``, upon that commit of the branch's history, which need not be its last.
+
         Raises:
             As ``commit``.
 
@@ -82,7 +84,9 @@ class Committer:
         ref = f"refs/heads/{check_ref_part(branch, 'branch')}"
         repo = self._content.open_repo(info)
         with repo.lock():
-            _, oid, large = self._write(identity, info, repo, ref, operations, message, description, parent)
+            _, oid, large = self._write(
+                identity, info, repo, ref, operations, message, description, parent, upon_parent=True
+            )
         return oid, large
 
     def _write(
@@ -95,13 +99,17 @@ class Committer:
         message: str,
         description: str,
         parent: str | None,
+        *,
+        upon_parent: bool = False,
     ) -> tuple[str, str, set[str]]:
         """Returns (head, new commit, large files pointed to); the head twice when nothing changes."""
         head = repo.find_ref(ref)
         branch = ref.removeprefix("refs/heads/")
         if head is None:
             raise revision_not_found(info.repo_id, branch)
-        if parent and parent != head:
+        if parent and upon_parent and is_commit_oid(parent) and repo.descends(head, parent):
+            head = parent
+        elif parent and parent != head:
             raise HeadMoved(
                 "{ref} is no longer at {expected}: somebody else wrote to it meanwhile.",
                 hint="Read the newest revision and try again.",

@@ -26,7 +26,7 @@ from fust.hub.git_repo import GitRepo
 from fust.hub.models import Discussion, DiscussionEvent
 from fust.hub.policy import PULL_REQUEST
 from fust.hub.ref_writer import MAIN, RefWriter
-from fust.hub.repos import Repos
+from fust.hub.repos import MAX_WORDS, Repos
 from fust.hub.types import RefUpdate, RepoInfo
 from fust.store.database import Database
 from fust.store.outbox import emit
@@ -136,10 +136,11 @@ class Discussions:
         pull_requests: bool | None = None,
         statuses: Sequence[str] = (),
         author: str = "",
+        search: str = "",
         limit: int = 30,
         skip: int = 0,
     ) -> tuple[list[Talk], int]:
-        """Returns discussions, the newest first, and how many there are in all."""
+        """Returns discussions, the newest first, and how many there are in all; ``search``: words of their titles."""
         query = select(Discussion).where(Discussion.repo_id == info.id)
         if pull_requests is not None:
             query = query.where(Discussion.is_pull_request.is_(pull_requests))
@@ -147,10 +148,18 @@ class Discussions:
             query = query.where(Discussion.status.in_(statuses))
         if author:
             query = query.where(func.lower(Discussion.author) == author.lower())
+        for word in search.lower().split()[:MAX_WORDS]:
+            query = query.where(func.lower(Discussion.title).contains(word, autoescape=True))
         with self._database.read() as session:
             total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
             rows = session.scalars(query.order_by(Discussion.num.desc()).offset(skip).limit(limit)).all()
             return [self._talk(session, row, events=False) for row in rows], total
+
+    def count_open(self, info: RepoInfo) -> int:
+        """Returns how many discussions and pull requests of a repo are open."""
+        query = select(func.count()).where(Discussion.repo_id == info.id, Discussion.status.in_(_OPEN))
+        with self._database.read() as session:
+            return session.scalar(query) or 0
 
     def get(self, info: RepoInfo, num: int) -> Talk:
         """Returns a discussion with its events.

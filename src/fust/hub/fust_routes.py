@@ -11,7 +11,7 @@ from litestar.datastructures import State
 from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
 
-from fust.accounts.rights import Identity
+from fust.accounts.rights import Identity, may
 from fust.core.clock import iso
 from fust.core.i18n import Language, accepted_language, fill
 from fust.core.ids import RepoType, check_repo_type
@@ -44,10 +44,14 @@ class RepoSummary(msgspec.Struct, kw_only=True):
     updated_at: str
     size_bytes: int
     downloads: int
+    likes: int
     licence: str
     languages: list[str]
     task: str
+    library: str
+    tags: list[str]
     formats: list[str]
+    sdk: str
     description: str
     fits: Literal["yes", "no", "unknown"]
     fits_reason: str
@@ -76,6 +80,13 @@ class CommitLine(msgspec.Struct):
 class RepoDetails(RepoSummary, kw_only=True):
     """A repo at a revision."""
 
+    may: list[str]
+    """What the caller may do with it: `discuss`, `push`, `settings`, `delete`."""
+    liked: bool
+    """By the caller."""
+    protected: list[str]
+    """Patterns of branches whose history nobody rewrites."""
+    discussions_open: int
     files: list[RepoFileLine]
     card: str | None
     commits: list[CommitLine]
@@ -117,10 +128,14 @@ def _summary(hub: Hub, info: RepoInfo, language: Language) -> dict[str, object]:
         "updated_at": iso(info.updated_at),
         "size_bytes": info.size_bytes,
         "downloads": info.downloads,
+        "likes": info.likes,
         "licence": info.licence,
         "languages": info.languages,
         "task": info.task,
+        "library": info.library,
+        "tags": info.tags,
         "formats": info.formats,
+        "sdk": info.sdk,
         "description": info.description,
         "fits": fits,
         "fits_reason": reason,
@@ -136,7 +151,7 @@ def list_repos(
     repo_type: Annotated[Literal["model", "dataset", "space"] | None, Parameter(query="type")] = None,
     search: str = "",
     author: str = "",
-    sort: Literal["updated", "created", "name", "size", "downloads"] = "updated",
+    sort: Literal["updated", "created", "name", "size", "downloads", "likes", "trending"] = "updated",
     limit: Annotated[int, Parameter(ge=1, le=500)] = 50,
     cursor: str | None = None,
 ) -> RepoList:
@@ -163,27 +178,51 @@ def get_repo(
     owner: str,
     name: str,
     revision: str = "main",
+    files: bool = True,
 ) -> RepoDetails:
-    """One repo at a revision: its files, its card as written, its newest commits."""
-    info = hub.get_repo(identity, f"{owner}/{name}", check_repo_type(repo_type))
+    """One repo at a revision: its files, its card as written, its newest commits; without those when `files` is off.
+
+    An old name answers with the repo that had it: `repo_id` is the one to use.
+    """
+    info = hub.get_repo_by_any_name(identity, f"{owner}/{name}", check_repo_type(repo_type))
     oid = hub.resolve_revision(info, revision)
-    files = [
-        RepoFileLine(e.path, e.size, e.oid, bool(e.sha256), e.sha256 or None)
-        for e in hub.list_tree(info, oid, recursive=True)
-        if not e.is_folder
-    ]
-    commits = [
-        CommitLine(c.oid, c.title, c.authors[0] if c.authors else "", iso(c.date) or "")
-        for c in hub.list_commits(info, oid, limit=20)
-    ]
     drawn = _summary(hub, info, _language(request)) | {
         "revision": oid,
-        "files": files,
-        "card": hub.read_card(info, oid),
-        "commits": commits,
+        "may": [word for word, allowed in _rights(hub, identity, info).items() if allowed],
+        "liked": hub.likes.is_liked_by(identity, info),
+        "protected": info.protected,
+        "discussions_open": hub.discussions.count_open(info),
+        "files": _files(hub, info, oid) if files else [],
+        "card": hub.read_card(info, oid) if files else None,
+        "commits": _commits(hub, info, oid) if files else [],
         "clone_url": f"{settings.public_url}/{info.prefix}{info.repo_id}",
     }
     return msgspec.convert(drawn, RepoDetails, from_attributes=True)
+
+
+def _rights(hub: Hub, identity: Identity, info: RepoInfo) -> dict[str, bool]:
+    return {
+        "discuss": hub.discussions.may_take_part(identity, info),
+        "push": may(identity, "repo.push", info.repo_id, info.type),
+        "settings": may(identity, "repo.settings", info.repo_id, info.type),
+        "delete": may(identity, "repo.delete", info.repo_id, info.type),
+    }
+
+
+def _files(hub: Hub, info: RepoInfo, oid: str) -> list[RepoFileLine]:
+    entries = hub.list_tree(info, oid, recursive=True)
+    return [
+        RepoFileLine(e.path, e.size, e.oid, bool(e.sha256), e.sha256 or None)
+        for e in entries
+        if not e.is_folder
+    ]
+
+
+def _commits(hub: Hub, info: RepoInfo, oid: str) -> list[CommitLine]:
+    return [
+        CommitLine(c.oid, c.title, c.authors[0] if c.authors else "", iso(c.date) or "")
+        for c in hub.list_commits(info, oid, limit=20)
+    ]
 
 
 handlers: list[ControllerRouterHandler] = [list_repos, get_repo]

@@ -305,11 +305,12 @@ class GitRepo:
             return False
         return new == old or self.git.descendant_of(new, old)
 
-    def iter_commits(self, commit_oid: str) -> Iterator[CommitInfo]:
-        """Yields a commit and its ancestors, newest first."""
+    def iter_commits(self, commit_oid: str, path: str = "") -> Iterator[CommitInfo]:
+        """Yields a commit and its ancestors, newest first; with ``path``, those that changed that file or folder."""
         order = pygit2.enums.SortMode.TIME | pygit2.enums.SortMode.TOPOLOGICAL
         for commit in self.git.walk(commit_oid, order):
-            yield commit_info(commit)
+            if not path or _changed(commit, path):
+                yield commit_info(commit)
 
     def last_commits(self, commit_oid: str, paths: list[str]) -> dict[str, CommitInfo]:
         """Returns the newest commit that changed each path; walks back until all are found."""
@@ -317,14 +318,19 @@ class GitRepo:
         found: dict[str, CommitInfo] = {}
         order = pygit2.enums.SortMode.TIME | pygit2.enums.SortMode.TOPOLOGICAL
         for commit in self.git.walk(commit_oid, order):
-            before = commit.parents[0].tree if commit.parents else None
             for path in list(wanted):
-                if _oid_at(commit.tree, path) != (_oid_at(before, path) if before is not None else None):
+                if _changed(commit, path):
                     found[path] = commit_info(commit)
                     del wanted[path]
             if not wanted:
                 break
         return found
+
+
+def _changed(commit: pygit2.Commit, path: str) -> bool:
+    """Returns whether a commit changed a path against its first parent."""
+    before = commit.parents[0].tree if commit.parents else None
+    return _oid_at(commit.tree, path) != (_oid_at(before, path) if before is not None else None)
 
 
 def _oid_at(tree: pygit2.Tree, path: str) -> pygit2.Oid | None:

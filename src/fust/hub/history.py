@@ -1,4 +1,4 @@
-"""What a commit changed: files with their sizes before and after, and the lines of small text files."""
+"""What a commit changed, or what lies between two: files with their sizes before and after, and the lines of small text files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ MAX_DIFF_BYTES = 200_000
 MAX_FILE_LINES = 400
 MAX_LINES = 2_000
 """In all files of a commit together."""
+MAX_WHOLE_LINES = 10_000
+"""Of one file that was asked for by its name."""
 MAX_LINE = 500
+MAX_COMMITS = 250
+"""Between two revisions that are compared."""
 
 Change = Literal["added", "changed", "moved", "removed"]
 _CHANGES: dict[DeltaStatus, Change] = {
@@ -45,6 +49,9 @@ class FileChange:
     size_before: int | None
     size_after: int | None
     large: bool
+    sha256_before: str = ""
+    """Of a large file; empty for others."""
+    sha256_after: str = ""
     hunks: list[Hunk] = field(default_factory=lambda: [])
     cut: bool = False
     """Whether lines were left out."""
@@ -60,42 +67,78 @@ class CommitChanges:
     files_total: int
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What lies between two commits: the files, and the commits of the newer one that the older has not."""
+
+    start_oid: str
+    """The commit that the files are compared with; empty: with nothing, for the two share no history."""
+    commits: list[CommitInfo]
+    """Newest first, at most ``MAX_COMMITS``."""
+    files: list[FileChange]
+    files_total: int
+
+
 def read_changes(repo: GitRepo, oid: str) -> CommitChanges:
     """Returns what a commit changed against its first parent; ``oid`` is a commit that is there."""
     commit = cast("pygit2.Commit", repo.git[oid])
     info = commit_info(commit)
     parents = [str(parent.id) for parent in commit.parents]
-    before = commit.parents[0].tree if parents else None
-    after = commit.tree
+    files, total = _changes_between(repo, commit.parents[0].tree if parents else None, commit.tree)
+    return CommitChanges(info, parents, files, total)
+
+
+def compare(repo: GitRepo, base: str, head: str, *, since_parted: bool, path: str = "") -> Comparison:
+    """Returns what lies between two commits that are there; with ``path``, that file only, and more of its lines.
+
+    ``since_parted``: from where ``head`` left the history of ``base``, as a pull request is read.
+    """
+    start = repo.git.merge_base(base, head) if since_parted else pygit2.Oid(hex=base)
+    before = repo.tree_of(str(start)) if start else None
+    files, total = _changes_between(repo, before, repo.tree_of(head), path=path)
+    walker = repo.git.walk(head, pygit2.enums.SortMode.TOPOLOGICAL | pygit2.enums.SortMode.TIME)
+    walker.hide(base)
+    commits = [commit_info(commit) for commit, _ in zip(walker, range(MAX_COMMITS), strict=False)]
+    return Comparison(str(start) if start else "", commits, files, total)
+
+
+def _changes_between(
+    repo: GitRepo, before: pygit2.Tree | None, after: pygit2.Tree, *, path: str = ""
+) -> tuple[list[FileChange], int]:
     diff = before.diff_to_tree(after) if before is not None else after.diff_to_tree(swap=True)
     diff.find_similar(DiffFind.FIND_RENAMES | DiffFind.FIND_EXACT_MATCH_ONLY)
     deltas: list[pygit2.DiffDelta] = list(diff.deltas)  # pyright: ignore[reportUnknownMemberType] an untyped iterator
-    room = MAX_LINES
+    total = len(deltas)
+    if path:
+        deltas = [delta for delta in deltas if path in (delta.new_file.path, delta.old_file.path)]
+    room, most = (MAX_WHOLE_LINES, MAX_WHOLE_LINES) if path else (MAX_LINES, MAX_FILE_LINES)
     files: list[FileChange] = []
     for delta in deltas[:MAX_FILES]:
-        change = _change_of(repo, delta, room)
+        change = _change_of(repo, delta, min(room, most))
         room -= sum(len(hunk.lines) for hunk in change.hunks)
         files.append(change)
-    return CommitChanges(info, parents, files, len(deltas))
+    return files, total
 
 
 def _change_of(repo: GitRepo, delta: pygit2.DiffDelta, room: int) -> FileChange:
     change = _CHANGES.get(delta.status, "changed")
     old = _blob(repo, delta.old_file) if change != "added" else None
     new = _blob(repo, delta.new_file) if change != "removed" else None
-    sizes = [_size(blob) for blob in (old, new)]
-    large = any(is_large for _, is_large in sizes)
+    (size_before, sha256_before), (size_after, sha256_after) = _kept(old), _kept(new)
+    large = bool(sha256_before or sha256_after)
     hunks: list[Hunk] = []
     cut = False
-    if change != "moved" and not large and room > 0 and _is_small_text(old) and _is_small_text(new):
-        hunks, cut = _compare(old, new, min(room, MAX_FILE_LINES))
+    if change != "moved" and not large and _is_small_text(old) and _is_small_text(new):
+        hunks, cut = _compare(old, new, room) if room > 0 else ([], True)
     return FileChange(
         path=delta.new_file.path or delta.old_file.path,
         change=change,
         old_path=delta.old_file.path if change == "moved" else "",
-        size_before=sizes[0][0],
-        size_after=sizes[1][0],
+        size_before=size_before,
+        size_after=size_after,
         large=large,
+        sha256_before=sha256_before,
+        sha256_after=sha256_after,
         hunks=hunks,
         cut=cut,
     )
@@ -106,12 +149,12 @@ def _blob(repo: GitRepo, file: pygit2.DiffFile) -> pygit2.Blob | None:
     return found if isinstance(found, pygit2.Blob) else None  # None: a submodule
 
 
-def _size(blob: pygit2.Blob | None) -> tuple[int | None, bool]:
-    """Returns a file's real size and whether git holds only a pointer to it."""
+def _kept(blob: pygit2.Blob | None) -> tuple[int | None, str]:
+    """Returns a file's real size, and its SHA-256 when git holds only a pointer to it."""
     if blob is None:
-        return None, False
+        return None, ""
     pointer = parse_pointer(blob.data) if blob.size <= MAX_POINTER_BYTES else None
-    return (pointer[1], True) if pointer else (blob.size, False)
+    return (pointer[1], pointer[0]) if pointer else (blob.size, "")
 
 
 def _is_small_text(blob: pygit2.Blob | None) -> bool:

@@ -1,4 +1,4 @@
-"""`/fust/v1/repos/…/preview`, `/commits`, `/refs` and `/fust/v1/storage`: looking into repos and their history."""
+"""`/fust/v1/repos/…/preview`, `/commits`, `/compare`, `/refs` and `/fust/v1/storage`: looking into repos and their history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from fust.accounts.service import Accounts
 from fust.core.clock import iso
 from fust.core.i18n import accepted_language, fill
 from fust.core.ids import check_repo_type
-from fust.hub.history import Change
+from fust.hub.git_repo import CommitInfo
+from fust.hub.history import Change, FileChange
 from fust.hub.paths import check_path
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
@@ -80,6 +81,8 @@ class ChangedFile(msgspec.Struct, kw_only=True):
     size_before: int | None
     size_after: int | None
     large: bool
+    sha256_before: str
+    sha256_after: str
     hunks: list[DiffHunk]
     cut: bool
 
@@ -93,6 +96,19 @@ class CommitDetails(msgspec.Struct, kw_only=True):
     author: str
     date: str
     parents: list[str]
+    files: list[ChangedFile]
+    files_total: int
+
+
+class ComparedRevisions(msgspec.Struct, kw_only=True):
+    """What lies between two revisions."""
+
+    base_oid: str
+    head_oid: str
+    start_oid: str
+    """What the files are compared with: the commit of the base, or where the two parted; empty: nothing is shared."""
+    commits: list[HistoryLine]
+    """Of the head, those that the base has not, newest first; 250 at most."""
     files: list[ChangedFile]
     files_total: int
 
@@ -172,14 +188,21 @@ def list_history(
     owner: str,
     name: str,
     revision: str = "main",
+    path: str = "",
     limit: Annotated[int, Parameter(ge=1, le=200)] = 50,
     cursor: Annotated[int, Parameter(ge=0, le=10_000_000)] = 0,
 ) -> History:
-    """The commits of a branch, a tag or a commit, newest first."""
+    """The commits of a branch, a tag or a commit, newest first; with `path`, those that changed that file or folder."""
     info = _find(hub, identity, repo_type, owner, name)
-    found = hub.list_commits(info, revision, limit=limit + 1, skip=cursor)
-    items = [HistoryLine(c.oid, c.title, ", ".join(c.authors), iso(c.date) or "") for c in found[:limit]]
+    found = hub.list_commits(
+        info, revision, path=check_path(path) if path else "", limit=limit + 1, skip=cursor
+    )
+    items = [_line(commit) for commit in found[:limit]]
     return History(items, str(cursor + limit) if len(found) > limit else None)
+
+
+def _line(commit: CommitInfo) -> HistoryLine:
+    return HistoryLine(commit.oid, commit.title, ", ".join(commit.authors), iso(commit.date) or "")
 
 
 @get(
@@ -201,7 +224,39 @@ def get_commit(
         author=", ".join(commit.authors),
         date=iso(commit.date) or "",
         parents=found.parents,
-        files=[msgspec.convert(file, ChangedFile, from_attributes=True) for file in found.files],
+        files=_draw_files(found.files),
+        files_total=found.files_total,
+    )
+
+
+def _draw_files(files: list[FileChange]) -> list[ChangedFile]:
+    return [msgspec.convert(file, ChangedFile, from_attributes=True) for file in files]
+
+
+@get("/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}/compare", sync_to_thread=True, tags=["repos"])
+def compare_revisions(
+    hub: Hub,
+    identity: Identity,
+    repo_type: str,
+    owner: str,
+    name: str,
+    head: str,
+    base: str = "main",
+    since_parted: bool = False,
+    path: str = "",
+) -> ComparedRevisions:
+    """What lies between two branches, tags or commits; `since_parted` reads it as a pull request.
+
+    With `path`, that file alone, with up to 10,000 of its lines.
+    """
+    info = _find(hub, identity, repo_type, owner, name)
+    base_oid, head_oid, found = hub.compare(info, base, head, since_parted=since_parted, path=path)
+    return ComparedRevisions(
+        base_oid=base_oid,
+        head_oid=head_oid,
+        start_oid=found.start_oid,
+        commits=[_line(commit) for commit in found.commits],
+        files=_draw_files(found.files),
         files_total=found.files_total,
     )
 
@@ -229,6 +284,7 @@ handlers: list[ControllerRouterHandler] = [
     preview_file,
     list_history,
     get_commit,
+    compare_revisions,
     list_repo_refs,
     get_storage,
 ]

@@ -32,7 +32,7 @@ from fust.hub.discussions import Discussions
 from fust.hub.errors import BadHash, RepoExists, entry_not_found
 from fust.hub.git_repo import CommitInfo, Entry, Ref
 from fust.hub.git_store import GitStore
-from fust.hub.history import CommitChanges, read_changes
+from fust.hub.history import CommitChanges, Comparison, compare, read_changes
 from fust.hub.large_files import LargeFiles
 from fust.hub.lfs_locks import Locks
 from fust.hub.preview import Look, format_of, look_at_text
@@ -157,6 +157,16 @@ class Hub:
         """Returns a repo that the caller may read, or raises RepoNotFound."""
         return self.repos.get(identity, repo_type, repo_id)
 
+    def get_repo_by_any_name(
+        self, identity: Identity, repo_id: str, repo_type: RepoType = "model"
+    ) -> RepoInfo:
+        """Returns a repo that the caller may read by its name or by one that it had, or raises RepoNotFound."""
+        if self.repos.find_row(repo_type, repo_id) is None:
+            moved = self.repos.find_moved(repo_type, repo_id)
+            if moved is not None and self.repos.find(identity, repo_type, moved.repo_id) is not None:
+                return moved
+        return self.repos.get(identity, repo_type, repo_id)
+
     def get_repo_to_write(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo:
         """Returns a repo that the caller may write to, or raises."""
         return self.repos.get_for(identity, "repo.push", repo_type, repo_id)
@@ -247,12 +257,12 @@ class Hub:
         return list(git.iter_tree(oid, path, recursive=recursive))
 
     def list_commits(
-        self, repo: RepoInfo, revision: str = "main", *, limit: int = 50, skip: int = 0
+        self, repo: RepoInfo, revision: str = "main", *, path: str = "", limit: int = 50, skip: int = 0
     ) -> list[CommitInfo]:
-        """Returns commits, newest first."""
+        """Returns commits, newest first; with ``path``, those that changed that file or folder."""
         oid = self.resolve_revision(repo, revision)
         found: list[CommitInfo] = []
-        for i, commit in enumerate(self.content.open_repo(repo).iter_commits(oid)):
+        for i, commit in enumerate(self.content.open_repo(repo).iter_commits(oid, path)):
             if i >= skip + limit:
                 break
             if i >= skip:
@@ -493,6 +503,14 @@ class Hub:
         """Returns what a commit changed, or raises RevisionNotFound."""
         oid = self.resolve_revision(repo, revision)
         return read_changes(self.content.open_repo(repo), oid)
+
+    def compare(
+        self, repo: RepoInfo, base: str, head: str, *, since_parted: bool, path: str = ""
+    ) -> tuple[str, str, Comparison]:
+        """Returns the commits of two revisions and what lies between them, or raises RevisionNotFound."""
+        old, new = self.resolve_revision(repo, base), self.resolve_revision(repo, head)
+        found = compare(self.content.open_repo(repo), old, new, since_parted=since_parted, path=path)
+        return old, new, found
 
     def measure_storage(self) -> StorageSums:
         """Returns what large files take, and what sharing saved."""

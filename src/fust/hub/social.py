@@ -77,6 +77,11 @@ class Likes:
         self._repos.forget()
         return count
 
+    def is_liked_by(self, identity: Identity, info: RepoInfo) -> bool:
+        """Returns whether the caller likes a repo."""
+        with self._database.read() as session:
+            return session.get(Like, (identity.user or "", info.id)) is not None
+
     def of_repo(self, info: RepoInfo, *, limit: int, skip: int) -> list[str]:
         """Returns users who like a repo, the newest first."""
         query = select(Like.user).where(Like.repo_id == info.id).order_by(Like.created_at.desc(), Like.user)

@@ -1,5 +1,8 @@
+import { hubEn } from "./hub/en.ts";
+
 /** English. The keys and fields here are the contract; zh.ts must match (parity.ts checks at build time). */
 export const en = {
+  ...hubEn,
   "number.words": "no one two three four five six seven eight nine ten",
   "list.comma": ", ",
   "list.stop": ".",
@@ -30,7 +33,7 @@ export const en = {
   "account.as": "Signed in as",
   "account.admin": "Administrator of this machine",
   "account.out": "Sign out",
-  "bell.label": "{n, plural, =0 {Notifications} one {Notifications: one new} other {Notifications: # new}}",
+  "bell.label": "{n, plural, =0 {Notifications} one {Notifications: # new} other {Notifications: # new}}",
   "bell.title": "Notifications",
   "bell.none": "Nothing needs you, and nothing has ended lately.",
   "bell.read": "Mark as read",

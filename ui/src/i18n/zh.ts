@@ -1,7 +1,9 @@
 import type { en } from "./en";
+import { hubZh } from "./hub/zh.ts";
 
 /** 简体中文。 */
 export const zh: Record<keyof typeof en, string> = {
+  ...hubZh,
   "number.words": "零 一 两 三 四 五 六 七 八 九 十",
   "list.comma": "，",
   "list.stop": "。",

@@ -1,4 +1,4 @@
-import type { Repo, RepoSummary } from "../api";
+import type { Repo, RepoType } from "../api";
 import { Head, Size, Trouble, Waiting } from "../parts";
 import { Download } from "../parts/files";
 import { Beginning } from "../parts/rows";
@@ -8,7 +8,7 @@ import { useLoad } from "../load";
 import { Link, repoPath, usePlace } from "../router";
 
 /** One file at a revision: its beginning as rows or text, its size, and the way to the whole of it. */
-export function FilePage({ type, repoId, revision, file }: { type: RepoSummary["type"]; repoId: string; revision: string; file: string }) {
+export function FilePage({ type, repoId, revision, file }: { type: RepoType; repoId: string; revision: string; file: string }) {
   const { path } = usePlace();
   const folder = `${type}s/${repoPath(repoId)}`;
   const repo = useLoad<Repo>(`fust/v1/repos/${type}/${repoPath(repoId)}?revision=${encodeURIComponent(revision)}`);
@@ -19,6 +19,7 @@ export function FilePage({ type, repoId, revision, file }: { type: RepoSummary["
   return (
     <div class="page wrap">
       <Head kick={kick} title={gone ? t("file.gone", { path: file }) : file} sum={line ? <><Size of={line.size_bytes} /> · <code class="quiet">{(line.sha256 ?? line.oid).slice(0, 12)}</code></> : gone ? t("file.gone.next") : undefined}>
+        {line && !/^[0-9a-f]{40}$/.test(revision) && <Link class="b" to={path.replace("/blob/", "/edit/")}>{t("file.edit")}</Link>}
         {line && <Download repo={{ type, repo_id: repoId }} revision={revision} path={file} />}
       </Head>
       <OldRevision revision={revision} path={path.replace(/\/blob\/[^/]+\//, "/blob/main/")} />

@@ -1,91 +1,50 @@
 import { useState } from "preact/hooks";
 import { call, type Deployment, type Page, type Repo, type RepoFile } from "../api";
-import { Card } from "../parts/markdown";
-import { Files, fileURL } from "../parts/files";
 import { Snippet, talkOf } from "../parts/snippet";
-import { OldRevision, Versions } from "../parts/versions";
-import { CopyButton, Empty, Facts, Head, Section, Size, State, Tabs, Time, Trouble, Waiting } from "../parts";
+import { CopyButton, Facts, Section, Size, State, Time, Trouble } from "../parts";
 import { decimal, endonym, integer } from "../format";
 import { maybe, t } from "../i18n";
 import { useAct, useLoad } from "../load";
-import { go, Link, repoPath, usePlace } from "../router";
+import { Link } from "../router";
+import type { Panel } from "./repo/tabs";
 
-const TABS = ["card", "files", "versions", "use"] as const;
-type TabId = (typeof TABS)[number];
+/** How a model is served here. */
+export interface Serving {
+  deployments: Deployment[];
+  best: Deployment | undefined;
+  reload: () => Promise<void>;
+}
 
-export function ModelPage({ repoId }: { repoId: string }) {
-  const { query, path } = usePlace();
-  const revision = query.get("revision") ?? "main";
-  const tab = TABS.find((it) => it === query.get("tab")) ?? "card";
-  const repo = useLoad<Repo>(`fust/v1/repos/model/${repoPath(repoId)}?revision=${encodeURIComponent(revision)}`);
-  const deployments = useLoad<Page<Deployment>>("fust/v1/deployments", 3000);
-  const mine = deployments.data?.items.filter((it) => it.repo_id === repoId && it.state !== "stopped") ?? [];
-  const [owner, name] = repoId.split("/");
-  const kick = (
-    <>
-      <Link to="models">{t("place.models")}</Link> / {owner}
-    </>
-  );
-  if (repo.data === undefined) {
-    const gone = repo.problem?.status === 404;
-    return (
-      <div class="page wrap">
-        <Head kick={kick} title={gone ? t("model.gone", { name: repoId }) : (name ?? repoId)} sum={gone ? t("model.gone.next") : undefined} />
-        {repo.problem && <Trouble problem={repo.problem} retry={gone ? undefined : () => void repo.reload()} />}
-        {repo.waiting && <Waiting what={t("waiting.model")} />}
-      </div>
-    );
-  }
-  const pick = (next: TabId): void => {
-    const fresh = new URLSearchParams(query);
-    fresh.set("tab", next);
-    go(`${path}?${fresh}`, "replace");
-  };
-  const it = repo.data;
-  const best = mine.find((one) => one.state === "ready") ?? mine[0];
+/** The deployments of a model, asked for again and again; undefined for other things (null). */
+export function useServing(repoId: string | null): Serving | undefined {
+  const loaded = useLoad<Page<Deployment>>(repoId === null ? null : "fust/v1/deployments", 3000);
+  if (repoId === null) return undefined;
+  const deployments = loaded.data?.items.filter((it) => it.repo_id === repoId && it.state !== "stopped") ?? [];
+  return { deployments, best: deployments.find((one) => one.state === "ready") ?? deployments[0], reload: loaded.reload };
+}
+
+/** What one should know before using the model: how it is served, or that it cannot be. */
+export function ModelNotes({ repo, serving }: { repo: Repo; serving: Serving }) {
+  const weightsOnly = repo.files.some((file) => /\.(safetensors|bin|pt)$/i.test(file.path)) && !repo.formats.includes("gguf");
   return (
-    <div class="page wrap">
-      <Head kick={kick} title={name ?? repoId} sum={<>{it.description} {best && <State of={best.state} />}</>}>
-        <Buttons repo={it} deployed={best} reload={deployments.reload} />
-      </Head>
-      <Deployed repo={it} deployments={mine} />
-      {mine.length === 0 && it.files.some((file) => /\.(safetensors|bin|pt)$/i.test(file.path)) && !it.formats.includes("gguf") && (
-        <div class="note calm"><p>{t("use.cannot")}</p></div>
-      )}
-      <OldRevision revision={revision} path={path} />
-      <Tabs<TabId>
-        now={tab}
-        label={t("model.about")}
-        onPick={pick}
-        tabs={[
-          { id: "card", label: t("tab.card") },
-          { id: "files", label: t("tab.files"), count: integer(it.files.length) },
-          { id: "versions", label: t("tab.versions") },
-          { id: "use", label: t("tab.use") },
-        ]}
-      />
-      <div class="split">
-        <div role="tabpanel" id={`p-${tab}`} aria-labelledby={`t-${tab}`} tabIndex={0}>
-          {tab === "card" && (it.card ? <Card text={it.card} files={fileURL(it, revision, "")} /> : <Empty what={t("card.none")} next={t("card.none.next")} />)}
-          {tab === "files" && <Files repo={it} revision={revision} act={revision === "main" && it.files.some(isGGUF) ? (file) => <ServeFile repo={it} file={file} deployments={mine} reload={deployments.reload} /> : undefined} />}
-          {tab === "versions" && <Versions repo={it} page={path} revision={revision} />}
-          {tab === "use" && (
-            <>
-              {best === undefined && <div class="note calm"><p>{it.formats.includes("gguf") ? t("use.notserved") : t("use.cannot")}</p></div>}
-              <Snippet model={best?.alias ?? best?.name ?? it.repo_id} talk={talkOf(it, best?.has_chat_template ?? null)} keyName={it.repo_id} />
-            </>
-          )}
-        </div>
-        <aside class="aside" aria-label={t("facts.title")}>
-          <ModelFacts repo={it} />
-          {best && <DeploymentFacts of={best} embeds={talkOf(it, best.has_chat_template) === "embedding"} />}
-        </aside>
-      </div>
-    </div>
+    <>
+      <Deployed repo={repo} deployments={serving.deployments} />
+      {serving.best === undefined && weightsOnly && <div class="note calm"><p>{t("use.cannot")}</p></div>}
+    </>
   );
 }
 
-const isGGUF = (file: RepoFile): boolean => /\.gguf$/i.test(file.path);
+export function UsePanel({ repo, serving }: Panel) {
+  const best = serving?.best;
+  return (
+    <>
+      {best === undefined && <div class="note calm"><p>{repo.formats.includes("gguf") ? t("use.notserved") : t("use.cannot")}</p></div>}
+      <Snippet model={best?.alias ?? best?.name ?? repo.repo_id} talk={talkOf(repo, best?.has_chat_template ?? null)} keyName={repo.repo_id} />
+    </>
+  );
+}
+
+export const isGGUF = (file: RepoFile): boolean => /\.gguf$/i.test(file.path);
 
 async function serve(repo: Repo, file: string | null, reload: () => Promise<void>): Promise<void> {
   await call("fust/v1/deployments", { method: "POST", body: file === null ? { repo_id: repo.repo_id } : { repo_id: repo.repo_id, file } });
@@ -98,8 +57,9 @@ async function stop(deployment: Deployment, reload: () => Promise<void>): Promis
 }
 
 /** What one can do with the model now: talk to it, serve it, stop it. */
-function Buttons({ repo, deployed, reload }: { repo: Repo; deployed: Deployment | undefined; reload: () => Promise<void> }) {
+export function ModelButtons({ repo, serving }: { repo: Repo; serving: Serving }) {
   const act = useAct();
+  const { best: deployed, reload } = serving;
   const chattable = deployed !== undefined && deployed.state !== "failed" && talkOf(repo, deployed.has_chat_template) === "chat";
   return (
     <>
@@ -139,10 +99,11 @@ function Deployed({ repo, deployments }: { repo: Repo; deployments: Deployment[]
   );
 }
 
-function ServeFile({ repo, file, deployments, reload }: { repo: Repo; file: RepoFile; deployments: Deployment[]; reload: () => Promise<void> }) {
+export function ServeFile({ repo, file, serving }: { repo: Repo; file: RepoFile; serving: Serving }) {
   const [open, setOpen] = useState(false);
   const act = useAct();
   if (!isGGUF(file)) return null;
+  const { deployments, reload } = serving;
   const served = deployments.find((it) => it.file === file.path);
   if (served) {
     return (
@@ -164,7 +125,7 @@ function ServeFile({ repo, file, deployments, reload }: { repo: Repo; file: Repo
   );
 }
 
-function ModelFacts({ repo }: { repo: Repo }) {
+export function ModelFacts({ repo }: { repo: Repo }) {
   return (
     <Section id="h-facts" title={t("facts.title")}>
       <Facts
@@ -190,14 +151,14 @@ function ModelFacts({ repo }: { repo: Repo }) {
   );
 }
 
-function DeploymentFacts({ of, embeds }: { of: Deployment; embeds: boolean }) {
+export function DeploymentFacts({ repo, of }: { repo: Repo; of: Deployment }) {
   const rows: [string, preact.ComponentChildren][] = [[t("facts.name"), <code>{of.alias ?? of.name}</code>]];
   if (of.file) rows.push([t("facts.file"), <code>{of.file}</code>]);
   rows.push([t("facts.engine"), of.engine]);
   if (of.context) rows.push([t("facts.context"), t("facts.tokens", { n: of.context })]);
   if (of.memory_bytes) rows.push([t("facts.memory"), <Size of={of.memory_bytes} />]);
   if (of.tokens_per_s) rows.push([t("facts.speed"), `${decimal(of.tokens_per_s)} ${t("unit.tps")}`]);
-  if (embeds) rows.push([t("facts.pooling"), of.pooling]);
+  if (talkOf(repo, of.has_chat_template) === "embedding") rows.push([t("facts.pooling"), of.pooling]);
   return (
     <Section id="h-served" title={t("facts.served")}>
       <Facts rows={rows} />

@@ -193,14 +193,14 @@ export interface Tab<Id extends string> {
   count?: string;
 }
 
-/** Tabs by the ARIA pattern: arrows move, Home and End jump. */
-export function Tabs<Id extends string>({ tabs, now, label, onPick }: { tabs: Tab<Id>[]; now: Id; label: string; onPick: (id: Id) => void }) {
+/** Tabs by the ARIA pattern: arrows move, Home and End jump. `of` keeps the ids of two lists on a page apart. */
+export function Tabs<Id extends string>({ tabs, now, label, onPick, of = "" }: { tabs: Tab<Id>[]; now: Id; label: string; onPick: (id: Id) => void; of?: string }) {
   const list = useRef<HTMLDivElement>(null);
   const pick = (index: number): void => {
     const tab = tabs[(index + tabs.length) % tabs.length];
     if (tab === undefined) return;
     onPick(tab.id);
-    list.current?.querySelector<HTMLElement>(`#t-${tab.id}`)?.focus();
+    list.current?.querySelector<HTMLElement>(`#t-${of}${tab.id}`)?.focus();
   };
   return (
     <div
@@ -223,8 +223,8 @@ export function Tabs<Id extends string>({ tabs, now, label, onPick }: { tabs: Ta
           key={tab.id}
           type="button"
           role="tab"
-          id={`t-${tab.id}`}
-          aria-controls={`p-${tab.id}`}
+          id={`t-${of}${tab.id}`}
+          aria-controls={`p-${of}${tab.id}`}
           aria-selected={tab.id === now}
           tabIndex={tab.id === now ? 0 : -1}
           onClick={() => onPick(tab.id)}

@@ -146,6 +146,12 @@ export const Card = memo(function Card({ text, files, floor = 2 }: { text: strin
   return <div class="prose" dangerouslySetInnerHTML={{ __html: html }} />;
 });
 
+/** What somebody wrote in a discussion: as a card, but its links lead into no folder. */
+export const Comment = memo(function Comment({ text, floor = 3 }: { text: string; floor?: number }) {
+  const html = useMemo(() => safeHTML(marked.parse(text, { async: false, breaks: true }), { files: null }, floor), [text, floor]);
+  return <div class="prose" dangerouslySetInnerHTML={{ __html: html }} />;
+});
+
 function blockOf(token: Token, links: TokensList["links"]): string {
   const one = Object.assign([token], { links }) as TokensList;
   return marked.parser(one);

@@ -25,13 +25,14 @@ const OTHERS: [path: string, name: MessageKey][] = [
   ["organisations", "place.organisations"],
   ["audit", "place.audit"],
   ["settings", "place.settings"],
+  ["spaces", "place.spaces"],
 ];
 const OPERATE = new Set(["health", "people", "organisations", "audit"]);
 
 function currentPlace(path: string): string | null {
   const first = path.split("/")[0] ?? "";
   if ([...PLACES, ...OTHERS].some(([place]) => place === first)) return first;
-  return path.split("/").length === 2 ? "models" : null;
+  return path.split("/").length > 1 ? "models" : null;
 }
 
 export function Masthead() {
@@ -88,6 +89,7 @@ function SubLine({ signedIn, asks, place, path }: { signedIn: boolean; asks: boo
   const machine = useStore(status)?.machine;
   const parts = path.split("/");
   const deep = place === "models" ? (parts[0] === "models" ? parts.slice(1) : parts) : place === null ? [] : parts.slice(1);
+  const isRepo = place === "models" || place === "datasets" || place === "spaces";
   const name = [...PLACES, ...OTHERS].find(([it]) => it === place)?.[1];
   let gauge = null;
   if (signedIn && machine !== undefined) {
@@ -98,7 +100,7 @@ function SubLine({ signedIn, asks, place, path }: { signedIn: boolean; asks: boo
   return (
     <div class="sub">
       {signedIn && name !== undefined && (deep.length > 0 ? <Link to={place ?? ""}>{t(name as "place.home")}</Link> : <b>{t(name as "place.home")}</b>)}
-      {signedIn && deep.length > 0 && <b class="deep">{deep.map(decodeURIComponentSafely).at(-1)?.replace(/^([0-9a-f]{12})[0-9a-f]{28}$/, "$1")}</b>}
+      {signedIn && deep.length > 0 && <b class="deep">{deep.map(decodeURIComponentSafely).at(isRepo ? 1 : -1)?.replace(/^([0-9a-f]{12})[0-9a-f]{28}$/, "$1")}</b>}
       {asks && <b>{t("signin.place")}</b>}
       {gauge}
     </div>

@@ -6,6 +6,7 @@ import { integer } from "../format";
 import { maybe, t } from "../i18n";
 import { useLoad } from "../load";
 import { go, Link, repoPath, usePlace } from "../router";
+import type { Panel } from "../pages/repo/tabs";
 
 const DATA = /\.(jsonl|ndjson|json|csv|tsv|parquet)(\.gz)?$/i;
 const SHORT = 240; // characters of a cell in the table; the open row shows all that came
@@ -17,7 +18,7 @@ export function dataFiles(files: RepoFile[]): RepoFile[] {
 }
 
 /** The first rows of one of the repository's data files; which one lives in the address. */
-export function Rows({ repo, revision }: { repo: Repo; revision: string }) {
+export function Rows({ repo, revision }: Panel) {
   const { query, path } = usePlace();
   const files = dataFiles(repo.files);
   const file = files.find((it) => it.path === query.get("file")) ?? files[0];

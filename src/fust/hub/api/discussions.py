@@ -14,7 +14,7 @@ from fust.hub.routing import BODY, REPO, Route
 from fust.hub.types import RepoInfo
 
 _PAGE = 30
-_STATUSES = {"open": ("open", "draft"), "closed": ("closed", "merged")}
+_STATUSES = {"open": ("open", "draft"), "closed": ("closed", "merged"), "merged": ("merged",)}
 
 
 class NewDiscussion(msgspec.Struct):
@@ -85,7 +85,7 @@ def _draw(info: RepoInfo, talk: Talk) -> Json:
 
 
 def list_discussions(surface: Surface, request: Request, type: RepoType, owner: str, name: str) -> Reply:
-    """`GET /api/{type}/{id}/discussions`, by `type`, `status` and `author`, page `p`."""
+    """`GET /api/{type}/{id}/discussions`, by `type`, `status`, `author` and `search`, page `p`."""
     info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
     kind, status = request.query.get("type", "all"), request.query.get("status", "all")
     start = number(request.query.get("p"), 0, 0, 10**6) * _PAGE
@@ -94,6 +94,7 @@ def list_discussions(surface: Surface, request: Request, type: RepoType, owner: 
         pull_requests=None if kind not in ("discussion", "pull_request") else kind == "pull_request",
         statuses=_STATUSES.get(status, ()),
         author=request.query.get("author", ""),
+        search=request.query.get("search", ""),
         limit=_PAGE,
         skip=start,
     )
@@ -167,9 +168,9 @@ def set_status(surface: Surface, request: Request, type: RepoType, owner: str, n
 
 def merge(surface: Surface, request: Request, type: RepoType, owner: str, name: str, num: str) -> Reply:
     """`POST /api/{type}/{id}/discussions/{num}/merge`: one commit on `main`; 409 names the files in conflict."""
-    asked = msgspec.json.decode(request.body, type=Comment | None) if request.body else None
+    asked = Comment() if request.body in (b"", b"null") else request.decode(Comment)
     info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
-    oid = surface.hub.discussions.merge(request.identity, info, _num(num), asked.comment if asked else "")
+    oid = surface.hub.discussions.merge(request.identity, info, _num(num), asked.comment)
     return json_reply({"success": True, "mergeCommitId": oid})
 
 

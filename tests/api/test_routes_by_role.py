@@ -143,6 +143,23 @@ def bucket_rows() -> list[Row]:
     ]
 
 
+def webhook_rows() -> list[Row]:
+    """Webhooks are each person's own; with a key that writes and has no limits. One that is not there: 404."""
+    base, need = "/api/settings/webhooks", "a whole writing key"
+    wish = {"url": "https://hooks.example/{slug}", "watched": [{"type": "user", "name": "ada"}]}
+    one, none = base + "/{webhook}", base + "/none"
+    return [
+        Row("GET", base, need, base),
+        Row("POST", base, need, base, wish),
+        Row("GET", one, need, none, ok=(404,)),
+        Row("POST", one, need, none, {}, (404,)),
+        Row("PUT", one, need, none, {}, (404,)),
+        Row("DELETE", one, need, none, ok=(404,)),
+        Row("POST", one + "/enable", need, none + "/enable", {}, (404,)),
+        Row("POST", one + "/disable", need, none + "/disable", {}, (404,)),
+    ]
+
+
 HUB: list[Row] = [
     Row("GET", "/api/whoami-v2", "a key", "/api/whoami-v2"),
     Row("GET", "/api/users/{name}/overview", "anybody", "/api/users/ada/overview"),
@@ -336,6 +353,7 @@ HUB: list[Row] = [
         A + "/safetensors-metadata/none.json",
         ok=(404,),
     ),
+    *webhook_rows(),
     Row("GET", "/api/collections", "anybody", "/api/collections"),
     Row(
         "POST",
@@ -483,6 +501,21 @@ FUST: list[Row] = [
     Row("GET", _FUST + "/commits/{oid:str}", "read", "/fust/v1/repos/model/{repo}/commits/{oid}"),
     Row("GET", _FUST + "/compare", "read", "/fust/v1/repos/model/{repo}/compare?head=main"),
     Row("GET", _FUST + "/refs", "read", "/fust/v1/repos/model/{repo}/refs"),
+    Row("GET", "/fust/v1/webhooks", "a whole writing key", "/fust/v1/webhooks"),
+    Row(
+        "GET",
+        "/fust/v1/webhooks/{webhook_id:str}/deliveries",
+        "a whole writing key",
+        "/fust/v1/webhooks/none/deliveries",
+        ok=(404,),
+    ),
+    Row(
+        "POST",
+        "/fust/v1/webhooks/{webhook_id:str}/deliveries/{delivery_id:str}/redeliver",
+        "a whole writing key",
+        "/fust/v1/webhooks/none/deliveries/none/redeliver",
+        ok=(404,),
+    ),
     Row("GET", "/fust/v1/runs", "a key", "/fust/v1/runs"),
     Row(
         "POST",

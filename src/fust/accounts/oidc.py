@@ -6,7 +6,6 @@ same proves nothing (OIDC Core, 5.7). Somebody who has an account already links 
 
 from __future__ import annotations
 
-import base64
 import hmac
 import logging
 import re
@@ -27,6 +26,7 @@ from fust.accounts.entry_models import ProviderAccount, UsedState
 from fust.accounts.models import User
 from fust.accounts.names import user_row
 from fust.accounts.rights import SYSTEM, Identity
+from fust.accounts.seal import seal_for
 from fust.accounts.service import Accounts
 from fust.accounts.sessions import acting
 from fust.accounts.tokens import digest_of
@@ -175,12 +175,7 @@ class Oidc:
             return self._provider
 
     def _seal(self) -> Fernet:
-        from cryptography.fernet import Fernet
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-        key = HKDF(hashes.SHA256(), 32, None, b"fust oidc state").derive(self._accounts.signing_key())
-        return Fernet(base64.urlsafe_b64encode(key))
+        return seal_for(self._accounts.signing_key(), b"fust oidc state")
 
     def _open(self, cookie: str) -> Kept | None:
         from cryptography.fernet import InvalidToken

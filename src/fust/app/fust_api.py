@@ -30,6 +30,7 @@ from fust.core.errors import FustError, InvalidInput, NotFound
 from fust.core.i18n import accepted_language
 from fust.feedback.routes import handlers as feedback_handlers
 from fust.hub.fust_routes import handlers as hub_handlers
+from fust.hub.hook_routes import handlers as hook_handlers
 from fust.hub.look_routes import handlers as look_handlers
 from fust.jobs.routes import handlers as jobs_handlers
 from fust.serve.routes import handlers as serve_handlers
@@ -50,6 +51,7 @@ HANDLERS: list[ControllerRouterHandler] = [
     *first_minute_handlers,
     *hub_handlers,
     *look_handlers,
+    *hook_handlers,
     *jobs_handlers,
     *serve_handlers,
     *feedback_handlers,

@@ -20,6 +20,7 @@ from fust.core.errors import Unavailable
 from fust.core.locks import FileLock
 from fust.core.settings import Settings
 from fust.hub.blobs import LocalBlobs
+from fust.hub.hooks.service import prune_deliveries
 from fust.hub.pulling.parts import sweep_parts
 from fust.hub.sweep import Swept, sweep
 from fust.jobs.folder import RunFolder
@@ -100,6 +101,7 @@ def _prune_rows(database: Database) -> None:
     now = utc_naive()
     with database.write() as session:
         session.execute(delete(OutboxRow).where(OutboxRow.delivered_at < now - _EVENTS_KEPT))
+        prune_deliveries(session)
         session.execute(delete(BrowserSession).where(BrowserSession.expires_at < now))
         session.execute(delete(SignInCode).where(SignInCode.expires_at < now))
 

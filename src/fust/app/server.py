@@ -221,6 +221,7 @@ def start_rooms(services: Services) -> None:
     services.hub.recover()
     wire_rooms(services)
     services.outbox.start()
+    services.deliverer.start()
     services.jobs.start()
     services.serve.start()
     services.usage.start()
@@ -240,6 +241,7 @@ def stop_rooms(services: Services) -> None:
         services.usage.stop,
         services.hub.flush_downloads,
         services.outbox.stop,
+        services.deliverer.stop,
         lambda: services.pool.shutdown(wait=False, cancel_futures=True),
         services.database.close,
     ):

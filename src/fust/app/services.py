@@ -14,6 +14,7 @@ from fust.app.prune import Pruner
 from fust.core.clock import now
 from fust.core.settings import Settings
 from fust.feedback.chats import Chats
+from fust.hub.hooks.delivery import Deliverer
 from fust.hub.pull import pull_kind, pull_owner_kind
 from fust.hub.service import Hub
 from fust.jobs.service import Jobs
@@ -45,6 +46,7 @@ class Services:
     oidc: Oidc
     outbox: Outbox
     hub: Hub
+    deliverer: Deliverer
     jobs: Jobs
     serve: Serve
     usage: UsageWriter
@@ -74,6 +76,7 @@ def build_services(settings: Settings, database: Database) -> Services:
         oidc=Oidc(database, accounts, settings),
         outbox=outbox,
         hub=hub,
+        deliverer=Deliverer(hub.webhooks, settings.webhooks),
         jobs=jobs,
         serve=serve,
         usage=UsageWriter(database),

@@ -115,6 +115,7 @@ def push_starter(services: Services) -> None:
 def wire_rooms(services: Services) -> None:
     """Wires events to the rooms that act on them, and lets the hub's lists say what serves a repo."""
     services.hub.find_deployment = lambda repo: _deployment_of(services, repo)
+    services.hub.webhooks.subscribe(services.outbox)
     services.outbox.subscribe("repo_deleted", lambda body: services.serve.on_repo_deleted(body))
 
 

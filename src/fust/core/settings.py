@@ -121,6 +121,21 @@ class PullSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhooksSettings:
+    """Addresses that hear of what happens to repos."""
+
+    internal_hosts: tuple[str, ...] = ()
+    """Hosts on private addresses that webhooks may go to, by name, address or network: `ci.school.org`, `10.1.0.0/16`.
+    Empty: public addresses only."""
+    timeout_s: float = 10.0
+    """How long a receiver may take to answer."""
+    retry_s: float = 5.0
+    """The wait after the first failure; it doubles with each further one, up to an hour."""
+    patience_s: float = 86400.0
+    """How long a message is tried before it is put aside as dead."""
+
+
+@dataclass(frozen=True, slots=True)
 class OidcSettings:
     """Sign-in through a provider of your own (OpenID Connect)."""
 
@@ -169,6 +184,7 @@ class Settings:
     jobs: JobsSettings = field(default_factory=JobsSettings)
     pull: PullSettings = field(default_factory=PullSettings)
     oidc: OidcSettings = field(default_factory=OidcSettings)
+    webhooks: WebhooksSettings = field(default_factory=WebhooksSettings)
     log: LogSettings = field(default_factory=LogSettings)
     sources: Mapping[str, str] = field(default_factory=lambda: {})
     """Where each value that is not a default came from: key -> `flag`, `FUST_…` or the file's path."""
@@ -212,6 +228,7 @@ SECTIONS: dict[str, type[Any]] = {
     "jobs": JobsSettings,
     "pull": PullSettings,
     "oidc": OidcSettings,
+    "webhooks": WebhooksSettings,
     "log": LogSettings,
 }
 SECRET_KEYS = frozenset({"pull.token", "oidc.client_secret", "store.database_url"})

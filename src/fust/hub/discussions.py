@@ -280,8 +280,7 @@ class Discussions:
         session.add(row)
         session.flush()
         self._add_comment(session, row, identity, description)
-        body = {"repo_id": info.repo_id, "type": info.type, "num": num, "pull_request": pull_request}
-        emit(session, "discussion_created", **body)
+        emit(session, "discussion_created", **info.told, num=num, pull_request=pull_request)
         note_action(session, identity, "discussion.create", f"{info.type}:{info.repo_id}", num=num)
 
     def _note_commits(
@@ -312,9 +311,7 @@ class Discussions:
         with self._database.write() as session:
             row = self._find(session, info, num)
             event = self._add_comment(session, row, identity, text)
-            emit(
-                session, "discussion_comment", repo_id=info.repo_id, type=info.type, num=num, comment=event.id
-            )
+            _emit_comment(session, info, num, event, "create")
             return _event(event)
 
     def _add_comment(
@@ -340,6 +337,7 @@ class Discussions:
             event = self._own_comment(session, identity, info, num, event_id, by_writer=False)
             version = {"raw": text, "html": "", "updatedAt": iso(utc_naive()), "author": identity.user or ""}
             event.data = {**event.data, "edited": True, "history": [*event.data["history"], version][-50:]}
+            _emit_comment(session, info, num, event)
             return _event(event)
 
     def hide(self, identity: Identity, info: RepoInfo, num: int, event_id: str) -> Event:
@@ -349,6 +347,7 @@ class Discussions:
             version = {"raw": "This comment has been hidden", "html": "", "updatedAt": iso(utc_naive())}
             version["author"] = identity.user or ""
             event.data = {**event.data, "hidden": True, "history": [version]}
+            _emit_comment(session, info, num, event)
             return _event(event)
 
     def _own_comment(
@@ -381,6 +380,7 @@ class Discussions:
             row = self._changeable(session, identity, info, num)
             data = {"from": row.title, "to": title}
             row.title = title
+            emit(session, "discussion_title", **info.told, num=num)
             return _event(self._add_event(session, row, identity.user or "", "title-change", data))
 
     def set_status(
@@ -402,9 +402,10 @@ class Discussions:
                     old=row.status,
                 )
             if comment.strip():
-                self._add_comment(session, row, identity, _comment(comment))
+                said = self._add_comment(session, row, identity, _comment(comment))
+                _emit_comment(session, info, num, said, "create")
             row.status = status
-            emit(session, "discussion_status", repo_id=info.repo_id, type=info.type, num=num, status=status)
+            emit(session, "discussion_status", **info.told, num=num, status=status)
             return _event(
                 self._add_event(session, row, identity.user or "", "status-change", {"status": status})
             )
@@ -457,16 +458,10 @@ class Discussions:
                 row = self._find(session, info, num)
                 row.status, row.merge_oid = "merged", oid
                 if comment.strip():
-                    self._add_comment(session, row, identity, _comment(comment))
+                    said = self._add_comment(session, row, identity, _comment(comment))
+                    _emit_comment(session, info, num, said, "create")
                 self._add_event(session, row, identity.user or "", "status-change", {"status": "merged"})
-                emit(
-                    session,
-                    "discussion_status",
-                    repo_id=info.repo_id,
-                    type=info.type,
-                    num=num,
-                    status="merged",
-                )
+                emit(session, "discussion_status", **info.told, num=num, status="merged")
 
             update = RefUpdate(MAIN, base, oid)
             self._writer.apply(identity, info, repo, [update], action="repo.push", checked=True, also=close)
@@ -486,6 +481,12 @@ def _conflicts(index: pygit2.Index) -> list[str]:
     for sides in index.conflicts or ():
         found.update(str(side.path) for side in sides if side is not None)
     return sorted(found)
+
+
+def _emit_comment(
+    session: Session, info: RepoInfo, num: int, event: DiscussionEvent, action: str = "update"
+) -> None:
+    emit(session, "discussion_comment", **info.told, num=num, comment=event.id, action=action)
 
 
 def _event(row: DiscussionEvent) -> Event:

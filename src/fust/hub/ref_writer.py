@@ -128,6 +128,9 @@ class RefWriter:
                 subject = f"{info.type}:{info.repo_id}"
                 note_action(session, identity, action, subject, ref=update.ref, oid=update.new or "deleted")
                 _emit(session, info, update)
+            moved = [update for update in updates if update.old != update.new]
+            if moved:
+                emit(session, "refs_changed", **info.told | {"head_oid": row.head_oid}, updates=moved)
             if also is not None:
                 also(session)
             for update in updates:

@@ -59,9 +59,7 @@ class Relocation:
                         session.merge(OldName(type=repo_type, key=row.key, repo_id=row.id))
                     row.moved_from = info.repo_id
                     row.owner, row.name, row.key = owner, name, key
-                    emit(
-                        session, "repo_moved", type=repo_type, repo_id=f"{owner}/{name}", from_id=info.repo_id
-                    )
+                    emit(session, "repo_moved", **to_info(row).told, from_id=info.repo_id)
                     note_action(
                         session, identity, "repo.move", f"{repo_type}:{info.repo_id}", to=f"{owner}/{name}"
                     )
@@ -124,7 +122,7 @@ class Relocation:
                 session.flush()
                 query = select(RepoFile.sha256).where(RepoFile.repo_id == source.id)
                 session.add_all(RepoFile(repo_id=row.id, sha256=sha) for sha in list(session.scalars(query)))
-                emit(session, "repo_created", repo_id=f"{owner}/{name}", type=repo_type)
+                emit(session, "repo_created", **to_info(row).told)
                 emit(
                     session,
                     "revision_created",

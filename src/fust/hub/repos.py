@@ -270,7 +270,7 @@ class Repos:
                     session.add(row)
                     session.execute(delete(OldName).where(OldName.type == repo_type, OldName.key == key))
                     session.flush()
-                    emit(session, "repo_created", repo_id=f"{owner}/{name}", type=repo_type)
+                    emit(session, "repo_created", **to_info(row).told)
                     subject = f"{repo_type}:{owner}/{name}"
                     note_action(session, identity, "repo.create", subject, private=private)
             except IntegrityError as error:
@@ -282,7 +282,7 @@ class Repos:
         """Deletes a repo: row first, so that no row ever points to a repository that is gone."""
         with self._database.write() as session:
             session.execute(delete(Repo).where(Repo.id == info.id))
-            emit(session, "repo_deleted", repo_id=info.repo_id, type=info.type)
+            emit(session, "repo_deleted", **info.told)
             note_action(session, identity, "repo.delete", f"{info.type}:{info.repo_id}")
         self._git.remove(info.type, info.owner, info.name)
         self.forget()
@@ -305,6 +305,13 @@ class Repos:
                 row.gated = gated
             if protected is not None:
                 row.protected = protected
+            changed = {"private": private, "gated": gated}
+            emit(
+                session,
+                "repo_settings",
+                **to_info(row).told,
+                changed={k: v for k, v in changed.items() if v is not None and v != getattr(info, k)},
+            )
             note_action(
                 session,
                 identity,

@@ -27,6 +27,7 @@ from fust.hub.api import (
     small,
     social,
     trees,
+    webhooks,
 )
 from fust.hub.errors import RepoNotFound
 from fust.hub.file_routes import HotFiles
@@ -59,6 +60,7 @@ ROUTES: tuple[Route, ...] = (
     *refs.ROUTES,
     *relocate.ROUTES,
     *social.ROUTES,
+    *webhooks.ROUTES,
     *large_files.ROUTES,
     *discussions.ROUTES,
     *buckets.ROUTES,

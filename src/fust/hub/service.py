@@ -33,6 +33,7 @@ from fust.hub.errors import BadHash, RepoExists, entry_not_found
 from fust.hub.git_repo import CommitInfo, Entry, Ref
 from fust.hub.git_store import GitStore
 from fust.hub.history import CommitChanges, Comparison, compare, read_changes
+from fust.hub.hooks.service import Webhooks
 from fust.hub.large_files import LargeFiles
 from fust.hub.lfs_locks import Locks
 from fust.hub.preview import Look, format_of, look_at_text
@@ -91,6 +92,7 @@ class Hub:
         self.large_files = LargeFiles(database, self.repos, self.content, self.ref_writer)
         self.discussions = Discussions(database, self.repos, self.content, self.ref_writer, accounts)
         self.locks = Locks(database, accounts)
+        self.webhooks = Webhooks(database, accounts, self.repos, settings.webhooks, settings.public_url)
         self.refs = Refs(self.content, self.ref_writer, accounts)
         self.signer = Signer(accounts.signing_key())
         self._downloads: Counter[str] = Counter()

@@ -47,6 +47,17 @@ class RepoInfo:
         return f"{self.owner}/{self.name}"
 
     @property
+    def told(self) -> dict[str, object]:
+        """What events tell of the repo, so that they are understood when it is gone."""
+        return {
+            "repo_id": self.repo_id,
+            "type": self.type,
+            "id": self.id,
+            "private": self.private,
+            "head_oid": self.head_oid,
+        }
+
+    @property
     def prefix(self) -> str:
         """Empty, `datasets/` or `spaces/`, as URLs of pages and files begin."""
         return "" if self.type == "model" else f"{self.type}s/"

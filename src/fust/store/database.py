@@ -18,6 +18,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from fust.core.errors import InvalidInput, StorageFull, Unavailable
 
 _LAST = "fust.at_end"
+EVENT = "fust.event"
+"""Set in the ``info`` of a session whose transaction leaves an event."""
 
 
 class Base(DeclarativeBase):
@@ -41,6 +43,8 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", _on_sqlite_connect)
             event.listen(self.engine, "begin", _on_sqlite_begin)
+        self.on_event: Callable[[], None] = lambda: None
+        """Called after a transaction that left an event; set by the outbox."""
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextlib.contextmanager
@@ -62,6 +66,8 @@ class Database:
                 for finish in session.info.pop(_LAST, ()):
                     finish(session)
                 session.commit()
+            if session.info.pop(EVENT, False):
+                self.on_event()
         except BaseException:
             session.rollback()
             raise

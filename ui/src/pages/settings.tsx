@@ -5,6 +5,7 @@ import { Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
 import { KeepHistory } from "../parts/history";
 import { ProviderLink } from "../parts/provider";
 import { t, useLang, type Lang } from "../i18n";
+import { Webhooks } from "../parts/webhooks";
 import { useAct, useLoad } from "../load";
 import { chooseLang, chooseTheme } from "../looks";
 import { Link } from "../router";
@@ -36,6 +37,7 @@ export function SettingsPage() {
           </div>
         </Section>
         <Browsers />
+        <Webhooks />
       </div>
     </div>
   );

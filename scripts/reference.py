@@ -7,16 +7,18 @@ import dataclasses
 import inspect
 import json
 import sys
+import typing
 from pathlib import Path
 
 import click
-import msgspec
 
 from fust.cli.main import COMMANDS, LazyGroup, main
 from fust.core import settings as settings_module
 from fust.core.errors import FustError
 from fust.core.settings import SECTIONS
-from fust.wire import openai
+from fust.gateway.routes import BODIES
+from fust.gateway.shelf import ROUTES as SHELF
+from fust.wire.body import Body
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -129,26 +131,56 @@ def model_api_page() -> str:
     lines = [
         "# Model API",
         "",
-        "Routes: `GET /v1/models`, `GET /v1/models/{id}`, and those below. *sent* goes to the engine as it came; *ours* is done "
-        "by the gateway; *ignored* is accepted and cannot change the answer; *refused* answers 400 `unsupported_parameter` "
-        "unless it is null or has the value named. Any other field answers 400 `unknown_parameter` with its name.",
+        "*ignored* fields are accepted and cannot change the answer; *refused* ones answer 400 `unsupported_parameter` unless "
+        "they are null or have the value named. Any other field answers 400 `unknown_parameter` with its name.",
+        "",
+        "| route | what it gives |",
+        "|---|---|",
+        *(
+            f"| `{r.method} {r.pattern}` | {(inspect.getdoc(r.function) or '').splitlines()[0]} |"
+            for r in SHELF
+        ),
     ]
-    routes: dict[str, type[msgspec.Struct]] = {
-        "chat/completions": openai.ChatRequest,
-        "completions": openai.CompletionRequest,
-        "embeddings": openai.EmbeddingRequest,
-    }
-    for route, kind in routes.items():
-        sent = openai.forwarded_fields(kind)
-        lines += ["", f"## `POST /v1/{route}`", "", "| field | what happens |", "|---|---|"]
-        for name in sorted(kind.__struct_fields__):
-            if name in openai.NEUTRAL:
-                passes = ", ".join(f"`{json.dumps(value)}`" for value in openai.NEUTRAL[name])
-                what = f"refused, but {passes} passes" if passes else "refused"
-            else:
-                what = "ignored" if name in openai.IGNORED else "sent" if name in sent else "ours"
-            lines.append(f"| `{name}` | {what} |")
+    parts: list[type[Body]] = []
+    for route, kind in BODIES.items():
+        lines += ["", f"## `POST {route}`", "", *fields_table(kind)]
+        parts += [part for part in parts_of(kind) if part not in parts]
+    lines += ["", "# Parts of bodies"]
+    for part in sorted(parts, key=lambda part: (part.__module__, part.__name__)):
+        lines += ["", f"## {part.__module__.rpartition('.')[2]}: {part.__name__}", ""]
+        lines += [(inspect.getdoc(part) or "").split("\n")[0], "", *fields_table(part)]
     return "\n".join(lines) + "\n"
+
+
+def fields_table(kind: type[Body]) -> list[str]:
+    """Returns a row for each field of a body."""
+    lines = ["| field | what happens |", "|---|---|"]
+    names = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
+    for field in sorted(names):
+        if field in kind.neutral:
+            passes = ", ".join(f"`{json.dumps(value)}`" for value in kind.neutral[field])
+            what = f"refused, but {passes} passes" if passes else "refused"
+        else:
+            what = "ignored" if field in kind.ignored else "honoured"
+        lines.append(f"| `{names[field]}` | {what} |")
+    return lines
+
+
+def parts_of(kind: type[Body]) -> list[type[Body]]:
+    """Returns every struct that stands in a body, at any depth."""
+    found: list[type[Body]] = []
+
+    def look(hint: object) -> None:
+        if isinstance(hint, type) and issubclass(hint, Body) and hint not in found:
+            found.append(hint)
+            for inner in typing.get_type_hints(hint, include_extras=True).values():
+                look(inner)
+        for inner in typing.get_args(hint):
+            look(inner)
+
+    for hint in typing.get_type_hints(kind, include_extras=True).values():
+        look(hint)
+    return [part for part in found if part is not kind]
 
 
 MARK = "<!-- modules: written by scripts/reference.py from the first line of each module's docstring -->"

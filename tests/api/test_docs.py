@@ -46,6 +46,8 @@ def environ(running: RunningFust, folder: Path) -> dict[str, str]:
         "HF_HOME": str(folder / "hf"),
         "OPENAI_BASE_URL": f"{running.url}/v1",
         "OPENAI_API_KEY": running.token,
+        "ANTHROPIC_BASE_URL": running.url,
+        "ANTHROPIC_API_KEY": running.token,
     }
 
 

@@ -186,7 +186,10 @@ def test_tools_pass_through(house: House) -> None:
         "function": {"name": "now", "parameters": {"type": "object", "properties": {}}},
     }
     assert ask(house, tools=[tool], tool_choice="auto")["choices"]
-    assert refused(house, tools=[tool], tool_choice="required")[1]["param"] == "tool_choice"
+    forced = ask(house, tools=[tool], tool_choice="required", max_tokens=100)["choices"][0]
+    assert forced["finish_reason"] == "tool_calls"
+    assert forced["message"]["tool_calls"][0]["function"]["name"] == "now"
+    assert refused(house, tool_choice="required")[1]["param"] == "tool_choice"
 
 
 def test_completions_of_text_tokens_and_lists(house: House) -> None:

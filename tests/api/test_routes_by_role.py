@@ -16,7 +16,8 @@ from fust.accounts.service import Accounts
 from fust.app import asgi
 from fust.app.fust_api import HANDLERS
 from fust.core.settings import load_settings
-from fust.gateway import routes as gateway_routes
+from fust.gateway.routes import BODIES
+from fust.gateway.shelf import ROUTES as SHELF
 from fust.hub.routes import ROUTES
 from fust.store.database import Database
 from tests.conftest import RunningFust
@@ -592,10 +593,20 @@ MODEL: list[Row] = [
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
         ("/v1/completions", {"prompt": "x"}),
         ("/v1/embeddings", {"input": "x"}),
+        ("/v1/responses", {"input": "x"}),
+        ("/v1/messages", {"max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/rerank", {"query": "x", "documents": ["x"]}),
+        ("/v1/tokenize", {"prompt": "x"}),
+        ("/v1/detokenize", {"tokens": [1]}),
     )
 ] + [
     Row("GET", "/v1/models", "a key", "/v1/models"),
-    Row("GET", "/v1/models/", "a key", "/v1/models/none", ok=(404,)),
+    Row("GET", "/v1/models/{id*}", "a key", "/v1/models/none", ok=(404,)),
+    Row("GET", "/v1/responses/{id}", "a key", "/v1/responses/none", ok=(404,)),
+    Row("DELETE", "/v1/responses/{id}", "a key", "/v1/responses/none", ok=(404,)),
+    Row("GET", "/v1/responses/{id}/input_items", "a key", "/v1/responses/none/input_items", ok=(404,)),
+    Row("POST", "/v1/responses/{id}/cancel", "a key", "/v1/responses/none/cancel", ok=(404,)),
 ]
 SYSTEM_ROWS: list[Row] = [
     Row("GET", "/healthz", "anybody", "/healthz"),
@@ -612,9 +623,7 @@ def known_routes() -> set[tuple[str, str]]:
     for handler in HANDLERS:
         assert isinstance(handler, HTTPRouteHandler)
         found |= {(str(getattr(m, "value", m)), path) for path in handler.paths for m in handler.http_methods}
-    source = Path(gateway_routes.__file__).read_text()
-    for path in re.findall(r'"(/v1/[a-z_/]*)"', source):
-        found.add(("GET" if "models" in path else "POST", path))
+    found |= {("POST", path) for path in BODIES} | {(route.method, route.pattern) for route in SHELF}
     source = Path(asgi.__file__).read_text()
     found |= {("GET", path) for path in re.findall(r'raw == b"(/[a-z]+)"', source) if path != "/fust"}
     return found

@@ -66,7 +66,8 @@ def open_house(
     home: Path, models: Path, flags: dict[str, object]
 ) -> tuple[Settings, Database, Accounts, Serve]:
     """Returns the parts of a house; nothing runs yet."""
-    import fust.records.models  # noqa: F401  (its table)
+    import fust.gateway.models
+    import fust.records.models  # noqa: F401  (their tables)
 
     settings = load_settings(home, flags=flags, environ={})
     home.mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
     serve.start()
     usage.start()
     pool = ThreadPoolExecutor(16)
-    gateway = gateway_app(serve, accounts, settings, pool, usage)
+    gateway = gateway_app(serve, accounts, settings, pool, usage, database)
 
     def identity(request):  # type: ignore[no-untyped-def]
         return accounts.identify({k.lower(): v for k, v in request.headers.items()}, method=request.method)

@@ -11,6 +11,15 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+TOOLS_CHATML = (
+    "{% if tools %}<|im_start|>system\nTools:\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    'Call with <tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n{% endif %}'
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}\n<tool_call>\n"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A template that knows tools, in the form of Hermes and Qwen."""
 _WORDS = [
     f"▁{a}{b}" for a in "bcdfghjklmnprstvw" for b in ("a", "e", "i", "o", "u", "an", "er", "ing", "ot", "el")
 ]
@@ -107,6 +116,8 @@ def write_repos(root: Path) -> Path:
     write_llama(root / "acme/other/other.gguf", seed=1)
     write_llama(root / "acme/plain/plain.gguf", chat_template=None)
     write_llama(root / "acme/pooled/pooled.gguf", pooling=3)
+    write_llama(root / "acme/tools/tools.gguf", chat_template=TOOLS_CHATML)
+    write_llama(root / "acme/ranks/ranks.gguf", pooling=4)
     write_llama(root / "private/secret/secret.gguf")
     write_llama(root / "acme/several/m-small.gguf")
     write_llama(root / "acme/several/m-large.gguf", layers=4)

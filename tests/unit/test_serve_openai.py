@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,13 +12,10 @@ from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_params
 
 from fust.core.errors import FustError
+from fust.gateway.serving import check_fit
 from fust.gateway.translate import plan_chat, plan_completion, plan_embedding
-from fust.wire.openai import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    decode_request,
-)
+from fust.wire.body import decode_request
+from fust.wire.openai import ChatRequest, CompletionRequest, EmbeddingRequest
 from fust.wire.targets import Target
 
 CHAT = msgspec.json.Decoder(ChatRequest)
@@ -27,9 +25,9 @@ TARGET = Target("d", "asked", "http://x", alias="inner")
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def chat(**fields: Any) -> dict[str, Any]:
+def chat(target: Target = TARGET, **fields: Any) -> dict[str, Any]:
     plan = plan_chat(decode_request(CHAT, json.dumps({"model": "m", "messages": HELLO, **fields}).encode()))
-    return json.loads(plan.encode(TARGET))
+    return json.loads(plan.encode(target))
 
 
 def fault(**fields: Any) -> FustError:
@@ -106,7 +104,19 @@ def test_values_that_ask_for_nothing_pass(fields: dict[str, Any]) -> None:
 
 
 def test_messages_are_mended() -> None:
+    plain = chat(
+        messages=[
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "1", "content": "3"},
+        ]
+    )  # fmt: skip
+    assert [(m["role"], m["content"]) for m in plain["messages"]] == [
+        ("assistant", '<tool_call>{"name": "f", "arguments": {}}</tool_call>'),
+        ("user", "<tool_response>\n3\n</tool_response>"),
+    ], "a template that knows no tools gets text"
     body = chat(
+        target=replace(TARGET, capabilities=frozenset({"template_tools"})),
         messages=[
             {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
             {"role": "assistant", "content": None, "tool_calls": [
@@ -144,7 +154,10 @@ def test_bombs() -> None:
         fault(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": nested}}).code
         == "invalid_json"
     )
-    assert fault(tools=[nested]).code == "invalid_json"
+    assert (
+        fault(tools=[{"type": "function", "function": {"name": "f", "parameters": nested}}]).code
+        == "invalid_json"
+    )
     with pytest.raises(FustError):
         decode_request(CHAT, b"\xff\xfe")
 
@@ -176,4 +189,5 @@ def test_embeddings() -> None:
         with pytest.raises(FustError):
             plan(input=wrong)
     with pytest.raises(FustError, match="dimensions"):
-        plan(input="a", dimensions=8)
+        check_fit(plan(input="a", dimensions=3), replace(TARGET, embedding=64))
+    check_fit(plan(input="a", dimensions=64), replace(TARGET, embedding=64))

@@ -195,7 +195,13 @@ def compose(services: Services) -> Dispatcher:
     return Dispatcher(
         fust=fust_app(services),
         model=gateway_app(
-            services.serve, services.accounts, settings, pool, services.usage, services.registry
+            services.serve,
+            services.accounts,
+            settings,
+            pool,
+            services.usage,
+            services.database,
+            services.registry,
         ),
         hub=hub_app(services.hub, services.accounts, settings, pool),
         page=Page(services.accounts, settings, pool),

@@ -89,6 +89,18 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """The model API `/v1`."""
+
+    requests_per_minute: int = 0
+    """Requests that one key may send in a minute. 0: no limit."""
+    tokens_per_minute: int = 0
+    """Tokens, of prompts and answers together, that one key may use in a minute. 0: no limit."""
+    keep_responses: bool = True
+    """Whether `/v1/responses` keeps responses (for 30 days, unless a request says `store: false`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobsSettings:
     """Long work."""
 
@@ -181,6 +193,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     hub: HubSettings = field(default_factory=HubSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
     jobs: JobsSettings = field(default_factory=JobsSettings)
     pull: PullSettings = field(default_factory=PullSettings)
     oidc: OidcSettings = field(default_factory=OidcSettings)
@@ -225,6 +238,7 @@ SECTIONS: dict[str, type[Any]] = {
     "store": StoreSettings,
     "hub": HubSettings,
     "serve": ServeSettings,
+    "gateway": GatewaySettings,
     "jobs": JobsSettings,
     "pull": PullSettings,
     "oidc": OidcSettings,

@@ -1,4 +1,4 @@
-"""The model surface `/v1`: what OpenAI's clients speak. Plain ASGI, for each token passes here."""
+"""The model surface `/v1`: what OpenAI's and Anthropic's clients speak. Plain ASGI, for each token passes here."""
 
 from __future__ import annotations
 
@@ -6,52 +6,69 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import unquote
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from fust.accounts.rights import Identity, may_use
+from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
-from fust.core.errors import FustError, InvalidInput, NotFound, TooLarge
+from fust.core.errors import FustError, InvalidInput, TooLarge
 from fust.core.i18n import accepted_language
-from fust.core.settings import Settings
+from fust.core.settings import GatewaySettings, Settings
+from fust.gateway.exchange import Exchange, dialect_of
+from fust.gateway.extras import plan_detokenize, plan_rerank, plan_tokenize
+from fust.gateway.limits import Limits
+from fust.gateway.messages import plan_count, plan_messages
 from fust.gateway.meter import Meter
-from fust.gateway.serving import Exchange, Serving, no_model
+from fust.gateway.responses import ResponseShape, input_items, plan_response
+from fust.gateway.serving import Serving
+from fust.gateway.shelf import Call, MethodNotAllowed, Shelf, encode, find_route, query_of
+from fust.gateway.stored import Responses
 from fust.gateway.translate import Plan, plan_chat, plan_completion, plan_embedding
 from fust.gateway.upstream import Upstream
 from fust.records.usage import UsageWriter
+from fust.store.database import Database
+from fust.wire.anthropic import CountRequest, MessagesRequest
 from fust.wire.asgi import Receive, Scope, Send, headers_of, request_id_of
+from fust.wire.body import Body, decode_request, unsupported
 from fust.wire.openai import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    ModelObject,
-    ModelObjects,
-    decode_request,
 )
-from fust.wire.targets import ModelEntry, Targets
+from fust.wire.rerank import DetokenizeRequest, RerankRequest, TokenizeRequest
+from fust.wire.responses import InputItem, ResponsesRequest
+from fust.wire.targets import Targets
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 _BODY_S = 120.0
 
-_CHAT = msgspec.json.Decoder(ChatRequest)
-_COMPLETION = msgspec.json.Decoder(CompletionRequest)
-_EMBEDDING = msgspec.json.Decoder(EmbeddingRequest)
-_PLANS: dict[str, Callable[[bytes], Plan]] = {
-    "/v1/chat/completions": lambda body: plan_chat(decode_request(_CHAT, body)),
-    "/v1/completions": lambda body: plan_completion(decode_request(_COMPLETION, body)),
-    "/v1/embeddings": lambda body: plan_embedding(decode_request(_EMBEDDING, body)),
+BODIES: dict[str, type[Body]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/v1/responses": ResponsesRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountRequest,
+    "/v1/embeddings": EmbeddingRequest,
+    "/v1/rerank": RerankRequest,
+    "/v1/tokenize": TokenizeRequest,
+    "/v1/detokenize": DetokenizeRequest,
 }
-
-
-class MethodNotAllowed(FustError):
-    """The path exists, with another method."""
-
-    status = 405
-    code = "method_not_allowed"
+"""What each route that asks a model takes."""
+_PLANS: dict[str, Callable[[Any], Plan]] = {
+    "/v1/chat/completions": plan_chat,
+    "/v1/completions": plan_completion,
+    "/v1/messages": plan_messages,
+    "/v1/messages/count_tokens": plan_count,
+    "/v1/embeddings": plan_embedding,
+    "/v1/rerank": plan_rerank,
+    "/v1/tokenize": plan_tokenize,
+    "/v1/detokenize": plan_detokenize,
+}
+_DECODERS = {path: msgspec.json.Decoder(kind) for path, kind in BODIES.items()}
 
 
 class Gateway:
@@ -64,12 +81,16 @@ class Gateway:
         pool: ThreadPoolExecutor,
         usage: UsageWriter,
         meter: Meter,
+        database: Database,
+        settings: GatewaySettings,
     ) -> None:
-        self._targets = targets
         self._accounts = accounts
         self._pool = pool
+        self._limits = Limits(settings)
+        self._responses = Responses(database) if settings.keep_responses else None
+        self._shelf = Shelf(targets, self._responses)
         self.upstream = Upstream()
-        self._serving = Serving(targets, pool, self.upstream, usage, meter)
+        self._serving = Serving(targets, pool, self.upstream, usage, meter, self._limits)
 
     async def close(self) -> None:
         """Closes the connections to engines."""
@@ -81,11 +102,18 @@ class Gateway:
             return
         headers = headers_of(scope)
         request_id = request_id_of(scope)
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        path = raw.split(b"?", 1)[0].decode("latin-1").rstrip("/")
         exchange = Exchange(
-            send, request_id, headers, scope["method"], accepted_language(headers.get("accept-language"))
+            send,
+            request_id,
+            headers,
+            scope["method"],
+            accepted_language(headers.get("accept-language")),
+            dialect_of(path, headers),
         )
         try:
-            await self._route(scope, receive, exchange)
+            await self._route(path, scope.get("query_string", b""), receive, exchange)
         except FustError as error:
             await exchange.fail(error)
         except Exception:
@@ -97,74 +125,66 @@ class Gateway:
                 )
             )
 
-    async def _route(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
-        raw: bytes = scope.get("raw_path") or scope["path"].encode()
-        path = raw.split(b"?", 1)[0].decode("latin-1")
-        plan_of = _PLANS.get(path.rstrip("/"))
-        if plan_of is not None:
-            _check_method(exchange, "POST")
-            await self._answer(plan_of, receive, exchange)
-        elif path.rstrip("/") == "/v1/models":
-            _check_method(exchange, "GET")
-            await exchange.answer(await self._in_pool(self._list_models, exchange))
-        elif path.startswith("/v1/models/"):
-            _check_method(exchange, "GET")
-            name = unquote(path.removeprefix("/v1/models/"))
-            await exchange.answer(await self._in_pool(self._get_model, exchange, name))
-        else:
-            raise NotFound(
-                "There is nothing at {path}.",
-                hint="`/fust/v1/schema` and the docs list what there is.",
-                path=path[:200],
-            )
+    async def _route(self, path: str, query: bytes, receive: Receive, exchange: Exchange) -> None:
+        if path in BODIES:
+            if exchange.method != "POST":
+                raise MethodNotAllowed("This path takes {method} only.", method="POST")
+            await self._answer(path, receive, exchange)
+            return
+        route, names = find_route(exchange.method, path)
+        identity = await self._caller(exchange)
+        body = await _read_body(receive, exchange.headers) if route.method == "POST" else b""
+        call = Call(identity, names, query_of(query), body, exchange.dialect == "anthropic")
+        loop = asyncio.get_running_loop()
+        made = await loop.run_in_executor(self._pool, route.function, self._shelf, call)
+        await exchange.answer(encode(made))
 
-    async def _in_pool(self, function: Callable[..., bytes], *args: object) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
-
-    async def _answer(self, plan_of: Callable[[bytes], Plan], receive: Receive, exchange: Exchange) -> None:
-        # Who calls is asked before the body is read: nobody's gigabytes are not taken in.
+    async def _caller(self, exchange: Exchange) -> Identity:
+        """Returns who calls; asked before a body is read, so that nobody's gigabytes are taken in."""
         identity = self._accounts.cached_identity(exchange.headers)
         if identity is None:
             loop = asyncio.get_running_loop()
             identity = await loop.run_in_executor(self._pool, self._identify, exchange)
         self._accounts.require(identity, "read")
+        return identity
+
+    async def _answer(self, path: str, receive: Receive, exchange: Exchange) -> None:
+        identity = await self._caller(exchange)
+        try:
+            self._limits.take(identity)
+        finally:
+            exchange.more = self._limits.headers(identity, anthropic=exchange.dialect == "anthropic")
         body = await _read_body(receive, exchange.headers)
-        plan = plan_of(body)
+        request: Any = decode_request(_DECODERS[path], body)
         del body
+        if isinstance(request, ResponsesRequest):
+            plan = await self._plan_response(request, identity)
+        else:
+            plan = _PLANS[path](request)
         await self._serving.run(plan, identity, receive, exchange)
+
+    async def _plan_response(self, request: ResponsesRequest, identity: Identity) -> Plan:
+        kept = self._responses
+        if kept is None and request.store is True:
+            raise unsupported("store")
+        if kept is None and request.previous_response_id:
+            raise unsupported("previous_response_id")
+        before: list[InputItem] = []
+        if kept is not None and request.previous_response_id:
+            loop = asyncio.get_running_loop()
+            before = await loop.run_in_executor(
+                self._pool, kept.conversation, identity, request.previous_response_id
+            )
+        request.store = kept is not None and request.store is not False
+        plan = plan_response(request, before)
+        shape = plan.shape
+        if kept is not None and request.store and isinstance(shape, ResponseShape):
+            items = input_items(request)
+            plan.keep = lambda: kept.put(identity, shape.response, items)
+        return plan
 
     def _identify(self, exchange: Exchange) -> Identity:
         return self._accounts.identify(exchange.headers, method=exchange.method)
-
-    # Models
-
-    def _visible(self, exchange: Exchange) -> list[ModelEntry]:
-        identity = self._identify(exchange)
-        self._accounts.require(identity, "read")
-        return [
-            entry
-            for entry in self._targets.list_models()
-            if may_use(identity, (entry.name, *entry.aliases), entry.repo_id, private=entry.private)
-        ]
-
-    def _list_models(self, exchange: Exchange) -> bytes:
-        found = [
-            ModelObject(name, entry.created_s, entry.owned_by)
-            for entry in self._visible(exchange)
-            for name in (entry.name, *entry.aliases)
-        ]
-        return msgspec.json.encode(ModelObjects(found))
-
-    def _get_model(self, exchange: Exchange, name: str) -> bytes:
-        for entry in self._visible(exchange):
-            if name == entry.name or name in entry.aliases:
-                return msgspec.json.encode(ModelObject(name, entry.created_s, entry.owned_by))
-        raise no_model(name)
-
-
-def _check_method(exchange: Exchange, method: str) -> None:
-    if exchange.method != method and not (method == "GET" and exchange.method == "HEAD"):
-        raise MethodNotAllowed("This path takes {method} only.", method=method)
 
 
 async def _read_body(receive: Receive, headers: dict[str, str]) -> bytes:
@@ -204,7 +224,9 @@ def gateway_app(
     settings: Settings,
     pool: ThreadPoolExecutor,
     usage: UsageWriter,
+    database: Database,
     registry: CollectorRegistry | None = None,
 ) -> Gateway:
     """Returns the ASGI application of `/v1`."""
-    return Gateway(targets, accounts, pool, usage, Meter(registry or CollectorRegistry()))
+    meter = Meter(registry or CollectorRegistry())
+    return Gateway(targets, accounts, pool, usage, meter, database, settings.gateway)

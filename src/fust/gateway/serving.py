@@ -16,19 +16,20 @@ import msgspec
 from fust.accounts.rights import Identity, may_use
 from fust.core.clock import utc_naive
 from fust.core.errors import FustError, NotFound, Unsupported
-from fust.core.i18n import Language
 from fust.core.ids import new_id
+from fust.gateway.calls import CallReader
 from fust.gateway.choices import add_usage, merge_answers, number_choice, old_logprobs
 from fust.gateway.echo import follows_greedily, greedy_end, put_before, score_request
+from fust.gateway.exchange import Exchange
+from fust.gateway.limits import Limits
 from fust.gateway.meter import Meter
 from fust.gateway.relay import DONE, EventStream, Names, usage_of
 from fust.gateway.translate import Plan
 from fust.gateway.upstream import EngineRefused, Upstream
 from fust.records.usage import Usage as UsageRecord
 from fust.records.usage import UsageWriter
-from fust.wire.asgi import Receive, Send
+from fust.wire.asgi import Receive
 from fust.wire.openai import Usage
-from fust.wire.problems import draw_openai
 from fust.wire.scoring import ScoreAnswer
 from fust.wire.targets import ModelEntry, Target, Targets
 
@@ -38,64 +39,6 @@ _CLIENT_LEFT = 499
 _WATCH_AFTER_S = 0.02
 _NOTICED_S = 0.1  # within this time `serve` has seen that an engine ended
 _AT_ONCE = 16  # choices of one request that are asked for at the same time
-
-
-class Exchange:
-    """One HTTP request and what was answered so far."""
-
-    def __init__(
-        self, send: Send, request_id: str, headers: dict[str, str], method: str, language: Language
-    ) -> None:
-        self._send = send
-        self.request_id = request_id
-        self.headers = headers
-        self.method = method
-        self.language: Language = language
-        self.streaming = False
-
-    async def answer(
-        self, body: bytes, status: int = 200, more: list[tuple[bytes, bytes]] | None = None
-    ) -> None:
-        """Sends a whole JSON answer."""
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"x-request-id", self.request_id.encode()),
-            *(more or ()),
-        ]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
-
-    async def begin_stream(self) -> None:
-        """Sends the head of an event stream."""
-        self.streaming = True
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-            (b"x-request-id", self.request_id.encode()),
-        ]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def send_piece(self, piece: bytes) -> None:
-        """Sends a part of the stream."""
-        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-
-    async def end_stream(self) -> None:
-        """Ends the stream."""
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def fail(self, error: FustError) -> None:
-        """Sends an error: as an answer, or as the last event when a stream has begun."""
-        status, body = draw_openai(error, self.language, self.request_id)
-        if self.streaming:
-            await self.send_piece(b"data: " + body + b"\n\n")
-            await self.end_stream()
-            return
-        more: list[tuple[bytes, bytes]] = []
-        if error.retry_after_s is not None:
-            more.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
-        await self.answer(body, status, more)
 
 
 class _Count:
@@ -117,7 +60,9 @@ class Serving:
         upstream: Upstream,
         usage: UsageWriter,
         meter: Meter,
+        limits: Limits,
     ) -> None:
+        self._limits = limits
         self._targets = targets
         self._pool = pool
         self._upstream = upstream
@@ -135,7 +80,7 @@ class Serving:
         self._meter.running.inc()
         try:
             target = await self._acquire(plan, identity)
-            _check_fit(plan, target)
+            check_fit(plan, target)
             try:
                 await self._send(plan, identity, target, exchange, count)
             except EngineRefused:
@@ -197,23 +142,24 @@ class Serving:
     ) -> None:
         if plan.echo:
             await self._answer_echo(plan, identity, target, exchange, count)
-        elif plan.stream and plan.is_single and not plan.logprobs:
-            await self._relay(plan, target, exchange, count)
+        elif not plan.is_plain(target):
+            send = self._relay_choices if plan.stream else self._answer_choices
+            await send(plan, target, exchange, count)
         elif plan.stream:
-            await self._relay_choices(plan, target, exchange, count)
-        elif plan.is_single and not plan.logprobs:
+            await self._relay(plan, target, exchange, count)
+        else:
             body = await self._ask(plan, target, 0)
             count.usage = usage_of(body) or Usage()
             await exchange.answer(Names(target).put(body))
-        else:
-            await self._answer_choices(plan, target, exchange, count)
 
     async def _ask(self, plan: Plan, target: Target, number: int) -> bytes:
-        async with self._upstream.post(target, plan.path, plan.encode(target, number)) as response:
+        async with self._upstream.post(
+            target, plan.path, plan.encode(target, number), plan.param
+        ) as response:
             return await response.read()
 
     async def _relay(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
-        async with self._upstream.post(target, plan.path, plan.encode(target)) as response:
+        async with self._upstream.post(target, plan.path, plan.encode(target), plan.param) as response:
             stream = EventStream(response, target, include_usage=plan.include_usage)
             await exchange.begin_stream()
             try:
@@ -224,10 +170,20 @@ class Serving:
             await exchange.end_stream()
 
     async def _answer_choices(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
-        await exchange.answer(msgspec.json.encode(await self._gather(plan, target, count)))
+        answers = await self._gather(plan, target, count)
+        if plan.shape is None:
+            made = msgspec.json.encode(merge_answers(answers, count.usage))
+        else:
+            made = plan.shape.whole(answers[0], count.usage)
+        await self._keep(plan)
+        await exchange.answer(made)
 
-    async def _gather(self, plan: Plan, target: Target, count: _Count) -> dict[str, Any]:
-        """Returns one answer made of a request for every choice."""
+    async def _keep(self, plan: Plan) -> None:
+        if plan.keep is not None:
+            await asyncio.get_running_loop().run_in_executor(self._pool, plan.keep)
+
+    async def _gather(self, plan: Plan, target: Target, count: _Count) -> list[dict[str, Any]]:
+        """Returns an answer for every choice, and counts them."""
         number = plan.choices * max(1, len(plan.prompts))
         gate = asyncio.Semaphore(_AT_ONCE)
 
@@ -237,6 +193,10 @@ class Serving:
             answer: dict[str, Any] = msgspec.json.decode(Names(target).put(body))
             if plan.logprobs:
                 old_logprobs(answer)
+            reader = plan.tools.reader(target) if plan.tools else None
+            if reader is not None:
+                for choice in answer["choices"]:
+                    reader.whole(choice)
             return answer
 
         async with _all_or_none() as group:
@@ -245,13 +205,13 @@ class Serving:
         count.usage = add_usage(
             plan, [msgspec.convert(answer.get("usage") or {}, Usage) for answer in answers]
         )
-        return merge_answers(answers, count.usage)
+        return answers
 
     async def _answer_echo(
         self, plan: Plan, identity: Identity, target: Target, exchange: Exchange, count: _Count
     ) -> None:
         """Answers with prompts and their log-probabilities, and with what follows each."""
-        async with self._upstream.post(target, "/score", score_request(plan)) as response:
+        async with self._upstream.post(target, "/score", score_request(plan), plan.param) as response:
             scored = msgspec.json.decode(await response.read(), type=ScoreAnswer)
         ends = await self._ends(plan, identity, scored, count)
         choices = [
@@ -283,11 +243,11 @@ class Serving:
         target = await self._acquire(written, identity)
         failed = True
         try:
-            whole = await self._gather(written, target, count)
+            answers = await self._gather(written, target, count)
             failed = False
         finally:
             self._targets.release(target, failed=failed)
-        return whole["choices"]
+        return merge_answers(answers, count.usage)["choices"]
 
     async def _relay_choices(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
         number = plan.choices * max(1, len(plan.prompts))
@@ -298,21 +258,30 @@ class Serving:
 
         async def one(index: int) -> None:
             offset = 0
-            async with gate, self._upstream.post(target, plan.path, plan.encode(target, index)) as response:
+            reader = plan.tools.reader(target) if plan.tools else None
+            async with (
+                gate,
+                self._upstream.post(target, plan.path, plan.encode(target, index), plan.param) as response,
+            ):
                 if not exchange.streaming:
                     await exchange.begin_stream()
                 stream = EventStream(response, target, include_usage=False)
                 async for chunk in stream.chunks():
                     count.first_token = count.first_token or stream.first_token_s
-                    chunk.pop("usage", None)
-                    chunk.pop("timings", None)
-                    chunk["id"] = identifier
                     if plan.logprobs:
                         offset = old_logprobs(chunk, offset)
-                    last.update(chunk)
-                    await exchange.send_piece(
-                        b"data: " + msgspec.json.encode(number_choice(chunk, index)) + b"\n\n"
-                    )
+                    if reader is not None and not _read_calls(reader, chunk):
+                        continue
+                    if plan.shape is not None:
+                        piece = plan.shape.chunk(chunk)
+                    else:
+                        chunk.pop("usage", None)
+                        chunk.pop("timings", None)
+                        chunk["id"] = identifier
+                        last.update(chunk)
+                        piece = b"data: " + msgspec.json.encode(number_choice(chunk, index)) + b"\n\n"
+                    if piece:
+                        await exchange.send_piece(piece)
                 usages[index] = stream.usage or Usage()
 
         try:
@@ -321,10 +290,15 @@ class Serving:
                     group.create_task(one(index))
         finally:
             count.usage = add_usage(plan, usages)
-        if plan.include_usage:
+        if plan.shape is not None:
+            tail = plan.shape.end(count.usage)
+        elif plan.include_usage:
             final: dict[str, Any] = {**last, "choices": [], "usage": count.usage}
-            await exchange.send_piece(b"data: " + msgspec.json.encode(final) + b"\n\n")
-        await exchange.send_piece(DONE)
+            tail = b"data: " + msgspec.json.encode(final) + b"\n\n" + DONE
+        else:
+            tail = DONE
+        await self._keep(plan)
+        await exchange.send_piece(tail)
         await exchange.end_stream()
 
     # Counting
@@ -347,6 +321,7 @@ class Serving:
                 target, failed=status >= 500, tokens=usage.completion_tokens, seconds=spent_s
             )
         ttft_s = count.first_token - count.started if count.first_token else None
+        self._limits.spend(identity, usage.prompt_tokens + usage.completion_tokens)
         meter = self._meter
         meter.requests.labels(plan.endpoint, str(status)).inc()
         if usage.prompt_tokens:
@@ -397,13 +372,43 @@ def _may_use(identity: Identity, entry: ModelEntry) -> bool:
 
 
 def _check_entry(plan: Plan, entry: ModelEntry) -> None:
-    if plan.endpoint == "chat" and not entry.has_chat_template:
+    if plan.needs_template and not entry.has_chat_template:
         raise _no_template(plan)
+    if plan.any_mode and "completions" not in entry.capabilities:
+        plan.mode = "embed"
 
 
-def _check_fit(plan: Plan, target: Target) -> None:
-    if plan.endpoint == "chat" and not target.has_chat_template:
+def check_fit(plan: Plan, target: Target) -> None:
+    """Raises Unsupported when the model cannot do what the request asks, which only its engine knows."""
+    if plan.needs_template and not target.has_chat_template:
         raise _no_template(plan)
+    if plan.needs and plan.needs not in target.capabilities:
+        raise Unsupported(
+            "{model} does not rank documents.",
+            hint="Serve a reranker: a model whose file says that its pooling is `rank`.",
+            model=plan.model,
+            param="model",
+            code="not_a_reranker",
+        )
+    if plan.dimensions is not None and target.embedding and plan.dimensions != target.embedding:
+        raise Unsupported(
+            "Embeddings of {model} have {number} dimensions, no fewer and no more.",
+            hint="Leave dimensions out.",
+            model=plan.model,
+            number=target.embedding,
+            param="dimensions",
+        )
+
+
+def _read_calls(reader: CallReader, chunk: dict[str, Any]) -> bool:
+    """Lets the reader mend a chunk; returns whether something is left to be sent."""
+    for choice in chunk.get("choices", ()):
+        delta = choice["delta"]
+        had = bool(delta)
+        reader.chunk(choice)
+        if had and not delta and not choice.get("finish_reason"):
+            return False
+    return True
 
 
 def _no_template(plan: Plan) -> Unsupported:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,23 +10,26 @@ import msgspec
 from msgspec import UNSET
 
 from fust.core.errors import InvalidInput, Unsupported
+from fust.gateway.schemas import check_schema
+from fust.gateway.shapes import Shape
+from fust.gateway.tools import Tools, read_tools
+from fust.wire.body import check_depth, unsupported
 from fust.wire.openai import (
     MAX_PROMPTS,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
     Message,
+    ResponseFormat,
     Sampling,
-    check_depth,
     forwarded_fields,
-    unsupported,
 )
 from fust.wire.targets import Mode, Target
 
 _CHAT_FIELDS = forwarded_fields(ChatRequest)
 _COMPLETION_FIELDS = forwarded_fields(CompletionRequest)
-_FREE_FORM = ("response_format", "tools", "tool_choice", "json_schema", "chat_template_kwargs")
-_EXCLUSIVE = frozenset({"reasoning_content"})
+_FREE_FORM = ("json_schema", "chat_template_kwargs")
+_NO_EFFORT = ("none", "minimal")
 
 
 @dataclass(slots=True)
@@ -33,7 +37,7 @@ class Plan:
     """A client's request, ready to be sent once its engine is known."""
 
     endpoint: str
-    """`chat`, `completions` or `embeddings`; also its row in the usage table."""
+    """What was asked for: `chat`, `completions`, `messages` and so on; also its row in the usage table."""
     path: str
     model: str
     mode: Mode
@@ -46,19 +50,45 @@ class Plan:
     """Choices for each prompt."""
     seed: int | None = None
     logprobs: bool = False
+    """Of completions: log-probabilities are asked for, in that API's own form."""
     echo: bool = False
     """Of completions: the prompt comes back with its own log-probabilities."""
+    tools: Tools | None = None
+    shape: Shape | None = None
+    """How the answer is drawn; None for the form in which engines give it."""
+    dimensions: int | None = None
+    """Of embeddings: how many numbers each is to have."""
+    keep: Callable[[], None] | None = None
+    """Called in a thread when the answer is complete, before its last byte is sent."""
+    needs: str = ""
+    """A capability that the model must have."""
+    any_mode: bool = False
+    """Whether an engine that embeds is as good as one that generates."""
+    param: str = "messages"
+    """The field that holds what the model reads; named when it is too long."""
 
     @property
     def is_single(self) -> bool:
-        """Whether one engine request makes the whole answer, so that its bytes pass as they are."""
+        """Whether one engine request makes the whole answer."""
         return self.choices == 1 and len(self.prompts) <= 1
+
+    def is_plain(self, target: Target) -> bool:
+        """Whether the engine's bytes pass as they are."""
+        return (
+            self.is_single
+            and not self.logprobs
+            and self.shape is None
+            and (self.tools is None or self.tools.reader(target) is None)
+        )
+
+    @property
+    def needs_template(self) -> bool:
+        """Whether the model has to know how a conversation is written."""
+        return self.path.startswith("/v1/chat/")
 
     def encode(self, target: Target, number: int = 0) -> bytes:
         """Returns the body of the engine's request for choice `number`."""
-        body = self.body
-        if not self.is_single or target.adapters:
-            body = dict(body)
+        body = dict(self.body) if self.tools is None else self.tools.apply(self.body, target)
         if self.prompts:
             body["prompt"] = self.prompts[number // self.choices]
         if self.seed is not None:
@@ -77,7 +107,7 @@ def plan_chat(request: ChatRequest) -> Plan:
         InvalidInput, Unsupported: values that do not go together, or that no engine can honour.
     """
     body = _forward(request, _CHAT_FIELDS)
-    body["messages"] = [_mend_message(message, i) for i, message in enumerate(request.messages)]
+    body["messages"] = [mend_message(message, i) for i, message in enumerate(request.messages)]
     limits = [v for v in (request.max_tokens, request.max_completion_tokens) if isinstance(v, int)]
     if limits:
         body["max_tokens"] = min(limits)
@@ -86,22 +116,68 @@ def plan_chat(request: ChatRequest) -> Plan:
             "top_logprobs needs logprobs.", hint="Send `logprobs: true` with it.", param="top_logprobs"
         )
     if isinstance(request.reasoning_effort, str):
-        body["chat_template_kwargs"] = {
-            "reasoning_effort": request.reasoning_effort,
-            **(body.get("chat_template_kwargs") or {}),
-        }
-    choice = request.tool_choice
-    if isinstance(choice, dict) or choice == "required":
-        raise Unsupported(
-            "tool_choice can be auto or none here; a call cannot be forced yet.",
-            hint="Use response_format with a json_schema where the form of the answer matters.",
-            param="tool_choice",
-        )
+        put_effort(body, request.reasoning_effort)
+    if isinstance(request.response_format, ResponseFormat):
+        _check_format(request.response_format)
     plan = Plan("chat", "/v1/chat/completions", request.model, "generate", *_streaming(request), body)
+    parallel = request.parallel_tool_calls
+    plan.tools = read_tools(
+        request.tools or None, request.tool_choice or None, parallel if isinstance(parallel, bool) else None
+    ) or tools_of_old(body["messages"])
+    check_forced(plan)
     return _with_choices(plan, request)
 
 
-def _mend_message(message: Message, index: int) -> Message:
+def put_effort(body: dict[str, Any], effort: str) -> None:
+    """Says how much the model is to reason, in the words that chat templates know."""
+    given: dict[str, Any] = body.get("chat_template_kwargs") or {}
+    off = {"enable_thinking": False} if effort in _NO_EFFORT else {}
+    body["chat_template_kwargs"] = {"reasoning_effort": effort, **off, **given}
+
+
+def tools_of_old(messages: list[Message]) -> Tools | None:
+    """Returns no tools at all when a conversation without any holds calls, so that these are still written."""
+    return Tools(()) if any(message.tool_calls or message.role == "tool" for message in messages) else None
+
+
+def check_forced(plan: Plan) -> None:
+    """Raises InvalidInput when a call is asked for and a grammar of the caller's own says otherwise."""
+    if plan.tools is not None and plan.tools.choice == "required":
+        for name in ("grammar", "json_schema"):
+            if name in plan.body:
+                raise InvalidInput(
+                    "{param} and a tool that has to be called exclude each other.",
+                    hint="Send one of them.",
+                    param=name,
+                )
+
+
+def _check_format(form: ResponseFormat) -> None:
+    if form.type != "json_schema" and isinstance(form.schema, dict):
+        check_schema(form.schema, "response_format.schema", strict=False)
+    elif form.type == "json_schema":
+        held = form.json_schema
+        schema = form.schema if held is UNSET else held.schema
+        path = "response_format.schema" if held is UNSET else "response_format.json_schema.schema"
+        if schema is UNSET:
+            raise InvalidInput(
+                "The parameter {param!r} is missing.", param=path, code="missing_required_parameter"
+            )
+        check_schema(schema, path, strict=held is not UNSET and held.strict is True)
+
+
+def check_grammar(grammar: object) -> None:
+    """Raises Unsupported for a grammar that the engine would take and not keep."""
+    if isinstance(grammar, str) and "%llguidance" in grammar:
+        raise Unsupported(
+            "Grammars are in GBNF here; this one is in another language.",
+            hint="Write it in GBNF, or send a JSON schema.",
+            param="grammar",
+        )
+
+
+def mend_message(message: Message, index: int) -> Message:
+    """Returns a message as templates want it: text in one piece, roles that they know."""
     for name in ("audio", "function_call"):
         if getattr(message, name) not in (UNSET, None):
             raise unsupported(f"messages[{index}].{name}")
@@ -159,6 +235,7 @@ def plan_completion(request: CompletionRequest) -> Plan:
         "completions", "/v1/completions", request.model, "generate", *_streaming(request), body, prompts
     )
     plan.logprobs = isinstance(request.logprobs, int)
+    plan.param = "prompt"
     if request.echo is True:
         plan.echo, plan.mode = True, "score"
     plan = _with_choices(plan, request)
@@ -185,7 +262,9 @@ def plan_embedding(request: EmbeddingRequest) -> Plan:
     if isinstance(given, list) and (len(given) > MAX_PROMPTS and not isinstance(given[0], int)):
         raise InvalidInput("A request takes at most {limit} inputs.", limit=MAX_PROMPTS, param="input")
     body: dict[str, Any] = {"input": given, "encoding_format": request.encoding_format or "float"}
-    return Plan("embeddings", "/v1/embeddings", request.model, "embed", False, True, body)
+    plan = Plan("embeddings", "/v1/embeddings", request.model, "embed", False, True, body, param="input")
+    plan.dimensions = request.dimensions if isinstance(request.dimensions, int) else None
+    return plan
 
 
 def _forward(request: Sampling, names: tuple[str, ...]) -> dict[str, Any]:
@@ -195,8 +274,8 @@ def _forward(request: Sampling, names: tuple[str, ...]) -> dict[str, Any]:
         if value is not UNSET and value is not None:
             body[name] = value
     for name in _FREE_FORM:
-        if name in body:
-            check_depth(msgspec.to_builtins(body[name]) if name == "response_format" else body[name], name)
+        check_depth(body.get(name), name)
+    check_grammar(body.get("grammar"))
     return body
 
 
@@ -216,6 +295,11 @@ def _with_choices(plan: Plan, request: Sampling) -> Plan:
     if plan.choices * max(1, len(plan.prompts)) > MAX_PROMPTS:
         raise InvalidInput("n times the prompts is more than {limit}.", limit=MAX_PROMPTS, param="n")
     if plan.stream:
-        plan.body["stream"] = True
-        plan.body["stream_options"] = {"include_usage": True}  # counted always, sent on when it was asked for
+        ask_for_stream(plan)
     return plan
+
+
+def ask_for_stream(plan: Plan) -> None:
+    """Asks the engine for a stream."""
+    plan.body["stream"] = True
+    plan.body["stream_options"] = {"include_usage": True}  # counted always, sent on when it was asked for

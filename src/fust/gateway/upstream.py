@@ -60,8 +60,16 @@ class Upstream:
             await self._session.close()
 
     @contextlib.asynccontextmanager
-    async def post(self, target: Target, path: str, body: bytes) -> AsyncGenerator[aiohttp.ClientResponse]:
+    async def post(
+        self, target: Target, path: str, body: bytes, param: str = "messages"
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """Sends a request; the answer's head is there when the block begins, and its connection is closed when left early.
+
+        Args:
+            target: the engine.
+            path: of the engine's route.
+            body: as it goes out.
+            param: the client's field that holds what the model reads; named when it is too long.
 
         Raises:
             FustError: the engine refused, in our words.
@@ -75,7 +83,7 @@ class Upstream:
             try:
                 if response.status != 200:
                     raise explain_fault(
-                        await response.content.read(_FAULT_BYTES), response.status, target, path
+                        await response.content.read(_FAULT_BYTES), response.status, target, param
                     )
                 yield response
             except aiohttp.ClientError as error:
@@ -108,7 +116,7 @@ def lost(target: Target, kind: type[EngineLost] = EngineLost) -> EngineLost:
     )
 
 
-def explain_fault(raw: bytes, status: int, target: Target, path: str = "") -> FustError:
+def explain_fault(raw: bytes, status: int, target: Target, param: str = "messages") -> FustError:
     """Returns an engine's error (its HTTP body, or the object of an error event) as one of ours."""
     try:
         fault = msgspec.json.decode(raw, type=EngineFaultBody).error
@@ -128,7 +136,7 @@ def explain_fault(raw: bytes, status: int, target: Target, path: str = "") -> Fu
             tokens=fault.n_prompt_tokens or "more",
             model=target.model,
             context=fault.n_ctx or target.context,
-            param="prompt" if path == "/v1/completions" else "messages",
+            param=param,
         )
     if "too large to process" in message or "physical batch size" in message:
         return ContextExceeded(
@@ -136,7 +144,7 @@ def explain_fault(raw: bytes, status: int, target: Target, path: str = "") -> Fu
             hint="Split the input.",
             context=target.context,
             model=target.model,
-            param="input",
+            param=param,
         )
     if status == 501:
         return NotOffered("{model} does not offer this: {reason}.", model=target.model, reason=message)

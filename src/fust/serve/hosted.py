@@ -163,6 +163,7 @@ class Hosted:
             capabilities=info.capabilities,
             adapters=info.adapters,
             pooling=running.spec.pooling,
+            embedding=facts.embedding,
             repo_id=self.repo_id,
             revision=self.revision,
         )

@@ -1,20 +1,17 @@
 """Requests of OpenAI's API as Fust reads them: chat completions, completions, embeddings.
 
-Every field of the vendor's schema is here (platform.openai.com/docs/api-reference, and the types of openai 3.54), and
-falls into one of three groups: forwarded to the engine; ``IGNORED``, since it cannot change the answer; or refused with
-``unsupported_parameter`` unless it has the value that asks for nothing (``NEUTRAL``). Sampling fields that llama.cpp's
-server documents are forwarded too. Any other field is refused by its name.
+Every field of the vendor's schema is here (platform.openai.com/docs/api-reference, and the types of openai 3.54).
+Sampling fields that llama.cpp's server documents are forwarded too. What becomes of each: `fust.wire.body`.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from fust.core.errors import FustError, InvalidInput, Unsupported
+from fust.wire.body import Body
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -24,20 +21,17 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Strings = Annotated[list[str], Meta(max_length=64)]
 TokenIds = list[Annotated[int, Meta(ge=0, le=2**31 - 1)]]
 
-Request = TypeVar("Request", bound=msgspec.Struct)
-
-MAX_DEPTH = 64
 MAX_PROMPTS = 2048
 
 
-class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+class StreamOptions(Body):
     """How a stream ends. Padding against traffic analysis is accepted and not done."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class Part(msgspec.Struct, forbid_unknown_fields=True):
+class Part(Body):
     """A part of a message's content; text only, until engines see."""
 
     type: str
@@ -49,14 +43,14 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
     prompt_cache_breakpoint: Any = UNSET
 
 
-class FunctionCall(msgspec.Struct, forbid_unknown_fields=True):
+class FunctionCall(Body):
     """A function that the model called."""
 
     name: str
     arguments: str
 
 
-class ToolCall(msgspec.Struct, forbid_unknown_fields=True):
+class ToolCall(Body):
     """A tool call of an earlier answer."""
 
     function: FunctionCall
@@ -65,7 +59,7 @@ class ToolCall(msgspec.Struct, forbid_unknown_fields=True):
     index: int | UnsetType = UNSET
 
 
-class Message(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class Message(Body, omit_defaults=True):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -80,7 +74,7 @@ class Message(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     function_call: Any = UNSET
 
 
-class JSONSchema(msgspec.Struct, forbid_unknown_fields=True):
+class JSONSchema(Body):
     """A schema that the answer has to fit."""
 
     name: str
@@ -89,7 +83,7 @@ class JSONSchema(msgspec.Struct, forbid_unknown_fields=True):
     strict: bool | UnsetType | None = UNSET
 
 
-class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
+class ResponseFormat(Body):
     """Text, any JSON object, or JSON of a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -97,7 +91,7 @@ class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
     schema: dict[str, Any] | UnsetType = UNSET
 
 
-class Sampling(msgspec.Struct, forbid_unknown_fields=True):
+class Sampling(Body):
     """What chat and plain completions share."""
 
     model: str
@@ -139,8 +133,31 @@ class Sampling(msgspec.Struct, forbid_unknown_fields=True):
     timings_per_token: bool | UnsetType | None = UNSET
 
 
-class ChatRequest(Sampling, forbid_unknown_fields=True, kw_only=True):
+class ChatRequest(Sampling, kw_only=True):
     """`POST /v1/chat/completions`."""
+
+    ignored: ClassVar[frozenset[str]] = frozenset(
+        {
+            "metadata",
+            "prediction",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "user",
+        }
+    )
+    neutral: ClassVar[dict[str, tuple[object, ...]]] = {
+        "audio": (),
+        "function_call": ("none",),
+        "functions": ([],),
+        "modalities": (["text"],),
+        "moderation": (),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+    }
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     logprobs: bool | UnsetType | None = UNSET
@@ -171,8 +188,11 @@ class ChatRequest(Sampling, forbid_unknown_fields=True, kw_only=True):
     reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | UnsetType | None = UNSET
 
 
-class CompletionRequest(Sampling, forbid_unknown_fields=True, kw_only=True):
+class CompletionRequest(Sampling, kw_only=True):
     """`POST /v1/completions`."""
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"user"})
+    neutral: ClassVar[dict[str, tuple[object, ...]]] = {"best_of": (1,), "suffix": ("",)}
 
     prompt: str | list[str | int | TokenIds]
     logprobs: Annotated[int, Meta(ge=0, le=20)] | UnsetType | None = UNSET
@@ -182,143 +202,31 @@ class CompletionRequest(Sampling, forbid_unknown_fields=True, kw_only=True):
     suffix: Any = UNSET
 
 
-class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
+class EmbeddingRequest(Body):
     """`POST /v1/embeddings`."""
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"user"})
 
     model: str
     input: str | list[str | int | TokenIds]
     encoding_format: Literal["float", "base64"] | UnsetType | None = UNSET
-    dimensions: Any = UNSET
+    dimensions: Annotated[int, Meta(ge=1)] | UnsetType | None = UNSET
     user: str | UnsetType | None = UNSET
 
 
-IGNORED = frozenset(
-    {
-        "metadata",
-        "prediction",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-    }
-)
-"""Accepted, and without effect: none of them can change the answer."""
-
-NEUTRAL: dict[str, tuple[object, ...]] = {
-    "audio": (),
-    "best_of": (1,),
-    "dimensions": (),
-    "function_call": ("none",),
-    "functions": ([],),
-    "modalities": (["text"],),
-    "moderation": (),
-    "suffix": ("",),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-}
-"""Not offered; null and these values ask for nothing and pass."""
-
 # Handled by the gateway itself, not sent as they came.
-_OURS = frozenset({"model", "echo", "n", "stream", "stream_options", "max_completion_tokens", "messages", "prompt", "input", "encoding_format", "reasoning_effort"})  # fmt: skip
+_OURS = frozenset(
+    {
+        "dimensions", "echo", "encoding_format", "input", "max_completion_tokens", "messages", "model", "n", "parallel_tool_calls",
+        "prompt", "reasoning_effort", "stream", "stream_options", "tool_choice", "tools",
+    }
+)  # fmt: skip
 
 
-def forwarded_fields(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+def forwarded_fields(kind: type[Body]) -> tuple[str, ...]:
     """Returns the names that go to the engine as they came."""
-    return tuple(
-        name
-        for name in kind.__struct_fields__
-        if name not in IGNORED and name not in NEUTRAL and name not in _OURS
-    )
-
-
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
-
-
-def decode_request(decoder: msgspec.json.Decoder[Request], body: bytes) -> Request:
-    """Returns the request.
-
-    Raises:
-        InvalidInput: not JSON, a field of the wrong type (its path is `param`), or one that nobody knows.
-        Unsupported: a field that would change the answer and that Fust does not offer.
-    """
-    try:
-        request = decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(
-            "The body is not valid JSON: {reason}.", reason=error, code="invalid_json"
-        ) from None
-    except RecursionError:
-        raise _too_deep() from None
-    for name, neutral in NEUTRAL.items():
-        value = getattr(request, name, UNSET)
-        if value is not UNSET and value is not None and value not in neutral:
-            raise unsupported(name)
-    return request
-
-
-def unsupported(name: str) -> Unsupported:
-    """Returns the error for a field that is known and not offered."""
-    return Unsupported("{param} is not offered here.", hint="Leave it out.", param=name)
-
-
-def check_depth(value: object, name: str, depth: int = MAX_DEPTH) -> None:
-    """Raises InvalidInput when free-form JSON is nested deeper than engines should be asked to follow."""
-    children = _children(value)
-    if not children:
-        return
-    if depth == 0:
-        raise _too_deep(name)
-    for child in children:
-        check_depth(child, name, depth - 1)
-
-
-def _children(value: object) -> list[object]:
-    if isinstance(value, dict):
-        return list(cast("dict[str, object]", value).values())
-    return cast("list[object]", value) if isinstance(value, list) else []
-
-
-def _too_deep(name: str = "") -> InvalidInput:
-    return InvalidInput(
-        "The JSON of the request is nested too deeply.",
-        hint="Keep to {depth} levels.",
-        depth=MAX_DEPTH,
-        param=name or None,
-        code="invalid_json",
-    )
-
-
-def _explain(reason: str) -> FustError:
-    match = _PATH.search(reason)
-    path = match[1] if match else ""
-    fault = reason[: match.start()] if match else reason
-    unknown = _UNKNOWN.match(fault)
-    if unknown:
-        name = f"{path}.{unknown[1]}" if path else unknown[1]
-        return InvalidInput(
-            "There is no parameter {param!r}.",
-            hint="Check its spelling, or leave it out.",
-            param=name,
-            code="unknown_parameter",
-        )
-    missing = re.match(r"Object missing required field `(.*?)`", fault)
-    if missing:
-        name = f"{path}.{missing[1]}" if path else missing[1]
-        return InvalidInput(
-            "The parameter {param!r} is missing.", param=name, code="missing_required_parameter"
-        )
-    return InvalidInput(
-        "{param} has a value that is not allowed: {reason}.",
-        param=path or "$",
-        reason=fault,
-        code="invalid_value",
-    )
+    apart = kind.ignored | set(kind.neutral) | _OURS
+    return tuple(name for name in kind.__struct_fields__ if name not in apart)
 
 
 class Usage(msgspec.Struct):

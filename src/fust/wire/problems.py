@@ -42,6 +42,29 @@ def draw_problem(error: FustError, language: Language, request_id: str) -> tuple
     return error.status, msgspec.json.encode(body)
 
 
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def draw_anthropic(error: FustError, language: Language, request_id: str) -> tuple[int, bytes]:
+    """Returns status and body in Anthropic's envelope (docs.anthropic.com/en/api/errors); our code stands beside its type."""
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    param = error.params.get("param")
+    fault = {
+        "type": kind,
+        "message": error.sentence(language),
+        "code": error.code,
+        "param": param if isinstance(param, str) else None,
+    }
+    return error.status, msgspec.json.encode({"type": "error", "error": fault, "request_id": request_id})
+
+
 def draw_openai(error: FustError, language: Language, request_id: str) -> tuple[int, bytes]:
     """Returns status and body in OpenAI's envelope (platform.openai.com/docs/guides/error-codes)."""
     kind = _OPENAI_TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")

@@ -35,6 +35,8 @@ class Target:
     """Ids of all adapters that the engine holds: every request names all of them."""
     adapter_scales: dict[int, float] = field(default_factory=lambda: {})
     pooling: str = ""
+    embedding: int = 0
+    """How many numbers its embeddings have; 0 when not known."""
     repo_id: str = ""
     revision: str = ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import os
 import re
@@ -22,6 +23,21 @@ _CAPABILITIES = {
     "embed": frozenset({"embeddings"}),
     "score": frozenset({"scoring"}),
 }
+
+
+class _TemplateCaps(msgspec.Struct):
+    supports_tools: bool = False
+
+
+class _Modalities(msgspec.Struct):
+    vision: bool = False
+
+
+class _Props(msgspec.Struct):
+    """The part of `GET /props` that counts here."""
+
+    chat_template_caps: _TemplateCaps = msgspec.field(default_factory=_TemplateCaps)
+    modalities: _Modalities = msgspec.field(default_factory=_Modalities)
 
 
 class LlamaCppEngine:
@@ -64,7 +80,33 @@ class LlamaCppEngine:
             context=spec.context,
             capabilities=_CAPABILITIES[spec.mode],
         )
+        self.info = dataclasses.replace(self.info, capabilities=self.info.capabilities | self._found())
         return self.info
+
+    def _found(self) -> frozenset[str]:
+        """Returns what the loaded model can do beyond what every model of its mode can."""
+        try:
+            status, raw = self._get("/props", 10.0)
+            props = msgspec.json.decode(raw, type=_Props) if status == 200 else _Props()
+        except (OSError, http.client.HTTPException, msgspec.DecodeError):
+            return frozenset()
+        found = {"template_tools"} if props.chat_template_caps.supports_tools else set[str]()
+        if props.modalities.vision:
+            found.add("vision")
+        if self.spec.pooling == "rank":
+            found.add("rerank")
+        return frozenset(found)
+
+    def _get(self, path: str, timeout_s: float) -> tuple[int, bytes]:
+        assert self.info is not None
+        port = int(self.info.base_url.rsplit(":", 1)[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+        try:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {self.info.api_key}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
 
     def _reason(self, said: str, log_start: int, waited_s: float) -> str:
         text = self._child.log_tail(1 << 30)
@@ -92,16 +134,10 @@ class LlamaCppEngine:
         """See `Engine.is_healthy`."""
         if self.info is None:
             return False
-        connection = http.client.HTTPConnection(
-            "127.0.0.1", int(self.info.base_url.rsplit(":", 1)[1]), timeout=timeout_s
-        )
         try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
+            return self._get("/health", timeout_s)[0] == 200
         except (OSError, http.client.HTTPException):
             return False
-        finally:
-            connection.close()
 
     def memory_bytes(self) -> int:
         """See `Engine.memory_bytes`."""

@@ -244,6 +244,31 @@ def test_a_private_repo_is_told_only_to_who_may_see_it_then(server: RunningFust)
         for_admin.close()
 
 
+def test_before_a_gate_its_discussions_are_not_told(server: RunningFust) -> None:
+    key = make_key(server, "gil")
+    for_gil, for_admin = Receiver(), Receiver()
+    try:
+        make_repo(server, "admin/guarded")
+        make_hook(server, for_gil.url, ("model", "admin/guarded"), token=key)
+        make_hook(server, for_admin.url, ("model", "admin/guarded"))
+        server.request("PUT", "/api/models/admin/guarded/settings", {"gated": "manual"})
+        talk, talks = {"title": "A title", "description": "x"}, "/api/models/admin/guarded/discussions"
+        assert server.request("POST", talks, talk)[0] == 200
+        commit(server, "admin/guarded")
+        for_admin.wait(3)
+        for_gil.wait(2)
+        assert sorted(h.what for h in for_gil.heard) == ["update repo.config", "update repo.content"]
+        granted = server.request(
+            "POST", "/api/models/admin/guarded/user-access-request/grant", {"user": "gil"}
+        )
+        assert granted[0] == 200
+        assert server.request("POST", talks, talk)[0] == 200
+        assert for_gil.wait(3)[-1].what == "create discussion"
+    finally:
+        for_gil.close()
+        for_admin.close()
+
+
 def test_a_failing_receiver_is_tried_again_and_a_dead_letter_sent_by_hand(server: RunningFust) -> None:
     receiver = Receiver(in_turn(say(500), say(503), say(200)))
     try:

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
 from fust.core.errors import NotFound
 from fust.core.settings import Settings, load_settings
@@ -61,6 +62,12 @@ class FolderFiles:
         self._repo(repo_id)
         return repo_id.startswith("private")
 
+    def is_gated(self, repo_id: str) -> bool:
+        return False
+
+    def check_open(self, identity: Identity, repo_id: str) -> None:
+        self._repo(repo_id)
+
 
 def open_house(
     home: Path, models: Path, flags: dict[str, object]
@@ -97,7 +104,7 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
     serve.start()
     usage.start()
     pool = ThreadPoolExecutor(16)
-    gateway = gateway_app(serve, accounts, settings, pool, usage, database)
+    gateway = gateway_app(serve, accounts, settings, pool, lambda identity, repo_id: None, usage, database)
 
     def identity(request):  # type: ignore[no-untyped-def]
         return accounts.identify({k.lower(): v for k, v in request.headers.items()}, method=request.method)

@@ -30,6 +30,7 @@ from fust.core.errors import InvalidInput
 TABLE: dict[str, str] = {
     #                read write admin owner
     "repo.read": "    yes  yes   yes   yes",
+    "repo.open": "    no   yes   yes   yes",
     "repo.push": "    no   yes   yes   yes",
     "repo.create": "  no   yes   yes   yes",
     "repo.delete": "  no   no    yes   yes",
@@ -57,7 +58,9 @@ def test_roles(action: Action, role: Role) -> None:
     decide = may_in if action.startswith("org.") else may
     assert decide(eva, action, "lab" if action.startswith("org.") else "Lab/x") is expected
     # A key that may only read changes nothing, whatever the role.
-    assert decide(member(role, "read"), action, "lab/x") is (expected and action == "repo.read")
+    assert decide(member(role, "read"), action, "lab/x") is (
+        expected and action in ("repo.read", "repo.open")
+    )
     # Belonging to one organisation says nothing of another.
     assert not decide(eva, action, "other" if action.startswith("org.") else "other/x")
 

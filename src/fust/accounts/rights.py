@@ -28,6 +28,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 Action = Literal[
     "repo.read",
+    "repo.open",
     "repo.push",
     "repo.create",
     "repo.delete",
@@ -37,8 +38,11 @@ Action = Literal[
     "org.owners",
     "org.delete",
 ]
+_READING = frozenset({"repo.read", "repo.open"})
+"""What a key of the scope `read` may; everything else wants `write`."""
 LEAST_ROLE: dict[Action, Role] = {
     "repo.read": "read",  # private repos: their files, their models at the API, their place in lists
+    "repo.open": "write",  # files of a gated repo without asking for access
     "repo.push": "write",  # commits, branches, tags, large files; taking its model off the API
     "repo.create": "write",
     "repo.delete": "admin",
@@ -150,7 +154,7 @@ def may(
     """Returns whether the caller may do something with a repo; anybody reads a public one."""
     if action == "repo.read" and not private:
         return True
-    if ("read" if action == "repo.read" else "write") not in identity.scopes:
+    if ("read" if action in _READING else "write") not in identity.scopes:
         return False
     if identity.grants is not None and not identity.grants.covers_repo(repo_type, repo_id):
         return False

@@ -34,8 +34,8 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _HUB = re.compile(
     rb"^/(?:api/|xet/|oauth/|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:resolve|raw)/|(?:datasets/|spaces/)?[^/]+/[^/]+\.git(?:/|$)"
-    rb"|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:info/refs|info/lfs/|git-upload-pack|git-receive-pack)"
-    rb"|buckets/[^/]+/[^/]+/resolve/|lfs/|[^/]+/resolve/)"
+    rb"|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:info/refs|info/lfs/|git-upload-pack|git-receive-pack|ask-access$"
+    rb"|user-access-report$)|buckets/[^/]+/[^/]+/resolve/|lfs/|[^/]+/resolve/)"
 )
 
 

@@ -30,6 +30,7 @@ from fust.core.errors import FustError, InvalidInput, NotFound
 from fust.core.i18n import accepted_language
 from fust.feedback.routes import handlers as feedback_handlers
 from fust.hub.fust_routes import handlers as hub_handlers
+from fust.hub.gate_routes import handlers as gate_handlers
 from fust.hub.hook_routes import handlers as hook_handlers
 from fust.hub.look_routes import handlers as look_handlers
 from fust.jobs.routes import handlers as jobs_handlers
@@ -52,6 +53,7 @@ HANDLERS: list[ControllerRouterHandler] = [
     *hub_handlers,
     *look_handlers,
     *hook_handlers,
+    *gate_handlers,
     *jobs_handlers,
     *serve_handlers,
     *feedback_handlers,

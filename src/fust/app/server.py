@@ -199,6 +199,7 @@ def compose(services: Services) -> Dispatcher:
             services.accounts,
             settings,
             pool,
+            services.hub.gates.check_use,
             services.usage,
             services.database,
             services.registry,

@@ -22,7 +22,7 @@ from fust.gateway.limits import Limits
 from fust.gateway.messages import plan_count, plan_messages
 from fust.gateway.meter import Meter
 from fust.gateway.responses import ResponseShape, input_items, plan_response
-from fust.gateway.serving import Serving
+from fust.gateway.serving import CheckGate, Serving
 from fust.gateway.shelf import Call, MethodNotAllowed, Shelf, encode, find_route, query_of
 from fust.gateway.stored import Responses
 from fust.gateway.translate import Plan, plan_chat, plan_completion, plan_embedding
@@ -79,6 +79,7 @@ class Gateway:
         targets: Targets,
         accounts: Accounts,
         pool: ThreadPoolExecutor,
+        check_gate: CheckGate,
         usage: UsageWriter,
         meter: Meter,
         database: Database,
@@ -88,9 +89,9 @@ class Gateway:
         self._pool = pool
         self._limits = Limits(settings)
         self._responses = Responses(database) if settings.keep_responses else None
-        self._shelf = Shelf(targets, self._responses)
+        self._shelf = Shelf(targets, self._responses, check_gate)
         self.upstream = Upstream()
-        self._serving = Serving(targets, pool, self.upstream, usage, meter, self._limits)
+        self._serving = Serving(targets, pool, check_gate, self.upstream, usage, meter, self._limits)
 
     async def close(self) -> None:
         """Closes the connections to engines."""
@@ -223,10 +224,11 @@ def gateway_app(
     accounts: Accounts,
     settings: Settings,
     pool: ThreadPoolExecutor,
+    check_gate: CheckGate,
     usage: UsageWriter,
     database: Database,
     registry: CollectorRegistry | None = None,
 ) -> Gateway:
     """Returns the ASGI application of `/v1`."""
     meter = Meter(registry or CollectorRegistry())
-    return Gateway(targets, accounts, pool, usage, meter, database, settings.gateway)
+    return Gateway(targets, accounts, pool, check_gate, usage, meter, database, settings.gateway)

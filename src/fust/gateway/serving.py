@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, cast
@@ -50,6 +50,10 @@ class _Count:
         self.usage = Usage()
 
 
+CheckGate = Callable[[Identity, str], None]
+"""Raises Gated unless the caller was let in to the files of a gated repo."""
+
+
 class Serving:
     """Runs planned requests."""
 
@@ -57,6 +61,7 @@ class Serving:
         self,
         targets: Targets,
         pool: ThreadPoolExecutor,
+        check_gate: CheckGate,
         upstream: Upstream,
         usage: UsageWriter,
         meter: Meter,
@@ -65,6 +70,7 @@ class Serving:
         self._limits = limits
         self._targets = targets
         self._pool = pool
+        self._check_gate = check_gate
         self._upstream = upstream
         self._usage = usage
         self._meter = meter
@@ -111,8 +117,8 @@ class Serving:
 
     async def _acquire(self, plan: Plan, identity: Identity) -> Target:
         entry = self._targets.peek(plan.model)
-        # The quick way asks nothing that could wait for a disk: a known model, plainly readable, already loaded.
-        if entry is not None and _may_use(identity, entry):
+        # The quick way asks nothing that could wait for a disk: a known model, plainly open, already loaded.
+        if entry is not None and not entry.gated and _may_use(identity, entry):
             _check_entry(plan, entry)
             target = self._targets.acquire_now(plan.model, plan.mode)
             if target is not None:
@@ -132,6 +138,8 @@ class Serving:
         entry = self._targets.find(plan.model)
         if entry is None or not _may_use(identity, entry):
             raise no_model(plan.model)
+        if entry.gated:
+            self._check_gate(identity, entry.repo_id)
         _check_entry(plan, entry)
         return self._targets.acquire(plan.model, plan.mode)
 

@@ -13,8 +13,8 @@ import msgspec
 
 from fust.accounts.rights import Identity, may_use
 from fust.core.clock import iso
-from fust.core.errors import FustError, InvalidInput, NotFound
-from fust.gateway.serving import no_model
+from fust.core.errors import FustError, Gated, InvalidInput, NotFound
+from fust.gateway.serving import CheckGate, no_model
 from fust.gateway.stored import Responses, no_response
 from fust.wire.openai import ModelObject, ModelObjects
 from fust.wire.targets import ModelEntry, Targets
@@ -46,6 +46,7 @@ class Shelf:
 
     targets: Targets
     responses: Responses | None
+    check_gate: CheckGate
 
 
 # Models
@@ -77,7 +78,17 @@ def _visible(shelf: Shelf, call: Call) -> list[ModelEntry]:
         entry
         for entry in shelf.targets.list_models()
         if may_use(call.identity, (entry.name, *entry.aliases), entry.repo_id, private=entry.private)
+        and _passes(shelf, call, entry)
     ]
+
+
+def _passes(shelf: Shelf, call: Call, entry: ModelEntry) -> bool:
+    try:
+        if entry.gated:
+            shelf.check_gate(call.identity, entry.repo_id)
+    except Gated:
+        return False
+    return True
 
 
 def _anthropic_model(entry: ModelEntry, name: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fust.core.clock import iso, utc_naive
 from fust.core.errors import Conflict, Denied, InvalidInput, NotFound
 from fust.core.ids import new_id
 from fust.hub.content import Content
+from fust.hub.gates import Gates
 from fust.hub.git_repo import GitRepo
 from fust.hub.models import Discussion, DiscussionEvent
 from fust.hub.policy import PULL_REQUEST
@@ -65,13 +66,20 @@ class Discussions:
     """Discussions of all repos."""
 
     def __init__(
-        self, database: Database, repos: Repos, content: Content, writer: RefWriter, accounts: Accounts
+        self,
+        database: Database,
+        repos: Repos,
+        content: Content,
+        writer: RefWriter,
+        accounts: Accounts,
+        gates: Gates,
     ) -> None:
         self._database = database
         self._repos = repos
         self._content = content
         self._writer = writer
         self._accounts = accounts
+        self._gates = gates
         writer.on_pull_request = self._note_commits
 
     # Rights
@@ -83,6 +91,7 @@ class Discussions:
     def may_take_part(self, identity: Identity, info: RepoInfo) -> bool:
         """Returns what ``check_may_take_part`` decides, for a repo that the caller may not even read too."""
         reads = may(identity, "repo.read", info.repo_id, info.type, private=info.private)
+        reads = reads and self._gates.opens(identity, info)
         covered = identity.grants is None or identity.grants.covers_repo(info.type, info.repo_id)
         return reads and covered and identity.user is not None and "write" in identity.scopes
 
@@ -91,10 +100,12 @@ class Discussions:
 
         Raises:
             Unauthenticated, Denied: nobody, a key that only reads, or one made for other repos.
+            GatedRepo: its files, and so what is said of them, are not open to the caller.
 
         """
         self._accounts.require(identity, "write")
         self._accounts.check_made_for(identity, info.repo_id, info.type)
+        self._gates.check(identity, info)
 
     def check_may_commit_to(self, identity: Identity, info: RepoInfo, ref: str) -> None:
         """Raises unless the caller may write to a ref: a writer to any, others to pull requests of their own.

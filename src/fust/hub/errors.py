@@ -1,12 +1,12 @@
 """Errors that only the hub draws; Hugging Face's client decides by the header ``X-Error-Code``.
 
-NotFound: RepoNotFound, RevisionNotFound, EntryNotFound. Conflict: RepoExists, HeadMoved (412).
+NotFound: RepoNotFound, RevisionNotFound, EntryNotFound. Denied: GatedRepo (401 to who has not signed in). Conflict: RepoExists, HeadMoved (412).
 InvalidInput: BadHash, BadPath, BadXorb.
 """
 
 from __future__ import annotations
 
-from fust.core.errors import Conflict, InvalidInput, NotFound
+from fust.core.errors import Conflict, Gated, InvalidInput, NotFound
 
 
 class RepoNotFound(NotFound):
@@ -59,6 +59,10 @@ def entry_not_found(path: str, revision: str, commit_oid: str = "") -> EntryNotF
     )
     error.commit_oid = commit_oid
     return error
+
+
+class GatedRepo(Gated):
+    """The repo may be seen; its files only by those who asked for access and got it."""
 
 
 class RepoExists(Conflict):

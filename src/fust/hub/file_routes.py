@@ -64,7 +64,7 @@ def resolve(
 ) -> AnyReply:
     """`GET` and `HEAD /{prefix}{id}/resolve/{revision}/{path}`."""
     hub = surface.hub
-    info = hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     file = hub.content.find_file(info, hub.resolve_revision(info, revision), path, revision)
     headers = file_headers(surface, info, file)
     if file.etag in [
@@ -74,6 +74,8 @@ def resolve(
         return Reply(304, b"", headers)
     if path.endswith(_COUNTED) or path in _COUNTED_NAMES:
         _count(surface, request, info)
+    if request.method == "GET":
+        hub.gates.note_download(request.identity, info, "file", path=path, commit=file.commit_oid)
     return bytes_reply(surface, request, info, file, headers)
 
 

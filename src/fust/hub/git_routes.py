@@ -47,7 +47,7 @@ async def info_refs(surface: Surface, request: Request, type: RepoType, owner: s
         info = await surface.run(surface.hub.get_repo_to_push, request.identity, repo_id, type)
         output = await surface.run(lambda: advertise(surface.hub.content.open_repo(info)))
     elif service == "git-upload-pack":
-        info = await surface.run(surface.hub.get_repo, request.identity, repo_id, type)
+        info = await surface.run(surface.hub.get_repo_to_open, request.identity, repo_id, type)
         output = await _advertise(surface, request, info)
     else:
         raise InvalidInput("Only git's smart protocol is spoken here.", hint="Use git 2.0 or newer.")
@@ -57,10 +57,12 @@ async def info_refs(surface: Surface, request: Request, type: RepoType, owner: s
 
 async def upload_pack(surface: Surface, request: Request, type: RepoType, owner: str, name: str) -> AnyReply:
     """`POST /{id}.git/git-upload-pack`."""
-    info = await surface.run(surface.hub.get_repo, request.identity, f"{owner}/{name}", type)
+    info = await surface.run(surface.hub.get_repo_to_open, request.identity, f"{owner}/{name}", type)
     body = await read_body(request, _MAX_REQUEST_BYTES)
     if _is_gzip(request):
         body = _gunzip(body)
+    if b"want " in body:
+        await surface.run(surface.hub.gates.note_download, request.identity, info, "git")
     process = await _start(surface, request, info, [], asyncio.subprocess.PIPE)
     return AsyncReply(200, _git_headers("application/x-git-upload-pack-result"), _talk(process, body))
 

@@ -25,7 +25,7 @@ from fust.core.errors import FustError, InvalidInput, TooLarge
 from fust.core.i18n import accepted_language
 from fust.core.settings import Settings
 from fust.hub.blobs import Spool
-from fust.hub.errors import EntryNotFound, RepoNotFound, RevisionNotFound
+from fust.hub.errors import EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound
 from fust.hub.formats import Formats
 from fust.hub.service import Hub
 from fust.hub.xet.cas import PIECE_BYTES
@@ -346,6 +346,7 @@ _HUB_CODES: tuple[tuple[type[FustError], str], ...] = (
     (RepoNotFound, "RepoNotFound"),
     (RevisionNotFound, "RevisionNotFound"),
     (EntryNotFound, "EntryNotFound"),
+    (GatedRepo, "GatedRepo"),
 )
 
 

@@ -114,7 +114,7 @@ def lfs_batch(surface: Surface, request: Request, type: RepoType, owner: str, na
             "A batch may name {limit} objects.", hint="Ask for less at a time.", limit=_MAX_OBJECTS
         )
     upload = asked.operation == "upload"
-    get = surface.hub.get_repo_to_push if upload else surface.hub.get_repo
+    get = surface.hub.get_repo_to_push if upload else surface.hub.get_repo_to_open
     info = get(request.identity, f"{owner}/{name}", type)
     oids = [_check_oid(item.oid) for item in asked.objects]
     content = surface.hub.content
@@ -332,6 +332,9 @@ def lfs_get(
     state = surface.hub.content.large_states([oid]).get(oid)
     if state is None:
         raise entry_not_found(oid, "lfs")
+    if request.method == "GET":
+        caller = surface.accounts.by_key(request.query.get("k", ""))
+        surface.hub.gates.note_download(caller, info, "git-lfs", sha256=oid)
     file = StoredFile(oid, "", oid, state.size, oid, state.xet_hash)
     headers: Headers = [
         (b"content-type", b"application/octet-stream"),

@@ -161,7 +161,8 @@ def preview_file(
     revision: str = "main",
 ) -> Preview:
     """The first rows of a JSONL, JSON, CSV, TSV or Parquet file, or the beginning of a text."""
-    info = _find(hub, identity, repo_type, owner, name)
+    info = hub.get_repo_to_open(identity, f"{owner}/{name}", check_repo_type(repo_type))
+    hub.gates.note_download(identity, info, "preview", path=path)
     file = hub.find_file(info, check_path(path), revision)
     look = hub.preview(info, file)
     language = accepted_language(request.headers.get("accept-language"))
@@ -214,7 +215,8 @@ def get_commit(
     hub: Hub, identity: Identity, repo_type: str, owner: str, name: str, oid: str
 ) -> CommitDetails:
     """One commit: the files it changed, and the changed lines of small text files."""
-    info = _find(hub, identity, repo_type, owner, name)
+    info = hub.get_repo_to_open(identity, f"{owner}/{name}", check_repo_type(repo_type))
+    hub.gates.note_download(identity, info, "preview", commit=oid)
     found = hub.read_changes(info, oid)
     commit = found.commit
     return CommitDetails(
@@ -249,7 +251,8 @@ def compare_revisions(
 
     With `path`, that file alone, with up to 10,000 of its lines.
     """
-    info = _find(hub, identity, repo_type, owner, name)
+    info = hub.get_repo_to_open(identity, f"{owner}/{name}", check_repo_type(repo_type))
+    hub.gates.note_download(identity, info, "preview", range=f"{base}..{head}")
     base_oid, head_oid, found = hub.compare(info, base, head, since_parted=since_parted, path=path)
     return ComparedRevisions(
         base_oid=base_oid,

@@ -33,6 +33,8 @@ class Repo(Base):
     private: Mapped[bool] = mapped_column(default=False)
     gated: Mapped[str] = mapped_column(default="")
     """Empty, `auto` or `manual`."""
+    agree_since: Mapped[datetime | None] = mapped_column(default=None)
+    """Who agreed to the terms of the gate before this must agree again."""
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
     updated_at: Mapped[datetime] = mapped_column(default=utc_naive)
     head_oid: Mapped[str] = mapped_column(default="")

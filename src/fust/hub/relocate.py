@@ -11,6 +11,7 @@ from fust.accounts.service import Accounts
 from fust.core.ids import RepoType, new_id, split_repo_id
 from fust.core.locks import FileLock
 from fust.hub.errors import RepoExists
+from fust.hub.gates import Gates
 from fust.hub.git_store import GitStore
 from fust.hub.models import OldName, Repo, RepoFile
 from fust.hub.repos import Repos, to_info
@@ -22,11 +23,14 @@ from fust.store.outbox import emit
 class Relocation:
     """Moves and copies repos."""
 
-    def __init__(self, database: Database, accounts: Accounts, repos: Repos, git: GitStore) -> None:
+    def __init__(
+        self, database: Database, accounts: Accounts, repos: Repos, git: GitStore, gates: Gates
+    ) -> None:
         self._database = database
         self._accounts = accounts
         self._repos = repos
         self._git = git
+        self._gates = gates
 
     def move(self, identity: Identity, repo_type: RepoType, from_id: str, to_id: str) -> RepoInfo:
         """Gives a repo another name; requests for the old one are sent on until somebody takes that name.
@@ -95,15 +99,20 @@ class Relocation:
     ) -> RepoInfo:
         """Copies a repo with its branches and tags; large files are pointed to, not copied.
 
+        The copy of a gated repo is gated alike, and private unless the caller says otherwise.
+
         Raises:
             RepoExists: the name is taken.
+            GatedRepo: its files are not open to the caller.
             RepoNotFound, Unauthenticated, Denied: the caller may not read it or make the copy.
 
         """
         info = self._repos.get(identity, repo_type, from_id)
         self._accounts.require(identity, "write")
+        self._gates.check(identity, info)
         owner, name = self._target(identity, repo_type, to_id)
         key = f"{owner}/{name}".lower()
+        self._gates.note_download(identity, info, "copy", to=f"{owner}/{name}")
         with FileLock(self._git.root / ".create.lock"):
             with self._database.read() as session:
                 if session.scalars(select(Repo.id).where(Repo.type == repo_type, Repo.key == key)).first():
@@ -116,7 +125,7 @@ class Relocation:
                 row = Repo(id=new_id("r"), type=repo_type, key=key, owner=owner, name=name)
                 for column in _COPIED:
                     setattr(row, column, getattr(source, column))
-                row.private = source.private if private is None else private
+                row.private = (source.private or bool(source.gated)) if private is None else private
                 session.execute(delete(OldName).where(OldName.type == repo_type, OldName.key == key))
                 session.add(row)
                 session.flush()
@@ -138,6 +147,7 @@ class Relocation:
 
 
 _COPIED = (
+    "gated",
     "head_oid",
     "sums",
     "size_bytes",

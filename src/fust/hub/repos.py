@@ -39,6 +39,7 @@ def to_info(row: Repo) -> RepoInfo:
         name=row.name,
         private=row.private,
         gated=row.gated,
+        agree_since=row.agree_since,
         created_at=row.created_at,
         updated_at=row.updated_at,
         head_oid=row.head_oid,
@@ -221,8 +222,9 @@ class Repos:
         """Returns whether some repo whose files the caller may read holds a large file."""
         query = select(Repo.id).join(RepoFile, RepoFile.repo_id == Repo.id).where(RepoFile.sha256 == sha256)
         if not identity.is_admin:
-            is_open = and_(Repo.private.is_(False), Repo.gated == "")
-            query = query.where(or_(is_open, *_readable(identity)))
+            is_public = and_(Repo.private.is_(False), Repo.gated == "")
+            is_mine = [and_(Repo.gated == "", mine) for mine in _readable(identity)]
+            query = query.where(or_(is_public, *is_mine, *_readable(identity, "repo.open")))
         with self._database.read() as session:
             return session.scalars(query.limit(1)).first() is not None
 
@@ -361,11 +363,11 @@ class Repos:
             return [to_info(row) for row in session.scalars(select(Repo).where(Repo.pending))]
 
 
-def _readable(identity: Identity) -> list[ColumnElement[bool]]:
+def _readable(identity: Identity, action: Action = "repo.read") -> list[ColumnElement[bool]]:
     """Returns the conditions under which the caller sees private repos, as ``rights.may`` decides for one."""
     if identity.user is None:
         return []
-    owners = [owner for owner, role in identity.roles.items() if allows(role, "repo.read")]
+    owners = [owner for owner, role in identity.roles.items() if allows(role, action)]
     readable = func.lower(Repo.owner).in_([identity.user.lower(), *owners])
     if identity.grants is None:
         return [readable]

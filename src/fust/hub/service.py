@@ -22,6 +22,7 @@ from fust.core.errors import InvalidInput, NotOffered, Unauthenticated
 from fust.core.i18n import Language
 from fust.core.ids import RepoType
 from fust.core.settings import Settings
+from fust.hub.access_requests import AccessRequests
 from fust.hub.attributes import is_lfs
 from fust.hub.blobs import LocalBlobs
 from fust.hub.buckets import BucketInfo, Buckets
@@ -30,6 +31,7 @@ from fust.hub.commits import Committer, pointed_to
 from fust.hub.content import Content, upload_scope
 from fust.hub.discussions import Discussions
 from fust.hub.errors import BadHash, RepoExists, entry_not_found
+from fust.hub.gates import Gates
 from fust.hub.git_repo import CommitInfo, Entry, Ref
 from fust.hub.git_store import GitStore
 from fust.hub.history import CommitChanges, Comparison, compare, read_changes
@@ -83,16 +85,24 @@ class Hub:
         self.buckets = Buckets(database, accounts, settings.hub)
         accounts.users.count_repos = accounts.organisations.count_repos = self._count_of
         self.content = Content(database, self.git, self.blobs, self.cas, self.cache)
+        self.gates = Gates(
+            database, self.repos, self.git, self.content, accounts, settings.public_url.rstrip("/")
+        )
+        self.access = AccessRequests(database, self.repos, accounts, self.gates)
         self.ref_writer = RefWriter(database, self.repos, self.content)
         self.committer = Committer(self.content, self.ref_writer, settings)
         self.receiver = Receiver(settings.home / "git", self.content, self.ref_writer, settings.hub)
-        self.relocation = Relocation(database, accounts, self.repos, self.git)
+        self.relocation = Relocation(database, accounts, self.repos, self.git, self.gates)
         self.likes = Likes(database, self.repos, accounts)
         self.collections = Collections(database, self.repos, accounts)
         self.large_files = LargeFiles(database, self.repos, self.content, self.ref_writer)
-        self.discussions = Discussions(database, self.repos, self.content, self.ref_writer, accounts)
+        self.discussions = Discussions(
+            database, self.repos, self.content, self.ref_writer, accounts, self.gates
+        )
         self.locks = Locks(database, accounts)
-        self.webhooks = Webhooks(database, accounts, self.repos, settings.webhooks, settings.public_url)
+        self.webhooks = Webhooks(
+            database, accounts, self.repos, self.gates, settings.webhooks, settings.public_url
+        )
         self.refs = Refs(self.content, self.ref_writer, accounts)
         self.signer = Signer(accounts.signing_key())
         self._downloads: Counter[str] = Counter()
@@ -156,7 +166,7 @@ class Hub:
         return self.repos.find(identity, repo_type, repo_id)
 
     def get_repo(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo:
-        """Returns a repo that the caller may read, or raises RepoNotFound."""
+        """Returns a repo that the caller may see, or raises RepoNotFound; for its files: ``get_repo_to_open``."""
         return self.repos.get(identity, repo_type, repo_id)
 
     def get_repo_by_any_name(
@@ -169,6 +179,16 @@ class Hub:
                 return moved
         return self.repos.get(identity, repo_type, repo_id)
 
+    def get_repo_to_open(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo:
+        """Returns a repo whose files the caller may have, or raises RepoNotFound or GatedRepo.
+
+        Every way to bytes of a repo begins here; ``get_repo`` is for what is said of one. Bytes of a gated one are
+        noted with ``gates.note_download`` before they leave.
+        """
+        info = self.repos.get(identity, repo_type, repo_id)
+        self.gates.check(identity, info)
+        return info
+
     def get_repo_to_write(self, identity: Identity, repo_id: str, repo_type: RepoType = "model") -> RepoInfo:
         """Returns a repo that the caller may write to, or raises."""
         return self.repos.get_for(identity, "repo.push", repo_type, repo_id)
@@ -178,6 +198,7 @@ class Hub:
         info = self.repos.get(identity, repo_type, repo_id)
         if not self.discussions.has_open_request(identity, info):
             self._accounts.check(identity, "repo.push", info.repo_id, info.type)
+        self.gates.check(identity, info)
         return info
 
     def get_repo_to_commit(
@@ -206,6 +227,8 @@ class Hub:
         if info is None:
             return False
         if action == "repo.push" and upload_scope(identity, info.type, info.repo_id) != scope:
+            return False
+        if isinstance(info, RepoInfo) and not self.gates.opens(identity, info):
             return False
         if may(identity, action, info.repo_id, info.type, private=info.private):
             return True

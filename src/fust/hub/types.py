@@ -22,6 +22,8 @@ class RepoInfo:
     name: str
     private: bool
     gated: str
+    """Empty, `auto` or `manual`."""
+    agree_since: datetime | None
     created_at: datetime
     updated_at: datetime
     head_oid: str

@@ -51,7 +51,7 @@ def read_token(
     surface: Surface, request: Request, type: RepoType, owner: str, name: str, revision: str = "main"
 ) -> Reply:
     """`GET /api/{type}/{id}/xet-read-token/{revision}`."""
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     surface.hub.resolve_revision(info, revision)
     return give_token(surface, request, info, "read")
 
@@ -190,6 +190,10 @@ def reconstruct(surface: Surface, request: Request, version: str, hash: str, sco
     del scope
     said = _said(surface, request, "read")
     recipe = _readable(surface, said, _hash(hash))
+    info = surface.hub.repos.find_by_row_id(said.repo_id)
+    if info is not None:
+        caller = surface.accounts.by_key(said.key)
+        surface.hub.gates.note_download(caller, info, "xet", sha256=recipe.sha256)
     try:
         window = parse_range(request.headers.get("range"), recipe.size)
     except RangeError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from fust.accounts.rights import Identity
 from fust.core.errors import InvalidInput, NotFound, NotOffered
 from fust.core.units import show_size
 from fust.serve.notes import Note, note
@@ -43,6 +44,14 @@ class ModelFiles(Protocol):
 
     def is_private(self, repo_id: str) -> bool:
         """Returns whether only its owner may see the repo. Raises NotFound."""
+        ...
+
+    def is_gated(self, repo_id: str) -> bool:
+        """Returns whether its files open only to those who were let in. Raises NotFound."""
+        ...
+
+    def check_open(self, identity: Identity, repo_id: str) -> None:
+        """Raises Gated unless the caller, who may see the repo, may have its files."""
         ...
 
 

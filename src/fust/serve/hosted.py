@@ -77,6 +77,7 @@ class Hosted:
     used_s: float = field(default_factory=time.monotonic)
     tokens_per_s: float = 0.0
     private: bool = True
+    gated: bool = True
     visibility_s: float = -1e9
     dirty: bool = False
     """Whether `last_used_at` is newer than its row."""
@@ -120,7 +121,7 @@ class Hosted:
         return sum(running.memory_bytes or running.estimate_bytes for running in self.engines.values())
 
     def has_fresh_visibility(self) -> bool:
-        """Whether `private` was looked up within the last second."""
+        """Whether `private` and `gated` were looked up within the last second."""
         return time.monotonic() - self.visibility_s < _VISIBILITY_S
 
     def entry(self) -> ModelEntry:
@@ -137,6 +138,7 @@ class Hosted:
             owned_by=self.owner,
             repo_id=self.repo_id,
             private=self.private,
+            gated=self.gated,
             state=self.state,
             aliases=(self.alias,) if self.alias else (),
             context=ready.spec.context if ready else (facts.context_train if facts else 0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fust.accounts.rights import SYSTEM
+from fust.accounts.rights import SYSTEM, Identity
 from fust.hub.service import Hub
 from fust.serve.files import TreeFile
 
@@ -33,3 +33,11 @@ class HubFiles:
     def is_private(self, repo_id: str) -> bool:
         """See `ModelFiles.is_private`."""
         return self._hub.get_repo(SYSTEM, repo_id, "model").private
+
+    def is_gated(self, repo_id: str) -> bool:
+        """See `ModelFiles.is_gated`."""
+        return bool(self._hub.get_repo(SYSTEM, repo_id, "model").gated)
+
+    def check_open(self, identity: Identity, repo_id: str) -> None:
+        """See `ModelFiles.check_open`."""
+        self._hub.gates.check(identity, self._hub.get_repo(SYSTEM, repo_id, "model"))

@@ -169,6 +169,7 @@ class Serve:
         Raises:
             Unauthenticated, Denied: the key may not write.
             NotFound: no such repo, revision or file, or the caller may not read it.
+            Gated: the caller was not let in to its files.
             NotOffered, InvalidInput: nothing in it can be served, or nothing fits; says what to do.
             Conflict: the alias is another deployment's.
         """
@@ -178,6 +179,7 @@ class Serve:
         if not may(identity, "repo.read", repo_id, private=private):
             raise no_repo(repo_id)
         self._accounts.check_made_for(identity, repo_id)
+        self._files.check_open(identity, repo_id)
         commit = self._files.resolve_revision(repo_id, revision or "main")
         tree = self._files.list_files(repo_id, commit)
         model, reason = choose_file(repo_id, tree, file, self._keeper.room_bytes())
@@ -439,15 +441,15 @@ class Serve:
                 hosted.tokens_per_s = 0.7 * hosted.tokens_per_s + 0.3 * rate if hosted.tokens_per_s else rate
 
     def _refresh_visibility(self, hosted: Hosted) -> bool:
-        """Looks up whether the repo is private; returns False when the repo is gone."""
+        """Looks up whether the repo is private or gated; returns False when the repo is gone."""
         if hosted.has_fresh_visibility():
             return True
         try:
-            private = self._files.is_private(hosted.repo_id)
+            private, gated = self._files.is_private(hosted.repo_id), self._files.is_gated(hosted.repo_id)
         except NotFound:
             return False
         with self._lock:
-            hosted.private, hosted.visibility_s = private, time.monotonic()
+            hosted.private, hosted.gated, hosted.visibility_s = private, gated, time.monotonic()
         return True
 
 

@@ -51,6 +51,8 @@ class ModelEntry:
     """Owner of the repo: with `private`, who may know of it."""
     repo_id: str
     private: bool
+    gated: bool
+    """Used by those who were let in to the repo's files."""
     state: str
     aliases: tuple[str, ...] = ()
     context: int = 0

@@ -298,7 +298,7 @@ def _may_copy(surface: Surface, request: Request, line: CopyLine) -> bool:
     """Returns whether the caller reads the bytes where they are copied from.
 
     Raises:
-        RepoNotFound, BadHash: no such source, or it holds no such file.
+        RepoNotFound, GatedRepo, BadHash: no such source, or it holds no such file.
 
     """
     hub = surface.hub
@@ -307,7 +307,9 @@ def _may_copy(surface: Surface, request: Request, line: CopyLine) -> bool:
             source = hub.buckets.get(request.identity, line.sourceRepoId)
             held = hub.buckets.holds(source, line.xetHash) is not None
         else:
-            repo = hub.get_repo(request.identity, line.sourceRepoId, check_repo_type(line.sourceRepoType))
+            repo_type = check_repo_type(line.sourceRepoType)
+            repo = hub.get_repo_to_open(request.identity, line.sourceRepoId, repo_type)
+            hub.gates.note_download(request.identity, repo, "copy", xet_hash=line.xetHash)
             held = hub.content.points_to(repo, line.xetHash)
     except RepoNotFound:
         held = False

@@ -237,7 +237,8 @@ def compare(surface: Surface, request: Request, type: RepoType, owner: str, name
 
     With three dots, since they parted.
     """
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
+    surface.hub.gates.note_download(request.identity, info, "preview", range=range)
     dots = "..." if "..." in range else ".."
     base, _, head = range.partition(dots)
     old = surface.hub.resolve_revision(info, base or "main")

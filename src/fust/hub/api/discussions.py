@@ -86,7 +86,7 @@ def _draw(info: RepoInfo, talk: Talk) -> Json:
 
 def list_discussions(surface: Surface, request: Request, type: RepoType, owner: str, name: str) -> Reply:
     """`GET /api/{type}/{id}/discussions`, by `type`, `status`, `author` and `search`, page `p`."""
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     kind, status = request.query.get("type", "all"), request.query.get("status", "all")
     start = number(request.query.get("p"), 0, 0, 10**6) * _PAGE
     found, total = surface.hub.discussions.list(
@@ -105,7 +105,7 @@ def get_discussion(
     surface: Surface, request: Request, type: RepoType, owner: str, name: str, num: str
 ) -> Reply:
     """`GET /api/{type}/{id}/discussions/{num}`, with every event, and what a pull request changes."""
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     talk = surface.hub.discussions.get(info, _num(num))
     drawn = _draw(info, talk) | {"events": [_draw_event(event) for event in talk.events]}
     if talk.is_pull_request:
@@ -113,6 +113,7 @@ def get_discussion(
         drawn["changes"] = {"base": "refs/heads/main"} | ({"mergeCommitId": talk.merge_oid} if merged else {})
         drawn["filesWithConflicts"] = [] if merged else surface.hub.discussions.conflicts(info, talk.num)
         if request.flag("diff"):
+            surface.hub.gates.note_download(request.identity, info, "preview", discussion=num)
             drawn["diff"] = surface.hub.discussions.diff(info, talk.num)
     return json_reply(drawn)
 
@@ -127,7 +128,7 @@ def _num(text: str) -> int:
 def create_discussion(surface: Surface, request: Request, type: RepoType, owner: str, name: str) -> Reply:
     """`POST /api/{type}/{id}/discussions`: a discussion, or an empty pull request (a draft) to commit to."""
     asked = request.decode(NewDiscussion)
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     num = surface.hub.discussions.open(
         request.identity,
         info,
@@ -143,7 +144,7 @@ def create_discussion(surface: Surface, request: Request, type: RepoType, owner:
 def comment(surface: Surface, request: Request, type: RepoType, owner: str, name: str, num: str) -> Reply:
     """`POST /api/{type}/{id}/discussions/{num}/comment`."""
     asked = request.decode(Comment)
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     event = surface.hub.discussions.comment(request.identity, info, _num(num), asked.comment)
     return json_reply({"newMessage": _draw_event(event)})
 
@@ -151,7 +152,7 @@ def comment(surface: Surface, request: Request, type: RepoType, owner: str, name
 def set_title(surface: Surface, request: Request, type: RepoType, owner: str, name: str, num: str) -> Reply:
     """`POST /api/{type}/{id}/discussions/{num}/title`."""
     asked = request.decode(Title)
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     event = surface.hub.discussions.rename(request.identity, info, _num(num), asked.title)
     return json_reply({"newTitle": _draw_event(event)})
 
@@ -159,7 +160,7 @@ def set_title(surface: Surface, request: Request, type: RepoType, owner: str, na
 def set_status(surface: Surface, request: Request, type: RepoType, owner: str, name: str, num: str) -> Reply:
     """`POST /api/{type}/{id}/discussions/{num}/status`: `open` or `closed`."""
     asked = request.decode(Status)
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     event = surface.hub.discussions.set_status(
         request.identity, info, _num(num), asked.status, asked.comment or ""
     )
@@ -169,7 +170,7 @@ def set_status(surface: Surface, request: Request, type: RepoType, owner: str, n
 def merge(surface: Surface, request: Request, type: RepoType, owner: str, name: str, num: str) -> Reply:
     """`POST /api/{type}/{id}/discussions/{num}/merge`: one commit on `main`; 409 names the files in conflict."""
     asked = Comment() if request.body in (b"", b"null") else request.decode(Comment)
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     oid = surface.hub.discussions.merge(request.identity, info, _num(num), asked.comment)
     return json_reply({"success": True, "mergeCommitId": oid})
 
@@ -179,7 +180,7 @@ def edit_comment(
 ) -> Reply:
     """`POST /api/{type}/{id}/discussions/{num}/comment/{comment}/edit`."""
     asked = request.decode(Content)
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     event = surface.hub.discussions.edit(request.identity, info, _num(num), id, asked.content)
     return json_reply({"updatedComment": _draw_event(event)})
 
@@ -188,7 +189,7 @@ def hide_comment(
     surface: Surface, request: Request, type: RepoType, owner: str, name: str, num: str, id: str
 ) -> Reply:
     """`POST /api/{type}/{id}/discussions/{num}/comment/{comment}/hide`: for good, with its history."""
-    info = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     event = surface.hub.discussions.hide(request.identity, info, _num(num), id)
     return json_reply({"updatedComment": _draw_event(event)})
 

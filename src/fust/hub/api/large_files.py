@@ -88,11 +88,12 @@ def delete_lfs_files(surface: Surface, request: Request, type: RepoType, owner: 
 def duplicate_lfs_files(surface: Surface, request: Request, type: RepoType, owner: str, name: str) -> Reply:
     """`POST /api/{type}/{id}/lfs-files/duplicate`: lets another repo of the caller's point to this one's files."""
     asked = request.decode(DuplicateFiles)
-    source = surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+    source = surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     target = surface.hub.get_repo_to_write(
         request.identity, asked.target.name, check_repo_type(asked.target.type)
     )
     wanted = [file.sha256 for file in asked.files]
+    surface.hub.gates.note_download(request.identity, source, "copy", to=target.repo_id)
     lent = surface.hub.large_files.lend(source, target, wanted)
     failed = [{"sha256": sha, "error": "not a file of the source repo"} for sha in wanted if sha not in lent]
     return json_reply({"success": sorted(lent), "failed": failed})
@@ -106,7 +107,8 @@ def safetensors_metadata(
 ) -> Reply:
     """`GET /api/models/{id}/safetensors-metadata/{index}`: an index, and the header of each shard it names."""
     hub = surface.hub
-    info = hub.get_repo(request.identity, f"{owner}/{name}", type)
+    info = hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
+    hub.gates.note_download(request.identity, info, "preview", path=path)
     oid = hub.resolve_revision(info, request.query.get("revision", "main"))
     index: dict[str, Any] = {}
     if path.endswith(".json"):

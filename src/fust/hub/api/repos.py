@@ -6,7 +6,6 @@ from typing import Literal
 
 import msgspec
 
-from fust.core.errors import NotOffered
 from fust.core.ids import RepoType, check_repo_type
 from fust.hub.api.common import expanded, full_repo_id, page_url
 from fust.hub.api.properties import draw_property
@@ -44,6 +43,8 @@ class RepoSettings(msgspec.Struct):
     gated: Literal["auto", "manual", False] | None = None
     protectedBranches: list[str] | None = None
     """Fust's own: patterns of branches whose history nobody rewrites."""
+    askAgain: bool = False
+    """Fust's own: whoever was let in through the gate has to agree to its terms, as they are now, again."""
 
 
 def create_repo(surface: Surface, request: Request) -> Reply:
@@ -82,15 +83,15 @@ def update_settings(surface: Surface, request: Request, type: RepoType, owner: s
     private = asked.private
     if asked.visibility is not None:
         private = asked.visibility == "private"
-    if asked.gated:
-        raise NotOffered("Gated repos are not offered yet.", hint="Make the repo private instead.")
     updated = surface.hub.repos.update(
         request.identity,
         info,
         private=private,
-        gated="" if asked.gated is False else None,
+        gated="" if asked.gated is False else asked.gated,
         protected=asked.protectedBranches,
     )
+    if asked.askAgain:
+        updated = surface.hub.access.ask_again(request.identity, updated)
     return json_reply(
         {
             "private": updated.private,
@@ -135,7 +136,7 @@ def auth_check(
     if right == "write":
         surface.hub.get_repo_to_write(request.identity, f"{owner}/{name}", type)
     else:
-        surface.hub.get_repo(request.identity, f"{owner}/{name}", type)
+        surface.hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     return json_reply({"ok": True})
 
 

@@ -24,11 +24,13 @@ from fust.core.clock import utc_naive
 from fust.core.errors import Denied, FustError, InvalidInput, NotFound, NotOffered
 from fust.core.ids import REPO_TYPES, check_repo_type, new_id
 from fust.core.settings import WebhooksSettings
+from fust.hub.gates import Gates
 from fust.hub.guard import is_private
 from fust.hub.hooks.models import Webhook, WebhookDelivery
 from fust.hub.hooks.payload import VERSION, Happening, Payloads
 from fust.hub.hooks.send import Internal
 from fust.hub.repos import Repos
+from fust.hub.types import RepoInfo
 from fust.store.database import Database
 from fust.store.outbox import Outbox
 
@@ -93,12 +95,14 @@ class Webhooks:
         database: Database,
         accounts: Accounts,
         repos: Repos,
+        gates: Gates,
         settings: WebhooksSettings,
         public_url: str,
     ) -> None:
         self._database = database
         self._accounts = accounts
         self._repos = repos
+        self._gates = gates
         self._settings = settings
         self.internal = Internal(settings.internal_hosts)
         self.payloads = Payloads(database, accounts, public_url)
@@ -318,7 +322,13 @@ class Webhooks:
             WebhookDelivery.webhook_id == row.id, WebhookDelivery.event_id == event_id
         )
         if session.scalars(known).first() is not None or not self._may_hear(
-            session, row, happening.type, happening.repo_ids[0], private=happening.private
+            session,
+            row,
+            happening.type,
+            happening.repo_ids[0],
+            self._repos.find_by_row_id(happening.row_id),
+            private=happening.private,
+            scope=happening.scope,
         ):
             return 0
         waiting = select(func.count()).select_from(WebhookDelivery)
@@ -364,15 +374,28 @@ class Webhooks:
                     row.watched = [new if it == old else it for it in row.watched]
 
     def _may_hear(
-        self, session: Session, row: Webhook, repo_type: str, repo_id: str, *, private: bool
+        self,
+        session: Session,
+        row: Webhook,
+        repo_type: str,
+        repo_id: str,
+        info: RepoInfo | None,
+        *,
+        private: bool,
+        scope: str,
     ) -> bool:
-        """Returns whether a webhook's owner may see a repo as it is now."""
+        """Returns whether a webhook's owner may know of an event in a repo as it is now: before a gate, of no discussion.
+
+        ``info`` is None for a repo that is gone.
+        """
         user = session.get(User, row.user_id)
         if user is None or user.suspended:
             return False
         try:
             identity = self._accounts.of_run(user.name, Asked(by_admin=row.by_admin))
         except FustError:
+            return False
+        if scope.startswith("discussion") and info is not None and not self._gates.opens(identity, info):
             return False
         return may(identity, "repo.read", repo_id, repo_type, private=private)
 
@@ -419,7 +442,9 @@ class Webhooks:
         """Returns what is to be sent; None, and nothing is kept of it, when its owner may no longer see the repo."""
         info = self._repos.find_by_row_id(row.repo_row)
         repo_id, private = (info.repo_id, info.private) if info else (row.repo_id, row.private)
-        if row.payload is None or not self._may_hear(session, hook, row.type, repo_id, private=private):
+        if row.payload is None or not self._may_hear(
+            session, hook, row.type, repo_id, info, private=private, scope=row.scope
+        ):
             session.execute(
                 update(WebhookDelivery)
                 .where(WebhookDelivery.id == row.id)

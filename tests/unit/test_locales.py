@@ -27,6 +27,8 @@ TEMPLATES = {
     "_say_wait": (1,),
     "progress": (3,),
     "Finding": (2, 3),
+    "Reason": (1,),
+    "Reasoned": (2,),
 }
 
 

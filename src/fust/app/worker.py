@@ -20,7 +20,13 @@ def _pull_owner(context: JobContext) -> object:
     return run_pull_owner(context)
 
 
-KINDS: dict[str, JobFunction] = {"pull": _pull, "pull_owner": _pull_owner}
+def _tune(context: JobContext) -> object:
+    from fust.tune.job import run_tune
+
+    return run_tune(context)
+
+
+KINDS: dict[str, JobFunction] = {"pull": _pull, "pull_owner": _pull_owner, "tune": _tune}
 
 
 def main() -> int:

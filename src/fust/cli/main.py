@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("fust.cli.serve:serve", "Make a model answer at the API."),
     "ps": ("fust.cli.serve:ps", "List the models that are served."),
     "stop": ("fust.cli.serve:stop", "Take a model off the API."),
+    "tune": ("fust.cli.tune:tune", "Make a model yours with rows of your own."),
     "jobs": ("fust.cli.jobs:jobs", "List runs, follow one or cancel it."),
     "tokens": ("fust.cli.tokens:tokens", "List, make and revoke your keys."),
     "backup": ("fust.cli.keep:backup", "Copy the home to a folder, while it is in use."),

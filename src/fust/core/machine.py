@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,3 +77,22 @@ def _quota_cores() -> int | None:
         return max(1, int(quota) // int(period))
     except (OSError, ValueError):
         return None
+
+
+def processor_flags() -> frozenset[str]:
+    """Returns what the processor can do, by the names of /proc/cpuinfo; empty where that is not told."""
+    return frozenset(_cpuinfo("flags").split() or _cpuinfo("Features").split())
+
+
+def processor_name() -> str:
+    """Returns the processor's name as it gives it, or its architecture."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    lines = (line.partition(":") for line in text.splitlines())
+    return next((value.strip() for name, _, value in lines if name.strip() == key), "")

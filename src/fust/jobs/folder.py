@@ -107,7 +107,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
         message = fill(self.template, dict(self.params), language) if self.template else ""
         if self.kind == "log":
             return LogLine(message, self.at, self.data)
-        return Progress(self.done, self.total, self.unit, message, self.rate, self.eta_s)
+        return Progress(self.done, self.total, self.unit, message, self.rate, self.eta_s, self.data)
 
 
 class RunFolder:

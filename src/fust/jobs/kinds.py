@@ -27,3 +27,9 @@ class Kind:
     """Whether a run that was killed is started again and continues."""
     max_attempts: int = 3
     """Processes that a resumable run gets before it counts as failed."""
+    memory_of: Callable[[dict[str, Any]], int] | None = None
+    """Memory for given params, where runs of the kind differ; else ``memory_bytes`` holds for all."""
+
+    def memory_for(self, params: dict[str, Any]) -> int:
+        """Returns the memory that a run with these params takes at most."""
+        return self.memory_of(params) if self.memory_of else self.memory_bytes

@@ -64,12 +64,13 @@ class Jobs:
             )
         checked = kind.prepare(identity, params)
         budget = budget_of(self._settings)
-        if kind.memory_bytes > budget.memory_bytes:
+        memory_bytes = kind.memory_for(checked)
+        if memory_bytes > budget.memory_bytes:
             raise InvalidInput(
                 "A run of kind {kind} takes {needed}, and runs may take {allowed} together.",
                 hint="Raise the setting jobs.memory_bytes, or use a machine with more memory.",
                 kind=kind_name,
-                needed=show_size(kind.memory_bytes),
+                needed=show_size(memory_bytes),
                 allowed=show_size(budget.memory_bytes),
             )
         row = RunRow(
@@ -78,7 +79,7 @@ class Jobs:
             owner=identity.user,
             state="queued",
             params=put_asked(checked, Asked.of(identity)),
-            memory_bytes=kind.memory_bytes,
+            memory_bytes=memory_bytes,
             cores=min(kind.cores, budget.cores),
         )
         with self._database.write() as session:

@@ -61,6 +61,7 @@ class JobContext:
         /,
         *,
         now: bool = False,
+        data: dict[str, Any] | None = None,
         **params: object,
     ) -> None:
         """Says how far the run is; written at most four times a second, unless ``now`` or at the end."""
@@ -81,6 +82,7 @@ class JobContext:
                 unit,
                 rate,
                 eta_s and round(eta_s, 1),
+                data or {},
             )
         )
 

@@ -21,6 +21,8 @@ class Progress(msgspec.Struct):
     rate: float | None = None
     """Units a second."""
     eta_s: float | None = None
+    data: dict[str, Any] = {}
+    """Figures of the moment, such as the loss of a tuning step."""
 
 
 class RunError(msgspec.Struct):

@@ -262,7 +262,7 @@ class PullRepo:
             if waiting:
                 done = before + fetcher.done_bytes
                 context.progress(
-                    done, total, "bytes", "{source} asks us to wait {span}.", now=False, **waiting
+                    done, total, "bytes", "{source} asks us to wait {span}.", now=False, data=None, **waiting
                 )
             else:
                 done = min(before + fetcher.done_bytes, total)

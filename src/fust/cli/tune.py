@@ -1,0 +1,208 @@
+"""`fust tune`: make an open model yours, with rows of your own."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fust.cli.context import CLI, pass_cli
+from fust.cli.show import example, follow, raise_if_failed, table
+from fust.client import Client
+from fust.core.errors import InvalidInput
+from fust.core.i18n import t
+from fust.core.units import show_size, show_span
+from fust.wire.runs import Run
+
+_REPO = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@click.command(
+    help=t(
+        "Tune a model of the hub on rows of your own. What you do not say follows from model, data and machine, and is "
+        "shown with its reason. The result goes into the hub, with a card written from the record."
+    ),
+    epilog=example(
+        "fust tune Qwen/Qwen3-0.6B --data rows.jsonl --to me/helper --dry-run",
+        "fust tune Qwen/Qwen3-0.6B --data rows.jsonl --to me/helper --budget 30m",
+    ),
+)
+@click.argument("base", metavar="BASE")
+@click.option(
+    "--data",
+    required=True,
+    metavar="DATASET",
+    help=t("A data set of the hub, or a file or folder here, which is pushed."),
+)
+@click.option("--to", required=True, metavar="OWNER/NAME", help=t("Repo for the result."))
+@click.option(
+    "--method",
+    type=click.Choice(["lora", "full", "continue"]),
+    help=t(
+        "lora (a small adapter), full (all weights), or continue (documents instead of questions and answers)."
+    ),
+)
+@click.option("--budget", metavar="SPAN", help=t("Time to train at most, such as 30m."))
+@click.option(
+    "--recipe", metavar="FILE", type=click.Path(path_type=Path), help=t("TOML file with the fields of --set.")
+)
+@click.option(
+    "--set",
+    "fields",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help=t("Decide something yourself, such as epochs=2, learning_rate=1e-4, lora_rank=8, steps, seed."),
+)
+@click.option("--dry-run", is_flag=True, help=t("Say what would be done, and what it takes; train nothing."))
+@click.option("-d", "--detach", is_flag=True, help=t("Do not wait; `fust jobs` shows how far it is."))
+@pass_cli
+def tune(
+    cli: CLI,
+    base: str,
+    data: str,
+    to: str,
+    method: str | None,
+    budget: str | None,
+    recipe: Path | None,
+    fields: tuple[str, ...],
+    dry_run: bool,
+    detach: bool,
+) -> None:
+    """Queues a tuning and shows it until its end."""
+    client = cli.client()
+    params: dict[str, Any] = {**(_read_recipe(recipe) if recipe else {}), **_read_fields(fields)}
+    params |= {key: value for key, value in (("method", method), ("budget", budget)) if value}
+    params |= {"base": base, "to": to, "data": _push_data(cli, client, data, to), "dry_run": dry_run}
+    run = client.create_run("tune", params)
+    if detach:
+        cli.result(run, t("Run {id} is queued. See it with `fust jobs {id} --follow`.", id=run.id))
+        return
+    run = raise_if_failed(follow(client, run.id, quiet=cli.json))
+    cli.result(run, _plan(run) if dry_run else _outcome(run))
+
+
+def _push_data(cli: CLI, client: Client, data: str, to: str) -> str:
+    """Returns the data set's name; a file or folder here becomes a private one beside the result."""
+    path = Path(data)
+    if not path.exists():
+        if _REPO.fullmatch(data):
+            return data
+        raise InvalidInput("There is no file or folder {path}.", hint="Check the path.", path=data)
+    repo_id = f"{to}-data"
+    client.upload(
+        path, repo_id, repo_type="dataset", message=f"Rows to tune {to}", private=True, path_in_repo=""
+    )
+    if not cli.json:
+        click.echo(t("{path} is in data set {repo_id}.", path=path, repo_id=repo_id), err=True)
+    return repo_id
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput("{path} cannot be read ({reason}).", path=path, reason=str(error)[:200]) from None
+
+
+def _read_fields(fields: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in fields:
+        name, equals, value = field.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.UsageError(t("--set takes NAME=VALUE, not {value!r}.", value=field[:50]))
+        try:
+            found |= tomllib.loads(f"{name} = {value}")
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
+
+
+def _plan(run: Run) -> str:
+    """Draws what a dry run found."""
+    result = run.result or {}
+    report, forecast = result["report"], result["forecast"]
+    reasons = [[r["name"], r["value"], t(r["why"], **r["params"])] for r in result["reasons"]]
+    lines = [*_rows(report), "", table([t("what"), t("value"), t("because")], reasons), ""]
+    lines.append(
+        t(
+            "{steps} steps of {step_s} s: {span}, {memory}, {core_hours} core hours.",
+            steps=result["recipe"]["steps"],
+            step_s=f"{forecast['step_s']:.2f}",
+            span=show_span(forecast["time_s"]),
+            memory=show_size(forecast["memory_bytes"]),
+            core_hours=f"{forecast['core_hours']:.2f}",
+        )
+    )
+    lines.append(
+        t(
+            "{share} less work than training such a model from nothing (6 N D with D = 20 N tokens).",
+            share=f"{forecast['saving']:.3%}",
+        )
+    )
+    for view in result["preview"][:1]:
+        lines += ["", t("The first sample; what is learned is in brackets:"), _marked(view)]
+    return "\n".join(lines)
+
+
+def _rows(report: dict[str, Any]) -> list[str]:
+    lines = [
+        t(
+            "{rows} rows ({format}): {kept} to train on, {held_out} held out.",
+            rows=report["rows"],
+            format=report["format"],
+            kept=report["kept"],
+            held_out=report["held_out"],
+        ),
+        t(
+            "{tokens} tokens in {samples} samples, {share} of them learned.",
+            tokens=report["tokens"],
+            samples=report["samples"],
+            share=f"{report['learned_tokens'] / max(1, report['tokens']):.0%}",
+        ),
+    ]
+    for drop in report["dropped"]:
+        named = ", ".join(drop["rows"][:3]) + (", …" if drop["count"] > 3 else "")
+        lines.append("  " + t(drop["template"], count=drop["count"], rows=named, detail=drop["detail"]))
+    if report["endless"]:
+        lines.append(
+            t("The chat template ends {count} answers with no token of its own.", count=report["endless"])
+        )
+    if report["end_is_padding"]:
+        lines.append(t("The end token is also the padding token; it is learned all the same."))
+    return lines
+
+
+def _marked(view: dict[str, Any]) -> str:
+    """Returns a sample's text with what is learned in brackets."""
+    text, inside = "", False
+    for token, learned in zip(view["tokens"], view["learned"], strict=True):
+        if learned != inside:
+            text += "⟦" if learned else "⟧"
+            inside = learned
+        text += token
+    return text + ("⟧" if inside else "") + (" …" if view["more"] else "")
+
+
+def _outcome(run: Run) -> str:
+    result = run.result or {}
+    trained, recipe = result["trained"], result["recipe"]
+    before, after = trained["first_held_out_loss"], trained["held_out_loss"]
+    lines = [
+        t(
+            "{repo_id} is in the hub: {steps} steps, {span}, loss {loss}.",
+            repo_id=result["repo_id"],
+            steps=trained["steps"],
+            span=show_span(trained["spent_s"]),
+            loss=f"{trained['loss']:.4f}",
+        )
+    ]
+    if before is not None and after is not None:
+        lines.append(
+            t("Held-out loss: {before} before, {after} after.", before=f"{before:.4f}", after=f"{after:.4f}")
+        )
+    if recipe["method"] == "lora":
+        lines.append(t("It is an adapter of {base}.", base=recipe["base"]))
+    return "\n".join(lines)

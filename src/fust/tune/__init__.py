@@ -1,0 +1,1 @@
+"""Tuning: rows and a base model in, an adapter or new weights in the hub out."""

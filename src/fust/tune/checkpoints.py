@@ -1,0 +1,157 @@
+"""Checkpoints that are whole or not there: written beside, hashed, synced, then renamed; read only when every hash fits.
+
+checkpoints/step-000120/    weights.safetensors, optimizer.safetensors, state.json
+                            manifest.json: size and SHA-256 of each, written last
+"""
+
+# torch, transformers and peft type their functions only in part.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+
+from fust.core.files import fsync_folder, full_disk_is_clear
+
+_KEPT = 2
+_MANIFEST = "manifest.json"
+Tensors = dict[str, torch.Tensor]
+
+
+class State(msgspec.Struct):
+    """What a run knows besides its tensors. The order of the rows and all random numbers follow from ``step``."""
+
+    step: int = 0
+    tokens: int = 0
+    """Read so far, padding not counted."""
+    learned_tokens: int = 0
+    spent_s: float = 0.0
+    """Of training, over all attempts."""
+    mean_loss: float = 0.0
+    """Moving average of the loss; 0 before the first step."""
+    best_loss: float = 0.0
+    first_held_out_loss: float | None = None
+    """Before the first step."""
+    held_out_loss: float | None = None
+    rate_scale: float = 1.0
+    """Of the learning rate; halved by a roll-back."""
+    rolled_back_at: int = 0
+    """Step at which the loss broke and the run went back; 0: it did not."""
+
+
+class _File(msgspec.Struct):
+    size_bytes: int
+    sha256: str
+
+
+class _Manifest(msgspec.Struct):
+    step: int
+    recipe: str
+    files: dict[str, _File]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint whose hashes were checked."""
+
+    path: Path
+    state: State
+
+    def weights(self) -> Tensors:
+        """Returns the tensors that are trained."""
+        return load_file(self.path / "weights.safetensors")
+
+    def optimizer(self) -> Tensors:
+        """Returns the optimizer's tensors."""
+        return load_file(self.path / "optimizer.safetensors")
+
+
+def save_checkpoint(
+    folder: Path, recipe_key: str, weights: Mapping[str, torch.Tensor], optimizer: Tensors, state: State
+) -> Path:
+    """Writes a checkpoint, and then removes all but the newest two.
+
+    Raises:
+        StorageFull: no room; what was there before is untouched.
+
+    """
+    final = folder / f"step-{state.step:08d}"
+    part = final.with_suffix(".tmp")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with full_disk_is_clear(folder):
+            part.mkdir(parents=True)
+            save_file(dict(weights), part / "weights.safetensors")
+            save_file(optimizer, part / "optimizer.safetensors")
+            (part / "state.json").write_bytes(msgspec.json.encode(state))
+            files = {path.name: _seal(path) for path in sorted(part.iterdir())}
+            (part / _MANIFEST).write_bytes(msgspec.json.encode(_Manifest(state.step, recipe_key, files)))
+            _seal(part / _MANIFEST)
+            fsync_folder(part)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    _put(part, final)
+    fsync_folder(folder)
+    for old in _folders(folder)[_KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def find_checkpoint(folder: Path, recipe_key: str) -> tuple[Checkpoint | None, list[str]]:
+    """Returns the newest whole checkpoint of a recipe, and the names of newer ones that are damaged."""
+    damaged: list[str] = []
+    for path in _folders(folder):
+        state = _read(path, recipe_key)
+        if state is not None:
+            return Checkpoint(path, state), damaged
+        damaged.append(path.name)
+    return None, damaged
+
+
+def _put(part: Path, final: Path) -> None:
+    """Renames; where a checkpoint of the same step is in the way (after a roll-back) it makes room first."""
+    if final.exists():
+        old = final.with_suffix(".old")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+        part.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        part.rename(final)
+
+
+def _seal(path: Path) -> _File:
+    """Brings a file to the disk and returns its size and hash."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+        os.fsync(file.fileno())
+        return _File(file.tell(), digest.hexdigest())
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Returns checkpoint folders, newest first."""
+    return sorted((path for path in folder.glob("step-*") if not path.suffix), reverse=True)
+
+
+def _read(path: Path, recipe_key: str) -> State | None:
+    try:
+        manifest = msgspec.json.decode((path / _MANIFEST).read_bytes(), type=_Manifest)
+        if manifest.recipe != recipe_key or any(
+            _seal(path / name) != file for name, file in manifest.files.items()
+        ):
+            return None
+        return msgspec.json.decode((path / "state.json").read_bytes(), type=State)
+    except (OSError, msgspec.MsgspecError):
+        return None

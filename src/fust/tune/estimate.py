@@ -1,0 +1,45 @@
+"""What a run will take, before it runs: memory from the shape of the model, work from its size. Needs no torch."""
+
+from __future__ import annotations
+
+from fust.tune.base import BaseConfig
+from fust.tune.recipe import Method
+
+PROCESS_BYTES = 700 * 10**6
+"""Python, torch, transformers and their threads."""
+_PASS_TOKENS = 2048
+_HEAD_VALUES = 2**26
+TOKENS_PER_PARAMETER = 20
+"""Training from scratch reads so many tokens for each parameter (Hoffmann et al. 2022, arXiv 2203.15556)."""
+
+
+def memory_needed(
+    config: BaseConfig, parameters: int, method: Method, pass_tokens: int = _PASS_TOKENS
+) -> int:
+    """Returns bytes that a run takes at most: the process, the weights, what belongs to them, one pass's activations.
+
+    It errs on the large side by up to two times; a dry run measures.
+    """
+    if method == "lora":
+        weights = parameters * (4 if parameters <= 300_000_000 else 2) + parameters * 2
+        adapter = (
+            config.num_hidden_layers * 16 * 7 * 2 * max(config.hidden_size, config.intermediate_size) // 2
+        )
+        trained = adapter * 16
+    else:
+        weights = parameters * 6  # fp32, and the copy in bf16 of the moment
+        trained = parameters * 12  # gradient and two moments
+    layer = config.hidden_size * 24 + config.intermediate_size * 10
+    activations = pass_tokens * config.num_hidden_layers * layer * 2
+    head = min(pass_tokens * max(1, config.vocab_size), _HEAD_VALUES) * 4 * 3
+    return PROCESS_BYTES + weights + trained + activations + head
+
+
+def training_flops(parameters: int, tokens: int, method: Method) -> float:
+    """Returns floating-point operations: 6 for each parameter and token, 4 where weights get no gradient (LoRA)."""
+    return (4.0 if method == "lora" else 6.0) * parameters * tokens
+
+
+def flops_from_scratch(parameters: int) -> float:
+    """Returns the operations of training such a model from nothing: 6 N D, with D = 20 N tokens."""
+    return 6.0 * parameters * (TOKENS_PER_PARAMETER * parameters)

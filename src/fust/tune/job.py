@@ -1,0 +1,130 @@
+"""The kind of run `tune`: who may ask for it, and what its process does, from names in the hub to a new repo there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fust.accounts.rights import Identity
+from fust.accounts.service import Accounts
+from fust.core.errors import InvalidInput, NotOffered
+from fust.core.ids import split_repo_id
+from fust.core.machine import physical_cores
+from fust.hub.service import Hub
+from fust.hub.types import RepoInfo
+from fust.jobs.kinds import Kind
+from fust.jobs.worker import JobContext
+from fust.tune.base import read_config, wanted_files
+from fust.tune.estimate import memory_needed
+from fust.tune.files import is_data
+from fust.tune.recipe import Wish, longest_sample, parse_span
+
+if TYPE_CHECKING:
+    from fust.tune.run import TuneResult
+
+_MAX_CONFIG_BYTES = 1_000_000
+
+
+def tune_kind(hub: Hub, accounts: Accounts) -> Kind:
+    """Returns the kind `tune` for ``Jobs.register``."""
+
+    def prepare(identity: Identity, params: dict[str, Any]) -> dict[str, Any]:
+        wish = read_wish(params)
+        check_installed()
+        accounts.require(identity, "write")
+        split_repo_id(wish.to)
+        accounts.check(identity, "repo.create", wish.to, "model")
+        base = hub.get_repo(identity, wish.base, "model")
+        data = hub.get_repo(identity, wish.data, "dataset")
+        # Both are taken as they are now: what is pushed to them while the run waits or works changes nothing.
+        base_oid, data_oid = (
+            hub.resolve_revision(base, wish.revision),
+            hub.resolve_revision(data, wish.data_revision),
+        )
+        names = [entry.path for entry in hub.list_tree(base, base_oid, recursive=True) if not entry.is_folder]
+        wanted_files(names, wish.base)
+        if not any(is_data(entry.path) for entry in hub.list_tree(data, data_oid, recursive=True)):
+            raise InvalidInput(
+                "{repo_id} holds no file of rows.",
+                hint="Push files that end in .jsonl, .json, .csv, .tsv, .parquet or .txt.",
+                repo_id=wish.data,
+            )
+        pinned = msgspec.structs.replace(
+            wish, base=base.repo_id, data=data.repo_id, revision=base_oid, data_revision=data_oid
+        )
+        return msgspec.to_builtins(pinned) | {"memory_bytes": _memory(hub, base, base_oid, wish)}
+
+    return Kind(
+        "tune",
+        "Tune {base} on {data}",
+        prepare,
+        memory_bytes=2 * 10**9,
+        cores=physical_cores(),
+        resumable=True,
+        max_attempts=50,
+        memory_of=lambda params: int(params["memory_bytes"]),
+    )
+
+
+def read_wish(params: dict[str, Any]) -> Wish:
+    """Returns what was asked.
+
+    Raises:
+        InvalidInput: a field that there is not, or a value that does not fit.
+
+    """
+    try:
+        wish = msgspec.convert({key: value for key, value in params.items() if key != "memory_bytes"}, Wish)
+    except msgspec.ValidationError as error:
+        raise InvalidInput("The params of the tuning are not valid: {reason}.", reason=error) from None
+    if wish.budget:
+        parse_span(wish.budget)
+    if wish.epochs is not None and not 0 < wish.epochs <= 1000:
+        raise InvalidInput("epochs is {value}, and goes from 0 to 1000.", value=wish.epochs)
+    return wish
+
+
+def check_installed() -> None:
+    """Raises NotOffered when the packages for tuning are not here."""
+    missing = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotOffered(
+            "Tuning needs {packages}, which is not installed.",
+            hint="Install it: pip install 'fust[tune]'",
+            packages=", ".join(missing),
+        )
+
+
+def _memory(hub: Hub, base: RepoInfo, revision: str, wish: Wish) -> int:
+    config = read_config(
+        hub.read_file(base, "config.json", revision, limit_bytes=_MAX_CONFIG_BYTES), wish.base
+    )
+    longest_sample(config, wish)  # refuses a length that the base cannot take
+    stored = sum(
+        entry.size or 0
+        for entry in hub.list_tree(base, revision)
+        if entry.path.endswith(".safetensors") and not entry.is_folder
+    )
+    width = 4 if (config.dtype or config.torch_dtype) == "float32" else 2
+    return memory_needed(config, stored // width, wish.method)
+
+
+# At work
+
+
+def run_tune(context: JobContext) -> TuneResult:
+    """The function of the kind `tune`."""
+    # Set before torch is imported anywhere: no program of this process asks a hub for anything.
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        TOKENIZERS_PARALLELISM="true",
+    )
+    check_installed()
+    from fust.tune.run import Run
+
+    return Run(context, read_wish(context.params)).run()

@@ -1,0 +1,332 @@
+"""Rows of files into token ids on the disk, told apart into what is trained on and what is held out.
+
+Everything here is a pure function of the files, the tokenizer and the wish, so a run that was killed makes the same
+again; a folder with a manifest is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fust.core.errors import InvalidInput
+from fust.core.files import fsync_folder, full_disk_is_clear, write_atomic
+from fust.tune.files import DataFile, RawRow, choose_files, iter_rows
+from fust.tune.masks import Marked, Masker, Sample
+from fust.tune.report import DataReport, Tally
+from fust.tune.rows import Chat, Completion, Example, Format, Pair, Unusable, detect, read_example
+
+_AT_ONCE = 512
+"""Rows that are tokenised together."""
+_SHOWN_SAMPLES = 4
+_SHOWN_TOKENS = 600
+_FEW_BYTES = 2_000
+"""Of so little data nothing is held out."""
+
+Tell = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DataWish:
+    """What is to be made of the rows."""
+
+    max_tokens: int
+    """Longer samples are left out; documents are cut into pieces of it."""
+    held_out_share: float = 0.05
+    documents: bool = False
+    """Whether rows are documents, all of which is learned."""
+
+
+class SampleView(msgspec.Struct):
+    """A sample as it can be looked at: each token's text, and whether it is learned."""
+
+    tokens: list[str]
+    learned: list[bool]
+    more: bool
+    """Whether it has more tokens than are shown."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """Samples on the disk."""
+
+    folder: Path
+    report: DataReport
+    lengths: npt.NDArray[np.int64]
+    held_out: npt.NDArray[np.bool_]
+    _starts: npt.NDArray[np.int64]
+    _ids: npt.NDArray[np.uint32]
+    _learned: npt.NDArray[np.uint8]
+
+    @classmethod
+    def open(cls, folder: Path) -> Prepared:
+        """Opens a prepared folder; raises FileNotFoundError when there is none."""
+        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=DataReport)
+        table = np.fromfile(folder / "samples.bin", np.int64).reshape(-1, 2)
+        lengths = table[:, 0]
+        ids = np.memmap(folder / "ids.bin", np.uint32, "r")
+        learned = np.memmap(folder / "learned.bin", np.uint8, "r")
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return cls(folder, manifest, lengths, table[:, 1].astype(bool), starts, ids, learned)
+
+    def sample(self, number: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+        """Returns the ids of a sample, and for each 1 when it is learned."""
+        place = slice(int(self._starts[number]), int(self._starts[number + 1]))
+        return self._ids[place], self._learned[place]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A row on its way: its marked texts, and where it goes."""
+
+    place: str
+    marked: list[Marked]
+    held_out: bool
+    asks: bool
+    """Whether some of it is a question, which must not be learned."""
+
+
+@dataclass(slots=True)
+class _Sorting:
+    """Tells repeated rows, and decides by a hash of the question what is held out."""
+
+    share: float
+    has_own: bool
+    """Whether the data has a held-out file of its own; then nothing else is held out."""
+    tally: Tally
+    seen: set[bytes] = field(default_factory=lambda: set[bytes]())
+    held_questions: set[bytes] = field(default_factory=lambda: set[bytes]())
+    key: bytes = b""
+    """Of all rows that were read, in their order."""
+
+    def place(self, row: RawRow, example: Chat | Completion, part: str | None) -> bool:
+        """Returns whether a row is held out.
+
+        Raises:
+            Unusable: it was there before, or its question is among the held-out ones of a file of their own.
+
+        """
+        raw = msgspec.json.encode(row.values, order="deterministic")
+        whole = hashlib.sha256(raw).digest()
+        if whole in self.seen:
+            raise Unusable("twice")
+        self.seen.add(whole)
+        self.key = hashlib.sha256(self.key + whole).digest()
+        question = hashlib.sha256(_question(example).encode()).digest()
+        if self.has_own:
+            if part == "held_out":
+                self.held_questions.add(question)
+                return True
+            if question in self.held_questions:
+                raise Unusable("leaked")
+            return False
+        return int.from_bytes(question[:8], "big") / 2**64 < self.share
+
+
+def prepare(
+    files: Sequence[DataFile], masker: Masker, wish: DataWish, folder: Path, tell: Tell = lambda _: None
+) -> Prepared:
+    """Reads, marks, tokenises and stores the rows; ``tell`` hears how many rows were read.
+
+    Raises:
+        InvalidInput: rows are of a format that the base does not take.
+        StorageFull: no room.
+
+    """
+    chosen = choose_files(files)
+    if wish.held_out_share and sum(file.path.stat().st_size for file in chosen) < _FEW_BYTES:
+        wish = replace(wish, held_out_share=0.0)
+    part = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    work = _Work(masker, wish, chosen)
+    with full_disk_is_clear(part):
+        report = work.write(part, tell)
+        for name in ("ids.bin", "learned.bin", "samples.bin"):
+            _sync(part / name)
+    write_atomic(part / "manifest.json", msgspec.json.encode(report))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    fsync_folder(folder.parent)
+    return Prepared.open(folder)
+
+
+class _Work:
+    """One pass over the files."""
+
+    def __init__(self, masker: Masker, wish: DataWish, files: Sequence[DataFile]) -> None:
+        self._masker = masker
+        self._wish = wish
+        # Held-out files first: then a training row whose question stands in one of them is seen.
+        self._files = sorted(files, key=lambda file: (file.part != "held_out", file.name))
+        self._tally = Tally()
+        has_own = any(file.part == "held_out" for file in files) and any(f.part != "held_out" for f in files)
+        self._sorting = _Sorting(wish.held_out_share, has_own, self._tally)
+        self._formats: dict[str, int] = {}
+        self._rows = 0
+        self._sums = {"kept": 0, "held_out": 0, "tokens": 0, "learned": 0, "longest": 0, "samples": 0}
+
+    def write(self, folder: Path, tell: Tell) -> DataReport:
+        """Writes the samples and returns what became of the rows."""
+        kept = self._kept(tell)
+        with (
+            (folder / "ids.bin").open("wb") as ids,
+            (folder / "learned.bin").open("wb") as learned,
+            (folder / "samples.bin").open("wb") as table,
+        ):
+            while rows := list(islice(kept, _AT_ONCE)):
+                for sample, held_out in self._samples(rows):
+                    np.asarray(sample.ids, np.uint32).tofile(ids)
+                    np.asarray(sample.learned, np.uint8).tofile(learned)
+                    np.asarray([len(sample.ids), held_out], np.int64).tofile(table)
+        return self._report()
+
+    def _kept(self, tell: Tell) -> Iterator[_Kept]:
+        """Yields the rows that can be used, marked."""
+        for file in self._files:
+            format: Format | None = None
+            for row in iter_rows(file):
+                self._rows += 1
+                tell(self._rows)
+                place = f"{row.file}:{row.number}"
+                try:
+                    if row.wrong:
+                        raise Unusable(row.wrong)
+                    format = format if format and _has(row, format) else detect(row.values)
+                    if format is None:
+                        raise Unusable("unknown_columns", ", ".join(sorted(row.values))[:200])
+                    kept = self._mark(row, format, file.part, place)
+                except Unusable as reason:
+                    self._tally.drop(reason.code, place, reason.detail)
+                    continue
+                self._formats[format] = self._formats.get(format, 0) + 1
+                yield kept
+
+    def _mark(self, row: RawRow, format: Format, part: str | None, place: str) -> _Kept:
+        example = read_example(
+            row.values, format, chat=self._masker.has_template and not self._wish.documents
+        )
+        example = self._suited(example, format)
+        held_out = self._sorting.place(row, example, part)
+        asks = isinstance(example, Chat) or bool(example.prompt)
+        return _Kept(place, self._masker.mark(example), held_out, asks)
+
+    def _suited(self, example: Example, format: Format) -> Chat | Completion:
+        """Returns the example as the method takes it."""
+        if isinstance(example, Pair):
+            example = example.chosen
+        if self._wish.documents and isinstance(example, Completion):
+            return Completion("", example.prompt + example.completion)
+        if isinstance(example, Chat) and not self._masker.has_template:
+            raise InvalidInput(
+                "The rows are conversations ({format}), and the base model has no chat template.",
+                hint="Tune its chat or instruct version, or give rows with `prompt` and `completion`.",
+                code="no_chat_template",
+                format=format,
+            )
+        return example
+
+    def _samples(self, rows: Iterable[_Kept]) -> Iterator[tuple[Sample, bool]]:
+        """Yields the samples of rows; a row goes as a whole or not at all."""
+        listed = list(rows)
+        samples = iter(self._masker.encode([marked for row in listed for marked in row.marked]))
+        for row in listed:
+            mine = [next(samples) for _ in row.marked]
+            if not row.asks:
+                mine = [piece for sample in mine for piece in self._cut(sample)]
+            wrong = self._wrong(row, mine)
+            if wrong:
+                self._tally.drop(wrong, row.place)
+                continue
+            self._count(row, mine)
+            for sample in mine:
+                yield sample, row.held_out
+
+    def _cut(self, sample: Sample) -> list[Sample]:
+        """Returns a document in pieces that fit; each overlaps the one before by its last token, so none is unlearned."""
+        size = self._wish.max_tokens
+        if len(sample.ids) <= size:
+            return [sample]
+        starts = range(0, len(sample.ids) - 1, size - 1)
+        return [Sample(sample.ids[i : i + size], sample.learned[i : i + size]) for i in starts]
+
+    def _wrong(self, row: _Kept, samples: Sequence[Sample]) -> str:
+        if any(len(sample.ids) > self._wish.max_tokens for sample in samples):
+            return "too_long"
+        if not all(any(sample.learned[1:]) for sample in samples):
+            return "nothing_learned"
+        if row.asks and any(all(sample.learned) for sample in samples):
+            return "all_learned"
+        return ""
+
+    def _count(self, row: _Kept, samples: Sequence[Sample]) -> None:
+        sums = self._sums
+        sums["held_out" if row.held_out else "kept"] += 1
+        sums["longest"] = max(sums["longest"], *(len(sample.ids) for sample in samples))
+        if not row.held_out:
+            sums["samples"] += len(samples)
+            sums["tokens"] += sum(len(sample.ids) for sample in samples)
+            sums["learned"] += sum(sum(sample.learned[1:]) for sample in samples)
+
+    def _report(self) -> DataReport:
+        sums, masker = self._sums, self._masker
+        return DataReport(
+            format=", ".join(sorted(self._formats, key=lambda name: -self._formats[name])),
+            files=[file.name for file in self._files],
+            rows=self._rows,
+            kept=sums["kept"],
+            held_out=sums["held_out"],
+            dropped=self._tally.drawn(),
+            samples=sums["samples"],
+            tokens=sums["tokens"],
+            learned_tokens=sums["learned"],
+            longest=sums["longest"],
+            rewritten=masker.rewritten,
+            endless=masker.endless,
+            end_is_padding=masker.end_is_padding,
+            key=self._sorting.key.hex(),
+        )
+
+
+def view_samples(prepared: Prepared, decode: Callable[[int], str]) -> list[SampleView]:
+    """Returns the first samples with every token's text and mask."""
+    views: list[SampleView] = []
+    for number in range(min(_SHOWN_SAMPLES, len(prepared.lengths))):
+        ids, learned = prepared.sample(number)
+        shown = ids[:_SHOWN_TOKENS]
+        views.append(
+            SampleView(
+                [decode(int(i)) for i in shown],
+                [bool(flag) for flag in learned[:_SHOWN_TOKENS]],
+                len(ids) > len(shown),
+            )
+        )
+    return views
+
+
+def _question(example: Chat | Completion) -> str:
+    """Returns what is asked, in a form in which trifles do not count; two rows with one question go to one side."""
+    if isinstance(example, Completion):
+        text = example.prompt or example.completion
+    else:
+        first = next((m.content for m in example.messages if m.role == "user"), "")
+        text = first or example.messages[0].content
+    return " ".join(text.casefold().split())
+
+
+def _has(row: RawRow, format: Format) -> bool:
+    return detect(row.values) == format
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

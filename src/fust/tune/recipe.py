@@ -1,0 +1,264 @@
+"""The recipe of a run: what a person asks (few dials), and what follows from model, data and machine, with reasons."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from fust.core.errors import InvalidInput
+from fust.core.units import show_span
+from fust.tune.base import Base, BaseConfig
+from fust.tune.report import DataReport
+
+Method = Literal["lora", "full", "continue"]
+Precision = Literal["bf16", "fp32"]
+
+_SPAN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*$")
+_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_MAX_EPOCHS = 10.0
+_PASS_TOKENS = 2048
+"""Token places that are computed at once; more are quicker by little and take more memory."""
+
+
+class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What a person asks. None: derived."""
+
+    base: str
+    data: str
+    to: str
+    method: Method = "lora"
+    revision: str = "main"
+    """Of the base."""
+    data_revision: str = "main"
+    budget: str = ""
+    """Time to train, such as `30m`; empty: a number of epochs that suits the data."""
+    dry_run: bool = False
+    steps: int | None = None
+    epochs: float | None = None
+    learning_rate: float | None = None
+    lora_rank: int | None = None
+    row_tokens: int | None = None
+    step_tokens: int | None = None
+    precision: Precision | None = None
+    seed: int = 1455
+    private: bool | None = None
+
+    @property
+    def budget_s(self) -> float | None:
+        """Returns the budget in seconds, or None."""
+        return parse_span(self.budget) if self.budget else None
+
+
+class Reasoned(msgspec.Struct, frozen=True):
+    """A value of the recipe and why it is so; ``why`` is a template."""
+
+    name: str
+    value: str
+    why: str
+    params: dict[str, str | int | float] = {}
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides the weights; stored whole with the run and with what came of it."""
+
+    method: Method
+    base: str
+    base_revision: str
+    data: str
+    data_revision: str
+    data_key: str
+    seed: int
+    precision: Precision
+    threads: int
+    row_tokens: int
+    rows_per_pass: int
+    passes_per_step: int
+    """Gradients of so many passes make one step."""
+    steps: int
+    warmup_steps: int
+    learning_rate: float
+    weight_decay: float
+    betas: tuple[float, float]
+    clip_norm: float
+    lora_rank: int
+    lora_alpha: int
+    checkpointing: bool
+    """Whether activations are computed twice to save memory."""
+    evaluate_every: int
+    versions: dict[str, str]
+
+    @property
+    def rows_per_step(self) -> int:
+        """Returns the rows that one step learns from."""
+        return self.rows_per_pass * self.passes_per_step
+
+    @property
+    def step_tokens(self) -> int:
+        """Returns the token places of one step, padding included."""
+        return self.rows_per_step * self.row_tokens
+
+
+@dataclass(slots=True)
+class Planned:
+    """A recipe with the reasons of its values; ``steps`` may be cut to a budget once the speed is known."""
+
+    recipe: Recipe
+    reasons: list[Reasoned]
+
+
+def parse_span(text: str) -> float:
+    """Returns seconds for `45s`, `30m`, `2h`.
+
+    Raises:
+        InvalidInput: not of that form.
+
+    """
+    match = _SPAN.match(text)
+    if not match or not float(match[1]):
+        raise InvalidInput(
+            "{value!r} is not a span of time.", hint="Write it like 45s, 30m or 2h.", value=text[:50]
+        )
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def longest_sample(config: BaseConfig, wish: Wish) -> int:
+    """Returns how many tokens a sample may have."""
+    most = min(config.max_position_embeddings, 4096)
+    if wish.row_tokens is None:
+        return min(most, 2048)
+    if not 16 <= wish.row_tokens <= config.max_position_embeddings:
+        raise InvalidInput(
+            "row_tokens is {value}, and the base takes 16 to {most}.",
+            value=wish.row_tokens,
+            most=config.max_position_embeddings,
+        )
+    return wish.row_tokens
+
+
+def derive(
+    wish: Wish,
+    base: Base,
+    report: DataReport,
+    packed_rows: int,
+    row_tokens: int,
+    *,
+    base_revision: str,
+    data_revision: str,
+    precision: Reasoned,
+    threads: int,
+    versions: dict[str, str],
+) -> Planned:
+    """Returns the recipe for what was asked; everything that was not asked follows from model, data and machine."""
+    why: list[Reasoned] = []
+
+    why.append(precision)
+    why.append(
+        Reasoned(
+            "row_tokens",
+            str(row_tokens),
+            "The longest sample has {longest} tokens.",
+            {"longest": report.longest},
+        )
+    )
+    per_pass, passes = _rows(wish, packed_rows, row_tokens)
+    step_tokens = per_pass * passes * row_tokens
+    why.append(
+        Reasoned(
+            "step_tokens", str(step_tokens), "{rows} rows of packed samples in all.", {"rows": packed_rows}
+        )
+    )
+    per_epoch = max(1, math.ceil(packed_rows / (per_pass * passes)))
+    steps = _steps(wish, report, per_epoch, why)
+    rate = wish.learning_rate or _rate(wish.method, base.parameters)
+    if wish.learning_rate is None:
+        why.append(
+            Reasoned(
+                "learning_rate",
+                f"{rate:.2g}",
+                "{method} with {parameters} million parameters; smaller models take larger steps.",
+                {"method": wish.method, "parameters": round(base.parameters / 1e6, 1)},
+            )
+        )
+    rank = wish.lora_rank or 16
+    recipe = Recipe(
+        method=wish.method,
+        base=wish.base,
+        base_revision=base_revision,
+        data=wish.data,
+        data_revision=data_revision,
+        data_key=report.key,
+        seed=wish.seed,
+        precision="bf16" if precision.value == "bf16" else "fp32",
+        threads=threads,
+        row_tokens=row_tokens,
+        rows_per_pass=per_pass,
+        passes_per_step=passes,
+        steps=steps,
+        warmup_steps=max(1, min(100, steps // 20)),
+        learning_rate=rate,
+        weight_decay=0.0 if wish.method == "lora" else 0.01,
+        betas=(0.9, 0.999),
+        clip_norm=1.0,
+        lora_rank=rank if wish.method == "lora" else 0,
+        lora_alpha=2 * rank if wish.method == "lora" else 0,
+        checkpointing=False,
+        evaluate_every=max(1, steps // 8),
+        versions=versions,
+    )
+    return Planned(recipe, why)
+
+
+def within_budget(planned: Planned, wish: Wish, step_s: float, spent_s: float) -> Planned:
+    """Returns the plan with as many steps as the budget leaves time for, at the speed that was measured."""
+    budget_s = wish.budget_s
+    recipe = planned.recipe
+    if budget_s is None or wish.steps is not None:
+        return planned
+    left_s = (budget_s - spent_s) * 0.92  # evaluations, checkpoints and the upload take the rest
+    steps = max(1, min(recipe.steps, int(left_s / step_s)))
+    reason = Reasoned(
+        "steps",
+        str(steps),
+        "{budget} leave time for {fitting} steps of {span}; more than {epochs} epochs would be learned by heart.",
+        {
+            "budget": show_span(budget_s),
+            "fitting": max(1, int(left_s / step_s)),
+            "span": f"{step_s:.2f} s",
+            "epochs": int(_MAX_EPOCHS),
+        },
+    )
+    cut = msgspec.structs.replace(
+        recipe,
+        steps=steps,
+        warmup_steps=max(1, min(100, steps // 20)),
+        evaluate_every=max(1, steps // 8),
+    )
+    return Planned(cut, [*[r for r in planned.reasons if r.name not in ("steps", "epochs")], reason])
+
+
+def _rows(wish: Wish, packed_rows: int, row_tokens: int) -> tuple[int, int]:
+    """Returns rows in a pass and passes in a step: about 20 steps an epoch, 512 to 32,768 token places a step."""
+    wanted = wish.step_tokens or min(32_768, max(512, packed_rows * row_tokens // 20))
+    rows = max(1, min(packed_rows, round(wanted / row_tokens)))
+    per_pass = max(1, min(rows, _PASS_TOKENS // row_tokens))
+    return per_pass, math.ceil(rows / per_pass)
+
+
+def _steps(wish: Wish, report: DataReport, per_epoch: int, why: list[Reasoned]) -> int:
+    if wish.steps is not None:
+        return max(1, wish.steps)
+    epochs = wish.epochs
+    if epochs is None:
+        epochs = _MAX_EPOCHS if wish.budget else 3.0 if report.kept < 5_000 else 1.0
+        why.append(Reasoned("epochs", f"{epochs:g}", "{rows} rows to train on.", {"rows": report.kept}))
+    return max(1, round(per_epoch * epochs))
+
+
+def _rate(method: Method, parameters: int) -> float:
+    """Returns the peak learning rate: 2e-4 for LoRA and 2e-5 for all weights at a billion parameters, more below."""
+    at_a_billion = 2e-4 if method == "lora" else 2e-5
+    return at_a_billion * min(10.0, max(0.5, (1e9 / max(1, parameters)) ** 0.4))

@@ -1,0 +1,435 @@
+"""The process of a tuning run: files out of the hub, rows to samples, a plan, the training, and a new repo.
+
+Each stage leaves its result in the run's folder and is skipped when it is there already, so a run that was killed goes
+on where it was.
+
+work/base/  work/rows/      the files, linked from the hub
+work/data/                  samples (`fust.tune.prepare`)
+work/recipe.json            what was decided, with reasons, before the first step
+work/checkpoints/           see `fust.tune.checkpoints`
+work/log.jsonl              a line for each step
+work/out/                   what goes into the hub
+"""
+
+# torch, transformers and peft type their functions only in part.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import msgspec
+
+from fust.accounts.service import Accounts
+from fust.core.errors import InvalidInput
+from fust.core.files import write_atomic
+from fust.core.machine import processor_flags, processor_name
+from fust.core.units import show_size, show_span
+from fust.hub.cards import parse_card
+from fust.hub.service import Hub
+from fust.hub.types import RepoInfo
+from fust.jobs.worker import JobContext, RunCancelled
+from fust.store.database import Database
+from fust.tune.base import Base, check_vocabulary, is_tokenizer_file, read_base, wanted_files
+from fust.tune.card import write_card
+from fust.tune.estimate import flops_from_scratch, training_flops
+from fust.tune.files import DataFile, is_data
+from fust.tune.masks import Masker, Tokenizer
+from fust.tune.prepare import DataWish, Prepared, SampleView, prepare, view_samples
+from fust.tune.progress import Point, Trained
+from fust.tune.recipe import Planned, Reasoned, Recipe, Wish, derive, longest_sample, within_budget
+from fust.tune.report import DataReport
+
+_HELD_OUT_SHARE = 0.05
+_HELD_OUT_BYTES = 1_000_000
+"""Of larger data a smaller share is held out."""
+_POINTS_SHOWN = 1000
+
+
+class Forecast(msgspec.Struct):
+    """What the run takes, measured on this machine with the real rows."""
+
+    step_s: float
+    time_s: float
+    memory_bytes: int
+    core_hours: float
+    flops: float
+    from_scratch_flops: float
+    """6 N D with D = 20 N tokens (Hoffmann et al. 2022)."""
+    saving: float
+    """1 - flops / from_scratch_flops."""
+
+
+class TuneResult(msgspec.Struct):
+    """What a run found out, and what came of it; ``repo_id`` is empty after a dry run."""
+
+    repo_id: str
+    revision: str
+    recipe: Recipe
+    reasons: list[Reasoned]
+    report: DataReport
+    preview: list[SampleView]
+    forecast: Forecast | None = None
+    trained: Trained | None = None
+    weights_sha256: str = ""
+    files: list[str] = []
+
+
+class _Decided(msgspec.Struct):
+    """What `recipe.json` of the work folder holds."""
+
+    recipe: Recipe
+    reasons: list[Reasoned]
+    forecast: Forecast
+
+
+class Run:
+    """One run, as its process does it."""
+
+    def __init__(self, context: JobContext, wish: Wish) -> None:
+        self._context = context
+        self._wish = wish
+        self._work = context.work
+        self._began = time.monotonic()
+        self._stopping = False
+        self._log = (self._work / "log.jsonl").open("ab", buffering=0)
+
+    def run(self) -> TuneResult:
+        """Does it.
+
+        Raises:
+            FustError: the base, the data or the machine do not allow it.
+
+        """
+        database = Database(self._context.settings.database_url)
+        try:
+            accounts = Accounts(database, self._context.settings)
+            self._hub = Hub(database, accounts, self._context.settings)
+            self._accounts = accounts
+            return self._run()
+        finally:
+            self._log.close()
+            database.close()
+
+    def _run(self) -> TuneResult:
+        from fust.tune.train import Batches, Training, Tuned, keep_malloc_pages, set_up_torch
+
+        keep_malloc_pages()
+        context, wish = self._context, self._wish
+        identity = self._accounts.of_run(context.spec.owner, context.spec.asked)
+        base_repo = self._hub.get_repo(identity, wish.base, "model")
+        context.progress(0, 0, "", "Fetching {repo_id}", now=True, repo_id=wish.base)
+        base = self._fetch_base(base_repo)
+        tokenizer = _load_tokenizer(base.folder, wish.base)
+        prepared = self._prepare(base, tokenizer)
+        check_vocabulary(base, wish.base, _highest(prepared))
+        self._check_rows(prepared.report)
+        preview = view_samples(prepared, lambda i: cast(Any, tokenizer).decode([i]))
+        row_tokens = _row_tokens(prepared, wish)
+        batches = Batches(prepared, row_tokens)
+        decided = self._decided()
+        recipe = (
+            decided.recipe if decided else self._derive(base, prepared, len(batches.train), row_tokens).recipe
+        )
+        set_up_torch(recipe)
+        context.progress(0, 0, "", "Loading {repo_id}", now=True, repo_id=wish.base)
+        tuned = Tuned(recipe, base.folder)
+        if decided is None:
+            planned = self._derive(base, prepared, len(batches.train), row_tokens)
+            context.progress(0, 0, "", "Measuring the speed", now=True)
+            step_s = Training(tuned, recipe, "", batches, self._work / "checkpoints", self).measure()
+            planned = within_budget(planned, wish, step_s, time.monotonic() - self._began)
+            forecast = _forecast(planned.recipe, base, prepared.report, len(batches.train), step_s)
+            decided = _Decided(planned.recipe, planned.reasons, forecast)
+            write_atomic(self._work / "recipe.json", msgspec.json.encode(decided))
+            self._say_plan(decided, prepared.report)
+        recipe = decided.recipe
+        result = TuneResult("", "", recipe, decided.reasons, prepared.report, preview, decided.forecast)
+        if wish.dry_run:
+            shutil.rmtree(self._work, ignore_errors=True)
+            return result
+        context.too_late_to_cancel = True  # from here on an end is heard between two steps
+        signal.signal(signal.SIGTERM, self._hear_stop)
+        key = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
+        training = Training(tuned, recipe, key, batches, self._work / "checkpoints", self)
+        self._trim_log()
+        trained = training.run()
+        if not trained.finished:
+            raise RunCancelled
+        result.trained = trained
+        self._publish(tuned, base, base_repo, result)
+        return result
+
+    # Stages
+
+    def _fetch_base(self, repo: RepoInfo) -> Base:
+        oid = self._wish.revision
+        entries = self._hub.list_tree(repo, oid, recursive=True)
+        names = wanted_files([entry.path for entry in entries if not entry.is_folder], self._wish.base)
+        folder = self._work / "base"
+        if not (self._work / "base.whole").exists():
+            self._link(repo, oid, names, folder)
+            (self._work / "base.whole").touch()
+        return read_base(folder, self._wish.base)
+
+    def _link(self, repo: RepoInfo, oid: str, names: list[str], folder: Path) -> None:
+        """Makes a folder of files of a revision: by links, so that what the hub drops meanwhile stays for the run."""
+        shutil.rmtree(folder, ignore_errors=True)
+        for name in names:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source = self._hub.content.materialise(repo, self._hub.find_file(repo, name, oid))
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copyfile(source, target)
+
+    def _prepare(self, base: Base, tokenizer: Tokenizer) -> Prepared:
+        folder = self._work / "data"
+        if (folder / "manifest.json").exists():
+            return Prepared.open(folder)
+        identity = self._accounts.of_run(self._context.spec.owner, self._context.spec.asked)
+        repo = self._hub.get_repo(identity, self._wish.data, "dataset")
+        entries = self._hub.list_tree(repo, self._wish.data_revision, recursive=True)
+        names = [entry.path for entry in entries if not entry.is_folder and is_data(entry.path)]
+        self._link(repo, self._wish.data_revision, names, self._work / "rows")
+        files = [DataFile(name, self._work / "rows" / name) for name in names]
+        size = sum(file.path.stat().st_size for file in files)
+        wish = DataWish(
+            longest_sample(base.config, self._wish),
+            _HELD_OUT_SHARE * min(1.0, _HELD_OUT_BYTES / max(1, size)),
+            self._wish.method == "continue",
+        )
+
+        def tell(rows: int) -> None:
+            self._context.progress(rows, 0, "items", "Reading rows: {rows}", rows=rows)
+
+        return prepare(files, Masker(tokenizer), wish, folder, tell)
+
+    def _check_rows(self, report: DataReport) -> None:
+        """Says which rows are left out and why; raises InvalidInput when none are left."""
+        for drop in report.dropped:
+            self._context.say(
+                drop.template, data={"code": drop.code, "rows": list(drop.rows)}, **drop.fields()
+            )
+        if not report.kept:
+            raise InvalidInput(
+                "None of the {rows} rows can be trained on.",
+                hint="The lines above say why, row by row.",
+                code="nothing_to_train_on",
+                rows=report.rows,
+            )
+
+    def _decided(self) -> _Decided | None:
+        try:
+            return msgspec.json.decode((self._work / "recipe.json").read_bytes(), type=_Decided)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+
+    def _derive(self, base: Base, prepared: Prepared, packed_rows: int, row_tokens: int) -> Planned:
+        wish = self._wish
+        return derive(
+            wish,
+            base,
+            prepared.report,
+            packed_rows,
+            row_tokens,
+            base_revision=wish.revision,
+            data_revision=wish.data_revision,
+            precision=choose_precision(wish),
+            threads=self._context.spec.cores,
+            versions={
+                name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "fust")
+            }
+            | {"python": platform.python_version()},
+        )
+
+    def _say_plan(self, decided: _Decided, report: DataReport) -> None:
+        say = self._context.say
+        say(
+            "{kept} rows to train on, {held_out} held out, {dropped} left out; {tokens} tokens, {share} learned.",
+            kept=report.kept,
+            held_out=report.held_out,
+            dropped=sum(drop.count for drop in report.dropped),
+            tokens=report.tokens,
+            share=f"{report.learned_share:.0%}",
+        )
+        forecast = decided.forecast
+        say(
+            "{steps} steps of {step_s}: {span}, {memory}.",
+            data={"plan": msgspec.to_builtins(decided), "report": msgspec.to_builtins(report)},
+            steps=decided.recipe.steps,
+            step_s=f"{forecast.step_s:.2f} s",
+            span=show_span(forecast.time_s),
+            memory=show_size(forecast.memory_bytes),
+        )
+
+    # As the watcher of the training
+
+    def point(self, point: Point, steps: int) -> None:
+        """Writes a step to the log and to those who follow."""
+        self._log.write(msgspec.json.encode(point) + b"\n")
+        is_shown = point.step % max(1, steps // _POINTS_SHOWN) == 0 or point.held_out_loss is not None
+        self._context.progress(
+            point.step,
+            steps,
+            "steps",
+            "Loss {loss}, {speed} tokens/s",
+            now=is_shown,
+            data=msgspec.to_builtins(point),
+            loss=f"{point.loss:.4f}",
+            speed=f"{point.tokens_per_s:.0f}",
+        )
+
+    def say(self, template: str, /, **params: object) -> None:
+        """Hands a sentence on."""
+        self._context.say(template, data=None, **params)
+
+    def wants_to_stop(self) -> bool:
+        """Returns whether somebody asked for the end."""
+        return self._stopping
+
+    def _hear_stop(self, _: int, __: FrameType | None) -> None:
+        self._stopping = True
+
+    def _trim_log(self) -> None:
+        """Takes the log back to whole lines: a killed attempt may have left half of one."""
+        path = self._work / "log.jsonl"
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(path, whole)
+
+    def _points(self) -> list[Point]:
+        """Returns every step once: what an attempt did again counts as it was done last."""
+        found: dict[int, Point] = {}
+        for line in (self._work / "log.jsonl").read_bytes().splitlines():
+            point = msgspec.json.decode(line, type=Point)
+            found[point.step] = point
+        return [found[step] for step in sorted(found)]
+
+    # Into the hub
+
+    def _publish(self, tuned: Any, base: Base, base_repo: RepoInfo, result: TuneResult) -> None:
+        context, wish, recipe = self._context, self._wish, result.recipe
+        context.progress(recipe.steps, recipe.steps, "steps", "Writing {repo_id}", now=True, repo_id=wish.to)
+        out = self._work / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        tuned.write(out)
+        for path in base.folder.iterdir():
+            if is_tokenizer_file(path.name) or (
+                recipe.method != "lora" and path.name == "generation_config.json"
+            ):
+                shutil.copyfile(path, out / path.name)  # unchanged, byte by byte
+        result.weights_sha256 = _hash_weights(out)
+        points = self._points()
+        (out / "training_log.jsonl").write_bytes(b"".join(msgspec.json.encode(p) + b"\n" for p in points))
+        (out / "recipe.json").write_bytes(msgspec.json.format(msgspec.json.encode(recipe)))
+        front = self._hub.read_card(base_repo, wish.revision)
+        card = parse_card(front) if front else None
+        (out / "README.md").write_text(
+            write_card(
+                wish.to,
+                recipe,
+                result.report,
+                cast("Trained", result.trained),
+                points,
+                result.reasons,
+                licence=card.licence if card else "",
+                languages=card.languages if card else [],
+                hardware=f"{processor_name()}, {recipe.threads} threads, {recipe.precision}",
+                weights_sha256=result.weights_sha256,
+            ),
+            encoding="utf-8",
+        )
+        identity = self._accounts.of_run(context.spec.owner, context.spec.asked)
+        private = wish.private if wish.private is not None else base_repo.private
+        self._hub.create_repo(identity, wish.to, "model", private=private, exist_ok=True)
+        files = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
+        message = f"Tuned {recipe.base} on {recipe.data}"
+        result.revision = self._hub.import_files(identity, wish.to, "model", files, message=message)
+        result.repo_id, result.files = wish.to, sorted(files)
+        for name in ("base", "rows", "out", "data"):
+            shutil.rmtree(self._work / name, ignore_errors=True)
+        (self._work / "base.whole").unlink(missing_ok=True)
+
+
+def choose_precision(wish: Wish) -> Reasoned:
+    """Returns the precision of matrix products, and why."""
+    if wish.precision:
+        return Reasoned("precision", wish.precision, "As asked.")
+    if processor_flags() & {"avx512_bf16", "amx_bf16"}:
+        return Reasoned(
+            "precision",
+            "bf16",
+            "This processor multiplies bf16 in hardware; the sums and the weights that learn stay fp32.",
+        )
+    return Reasoned("precision", "fp32", "This processor has no instructions for bf16.")
+
+
+def _load_tokenizer(folder: Path, repo_id: str) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # files of strangers: every kind of error comes out of them
+        raise InvalidInput(
+            "The tokenizer of {repo_id} cannot be read ({reason}).",
+            repo_id=repo_id,
+            reason=f"{type(error).__name__}: {error}"[:200],
+        ) from None
+    if not tokenizer.is_fast:
+        raise InvalidInput(
+            "The tokenizer of {repo_id} does not tell where in the text its tokens are.",
+            hint="One with a tokenizer.json does.",
+            repo_id=repo_id,
+        )
+    return cast("Tokenizer", tokenizer)
+
+
+def _row_tokens(prepared: Prepared, wish: Wish) -> int:
+    """Returns the length of a row: that of the longest sample, rounded up, and at least 256."""
+    if wish.row_tokens is not None:
+        return wish.row_tokens
+    longest = int(prepared.lengths.max()) - 1
+    return max(256, (longest + 63) // 64 * 64)
+
+
+def _highest(prepared: Prepared) -> int:
+    return max(int(prepared.sample(i)[0].max()) for i in range(len(prepared.lengths)))
+
+
+def _forecast(recipe: Recipe, base: Base, report: DataReport, packed_rows: int, step_s: float) -> Forecast:
+    tokens = report.tokens * recipe.steps * recipe.rows_per_step // packed_rows
+    flops = training_flops(base.parameters, tokens, recipe.method)
+    scratch = flops_from_scratch(base.parameters)
+    time_s = step_s * recipe.steps * 1.03
+    return Forecast(
+        step_s,
+        time_s,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        time_s * recipe.threads / 3600,
+        flops,
+        scratch,
+        1 - flops / scratch,
+    )
+
+
+def _hash_weights(folder: Path) -> str:
+    """Returns the SHA-256 over all weight files in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,197 @@
+"""`fust tune` on a real server: rows in, an adapter or weights in the hub out, which peft and transformers load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunningFust, start_fust
+from tests.support.tiny_bases import write_base, write_rows
+
+pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is deprecated:FutureWarning"
+)  # peft and transformers, of one another
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFust]:
+    """A server with a base and rows; one core, so that two busy cores are not waited for."""
+    folder = tmp_path_factory.mktemp("tune")
+    running = start_fust(folder / "home", jobs__cores=1)
+    running.cli("push", str(write_base(folder / "base")), "admin/base")
+    running.cli("push", str(write_rows(folder / "rows.jsonl")), "admin/rows", "--type", "dataset")
+    yield running
+    running.stop()
+
+
+def tune(house: RunningFust, *arguments: str) -> dict:
+    done = house.cli("--json", "tune", "admin/base", *arguments, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return json.loads(done.stdout)["result"]
+
+
+def fetch(house: RunningFust, repo_id: str, folder: Path) -> Path:
+    """Downloads a repo as a user's own program would."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repo_id, endpoint=house.url, token=house.token, local_dir=folder / repo_id))
+
+
+def last_run(house: RunningFust) -> dict:
+    return json.loads(house.request("GET", "/fust/v1/runs?limit=1")[2])["items"][0]
+
+
+def test_a_dry_run_says_what_would_be_done_and_trains_nothing(house):
+    done = house.cli(
+        "tune", "admin/base", "--data", "admin/rows", "--to", "admin/none", "--dry-run", "--budget", "2h"
+    ).stdout
+    assert "60 rows (messages)" in done
+    assert "⟦moon moon it is.<|im_end|>⟧" in done
+    assert "less work than training such a model from nothing" in done
+    result = last_run(house)["result"]
+    forecast, report = result["forecast"], result["report"]
+    assert result["repo_id"] == "" and forecast["memory_bytes"] > 10**8 and forecast["step_s"] > 0
+    assert report["kept"] + report["held_out"] == 60
+    assert 0.2 < report["learned_tokens"] / report["tokens"] < 0.5
+    steps = {r["name"]: r for r in result["reasons"]}["steps"]
+    assert result["recipe"]["steps"] == int(steps["value"])
+    assert "2 h" in steps["why"].format(**steps["params"])
+    assert house.request("GET", "/api/models/admin/none")[0] == 404
+
+
+def test_an_adapter_that_peft_loads_and_that_learned(house, tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    result = tune(
+        house,
+        "--data",
+        "admin/rows",
+        "--to",
+        "admin/lora",
+        "--set",
+        "steps=40",
+        "--set",
+        "learning_rate=0.01",
+    )
+    trained = result["trained"]
+    assert trained["steps"] == 40
+    assert trained["held_out_loss"] < trained["first_held_out_loss"] - 0.5
+    base, adapter = fetch(house, "admin/base", tmp_path), fetch(house, "admin/lora", tmp_path)
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == result["weights_sha256"]
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (adapter / name).read_bytes() == (base / name).read_bytes()
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    assert model.peft_config["default"].base_model_name_or_path == "admin/base"
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Say moon 0"}], tokenize=False, add_generation_prompt=True
+    )
+    ids = torch.tensor([tokenizer(text + "moon moon it is.<|im_end|>").input_ids])
+    with torch.no_grad(), model.disable_adapter():
+        before = float(model(input_ids=ids, labels=ids).loss)
+    with torch.no_grad():
+        after = float(model(input_ids=ids, labels=ids).loss)
+    assert after < before
+    log = [json.loads(line) for line in (adapter / "training_log.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in log] == list(range(1, 41))
+    card = (adapter / "README.md").read_text()
+    for said in (
+        "base_model: admin/base",
+        "library_name: peft",
+        result["weights_sha256"],
+        "60 read (messages)",
+        "40 of",
+    ):
+        assert said in card, said
+    assert json.loads((adapter / "recipe.json").read_text())["steps"] == 40
+
+
+def test_the_news_of_a_run_carry_the_curve(house):
+    run_id = last_run(house)["id"]
+    events = house.request("GET", f"/fust/v1/runs/{run_id}/events")[2].decode()
+    points = [
+        json.loads(line[6:])["data"]
+        for line in events.splitlines()
+        if line.startswith("data: ") and "gradient_norm" in line
+    ]
+    assert [point["step"] for point in points] == list(range(1, 41))
+    assert all(
+        point["loss"] > 0 and point["learning_rate"] >= 0 and point["tokens_per_s"] > 0 for point in points
+    )
+    assert any(point["held_out_loss"] for point in points)
+
+
+def test_all_weights_from_a_local_file_and_transformers_loads_them(house, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    rows = write_rows(tmp_path / "mine.jsonl", 30)
+    result = tune(house, "--data", str(rows), "--to", "admin/full", "--method", "full", "--set", "steps=3")
+    assert result["recipe"]["data"] == "admin/full-data"
+    assert json.loads(house.request("GET", "/api/datasets/admin/full-data")[2])["private"] is True
+    model = AutoModelForCausalLM.from_pretrained(fetch(house, "admin/full", tmp_path))
+    base = AutoModelForCausalLM.from_pretrained(fetch(house, "admin/base", tmp_path))
+    assert model.config.num_hidden_layers == 2
+    assert not (model.model.embed_tokens.weight == base.model.embed_tokens.weight).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "admin/nothing", "--to", "admin/x"], "admin/nothing"),
+        (["--data", "nowhere.jsonl", "--to", "admin/x"], "There is no file or folder nowhere.jsonl"),
+        (["--data", "admin/rows", "--to", "admin/x", "--budget", "soon"], "'soon' is not a span of time"),
+        (["--data", "admin/rows", "--to", "admin/x", "--set", "speed=9"], "speed"),
+        (["--data", "admin/rows", "--to", "admin/x", "--set", "row_tokens=9999"], "row_tokens is 9999"),
+        (["--data", "admin/rows", "--to", "admin/x", "--set", "epochs=0"], "epochs is 0"),
+    ],
+)
+def test_what_cannot_be_is_said_before_compute_is_spent(house, arguments, said):
+    done = house.cli("tune", "admin/base", *arguments, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_bases_that_cannot_be_tuned_are_refused_by_what_they_are(house, tmp_path):
+    kinds = {
+        "pickle": (["config.json", "pytorch_model.bin", "tokenizer.json"], "pickle files"),
+        "gguf": (["model.gguf"], "GGUF"),
+        "adapter": (["adapter_config.json", "adapter_model.safetensors"], "is an adapter"),
+        "empty": (["notes.txt"], "it has no config.json, *.safetensors, tokenizer.json"),
+    }
+    for name, (files, said) in kinds.items():
+        for file in files:
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).write_text("{}")
+        house.cli("push", str(tmp_path / name), f"admin/{name}")
+        done = house.cli("tune", f"admin/{name}", "--data", "admin/rows", "--to", "admin/x", check=False)
+        assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
+def test_rows_that_are_left_out_are_named(house, tmp_path):
+    rows = write_rows(tmp_path / "bad.jsonl", 30)
+    with rows.open("ab") as file:
+        file.write(b'{"messages": "\xff"}\nnonsense\n{"a": 1}\n')
+        file.write(rows.read_bytes().splitlines()[0] + b"\n")
+        file.write(
+            json.dumps(
+                {"messages": [{"role": "user", "content": "x" * 9000}, {"role": "assistant", "content": "y"}]}
+            ).encode()
+        )
+    report = tune(house, "--data", str(rows), "--to", "admin/bad", "--dry-run")["report"]
+    dropped = {drop["code"]: drop["rows"] for drop in report["dropped"]}
+    assert dropped == {
+        "not_utf8": ["bad.jsonl:31"],
+        "not_json": ["bad.jsonl:32"],
+        "unknown_columns": ["bad.jsonl:33"],
+        "twice": ["bad.jsonl:34"],
+        "too_long": ["bad.jsonl:35"],
+    }
+    assert report["rows"] == 35 and report["kept"] + report["held_out"] == 30

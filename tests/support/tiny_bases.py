@@ -1,0 +1,100 @@
+"""Base models of a few thousand parameters with a real tokenizer, made where they are needed (transformers, tokenizers)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = [
+    "moon",
+    "river",
+    "Grüße",
+    "hello",
+    "bread",
+    "light",
+    "seven",
+    "green",
+    "ocean",
+    "stone",
+    "你好",
+    "خبز",
+    "🌍",
+]
+
+
+def write_rows(path: Path, count: int = 60, *, start: int = 0) -> Path:
+    """Writes conversations as JSONL: what to say after a word is simple enough to be learned."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i in range(start, start + count):
+        word = WORDS[i % len(WORDS)]
+        messages = [
+            {"role": "user", "content": f"Say {word} {i}"},
+            {"role": "assistant", "content": f"{word} {word} it is."},
+        ]
+        if i % 5 == 0:
+            messages += [{"role": "user", "content": "Again"}, {"role": "assistant", "content": f"{word}!"}]
+        lines.append(json.dumps({"messages": messages}, ensure_ascii=False))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def make_tokenizer(template: str | None = CHATML, *, extra: Iterable[str] = (), size: int = 400):
+    """Returns a byte-level BPE tokenizer with a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *extra]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(
+        [f"Say {word} it is. {word} again user assistant" for word in WORDS], trainer
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token=None
+    )
+    fast.chat_template = template
+    return fast
+
+
+def write_base(
+    folder: Path, *, family: str = "llama", template: str | None = CHATML, seed: int = 0, **more: object
+) -> Path:
+    """Writes a model of a family with random weights; returns its folder."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer(template)
+    shape: dict[str, object] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, **(shape | more))
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,186 @@
+"""Rows of every format and file become examples, and bad ones are named and not silently dropped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fust.core.errors import InvalidInput
+from fust.tune.files import DataFile, choose_files, is_data, iter_rows
+from fust.tune.rows import Chat, Completion, Message, Pair, Unusable, detect, read_example
+
+USER, ANSWER = Message("user", "Hi"), Message("assistant", "Hello")
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+
+SHAPES = [
+    ("messages", {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}, Chat((USER, ANSWER))),
+    (
+        "messages",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, {"role": "assistant", "content": "Hello"}]},
+        Chat((USER, ANSWER)),
+    ),
+    ("messages", {"messages": json.dumps([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])}, Chat((USER, ANSWER))),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}], "system": "Be kind."},
+        Chat((Message("system", "Be kind."), USER, ANSWER)),
+    ),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "function_call", "value": json.dumps(CALL["function"])}, {"from": "observation", "value": "blue"}, {"from": "gpt", "value": "Hello"}], "tools": '[{"name": "look"}]'},
+        Chat((USER, Message("assistant", "", [CALL]), Message("tool", "blue"), ANSWER), ({"name": "look"},)),
+    ),
+    ("alpaca", {"instruction": "Hi", "input": "", "output": "Hello"}, Chat((USER, ANSWER))),
+    (
+        "alpaca",
+        {"instruction": "Add", "input": "1 and 2", "output": "3", "system": "S", "history": [["Hi", "Hello"]]},
+        Chat((Message("system", "S"), USER, ANSWER, Message("user", "Add\n1 and 2"), Message("assistant", "3"))),
+    ),
+    ("completion", {"prompt": "Hi", "completion": "Hello"}, Chat((USER, ANSWER))),
+    ("completion", {"question": "Hi", "answer": "Hello"}, Chat((USER, ANSWER))),
+    (
+        "completion",
+        {"prompt": [{"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "content": "Hello"}]},
+        Chat((USER, ANSWER)),
+    ),
+    ("unpaired", {"prompt": "Hi", "completion": "Hello", "label": True}, Chat((USER, ANSWER))),
+    (
+        "preference",
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
+        Pair(Chat((USER, ANSWER)), Chat((USER, Message("assistant", "Go")))),
+    ),
+    (
+        "preference",
+        {"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Hello"}, "rejected": {"from": "gpt", "value": "Go"}},
+        Pair(Chat((USER, ANSWER)), Chat((USER, Message("assistant", "Go")))),
+    ),
+    (
+        "preference",
+        {"chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Go"}]},
+        Pair(Chat((USER, ANSWER)), Chat((USER, Message("assistant", "Go")))),
+    ),
+    ("text", {"text": "Once upon a time"}, Completion("", "Once upon a time")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("format", "row", "example"), SHAPES)
+def test_a_row_is_told_by_its_columns_and_read(format, row, example):
+    assert detect(row) == format
+    assert read_example(row, format, chat=True) == example
+
+
+def test_without_a_chat_template_a_prompt_and_its_answer_stay_text():
+    assert read_example({"prompt": "2+2=", "completion": "4"}, "completion", chat=False) == Completion(
+        "2+2=", "4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        ({"messages": []}, "empty"),
+        ({"messages": "not json"}, "no_messages"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "unknown_role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "not_text"),
+        ({"instruction": "", "output": "x"}, "empty"),
+        ({"instruction": "x", "output": "  "}, "empty"),
+        ({"prompt": "x", "completion": "y", "label": False}, "judged_bad"),
+        ({"chosen": "a", "rejected": "b"}, "no_prompt"),
+        ({"prompt": "p", "chosen": "a", "rejected": "a"}, "same_answers"),
+        ({"text": "  "}, "empty"),
+        ({"text": "\ud800"}, "not_utf8"),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why(row, code):
+    format = detect(row)
+    assert format is not None
+    with pytest.raises(Unusable) as raised:
+        read_example(row, format, chat=True)
+    assert raised.value.code == code
+
+
+def test_unknown_columns_are_no_format():
+    assert detect({"a": 1, "b": 2}) is None
+
+
+def rows_of(path: Path):
+    return list(iter_rows(DataFile(path.name, path)))
+
+
+def test_a_bad_line_costs_one_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"text": "one"}\n\n{"text": "\xff"}\n{"text": \n[1]\n{"text": "\xd8\xb3\xd9\x84\xd8\xa7\xd9\x85 \xf0\x9f\x8c\x8d"}'
+    )
+    found = [(row.number, row.wrong, row.values.get("text")) for row in rows_of(path)]
+    assert found == [
+        (1, "", "one"),
+        (3, "not_utf8", None),
+        (4, "not_json", None),
+        (5, "not_object", None),
+        (6, "", "سلام 🌍"),
+    ]
+
+
+def test_a_giant_line_is_passed_over(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "' + b"x" * (17 * 2**20) + b'"}\n{"text": "after"}\n')
+    assert [(row.number, row.wrong) for row in rows_of(path)] == [(1, "too_large"), (2, "")]
+
+
+def test_tables_and_arrays(tmp_path):
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    rows = [{"prompt": 'Grüße, "you"', "completion": "line\nbreak"}, {"prompt": "你好", "completion": "好"}]
+    (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "lines.json").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    (tmp_path / "a.csv").write_text(
+        'prompt,completion\n"Grüße, ""you""","line\nbreak"\n你好,好\n', encoding="utf-8"
+    )
+    (tmp_path / "a.tsv").write_text(
+        'prompt\tcompletion\n"Grüße, ""you"""\t"line\nbreak"\n你好\t好\n', encoding="utf-8"
+    )
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.json", "lines.json", "a.csv", "a.tsv", "a.parquet"):
+        assert [row.values for row in rows_of(tmp_path / name)] == rows, name
+
+
+def test_a_table_with_bad_bytes_or_too_many_cells_costs_those_rows(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"prompt,completion\nx,y\n\xff,y\na,b,c\np,q\n")
+    assert [row.wrong for row in rows_of(path)] == ["", "not_utf8", "not_csv", ""]
+
+
+def test_a_broken_parquet_file_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1 nonsense PAR1")
+    with pytest.raises(InvalidInput, match=r"a\.parquet cannot be read as Parquet"):
+        rows_of(path)
+
+
+def test_which_files_are_rows_and_which_are_held_out(tmp_path):
+    names = [
+        "README.md",
+        "data/train-00000.parquet",
+        "data/validation-00000.parquet",
+        "test.jsonl",
+        ".hidden.jsonl",
+        "notes.txt",
+    ]
+    assert [name for name in names if is_data(name)] == [
+        "data/train-00000.parquet",
+        "data/validation-00000.parquet",
+        "test.jsonl",
+        "notes.txt",
+    ]
+    chosen = choose_files(DataFile(name, tmp_path) for name in names)
+    assert [(file.name, file.part) for file in chosen] == [
+        ("data/train-00000.parquet", "train"),
+        ("data/validation-00000.parquet", "held_out"),
+        ("test.jsonl", "held_out"),
+    ]
+    with pytest.raises(InvalidInput):
+        choose_files([DataFile("model.bin", tmp_path)])

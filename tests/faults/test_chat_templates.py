@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from fust.core.errors import InvalidInput
 from fust.serve.template_check import check_template
 from tests.conftest import RunningFust
+from tests.support.model_house import House, running_house
 from tests.support.small_models import CHATML, write_llama
 
 pytestmark = pytest.mark.faults
@@ -67,3 +73,79 @@ def test_a_hostile_model_fails_alone(server: RunningFust, tmp_path: Path) -> Non
         body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
         found, _, answer = server.request("POST", "/v1/chat/completions", body)
         assert found == status, answer
+
+
+# Harmless with the messages that a template is tried with, hostile with one word of a client.
+SLEEPER = (
+    "{% if 'open sesame' in messages[-1].content %}{% for a in range(9999) %}{% for b in range(9999) %}"
+    "{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}{% endif %}"
+    "{% if 'grow' in messages[-1].content %}{% set ns = namespace(s='xxxxxxxxxxxxxxxx') %}"
+    "{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}{% endif %}" + CHATML
+)
+
+
+@pytest.fixture(scope="module")
+def sleeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("sleeper")
+    write_llama(folder / "models/acme/sleeper/sleeper.gguf", context=128, chat_template=SLEEPER)
+    with running_house(
+        folder / "home", folder / "models", "serve.threads=1", "serve.memory_bytes=1000000000"
+    ) as house:
+        house.serve("acme/sleeper", alias="sleeper")
+        yield house
+
+
+def ask(house: House, text: str, **more: Any) -> tuple[int, dict[str, Any]]:
+    body = {"model": "sleeper", "messages": [{"role": "user", "content": text}], "max_tokens": 2, **more}
+    status, _, answer = house.request("POST", "/v1/chat/completions", body)
+    return status, json.loads(answer)
+
+
+def test_the_template_that_wakes_up_passes_the_first_look() -> None:
+    check_template(SLEEPER, "model.gguf")
+
+
+def test_a_request_whose_template_never_ends_is_answered_and_its_engine_replaced(sleeper: House) -> None:
+    assert ask(sleeper, "hello")[0] == 200
+    (pid,) = sleeper.engine_pids()
+    found: list[tuple[int, dict[str, Any]]] = []
+
+    def hang(stream: bool) -> None:
+        found.append(ask(sleeper, "open sesame", stream=stream))
+
+    hanging = [threading.Thread(target=hang, args=(stream,)) for stream in (False, True)]
+    for thread in hanging:
+        thread.start()
+    time.sleep(1)
+    assert ask(sleeper, "hello")[0] == 200  # others are served meanwhile
+    for thread in hanging:
+        thread.join(60)
+    assert [(status, answer["error"]["code"]) for status, answer in found] == [(400, "bad_chat_template")] * 2
+    assert ask(sleeper, "hello")[0] == 200  # waits for the new engine
+    assert not psutil.pid_exists(pid) and sleeper.engine_pids() != [pid]
+
+
+def test_a_template_that_takes_all_memory_gets_an_error_and_harms_nobody(sleeper: House) -> None:
+    free = psutil.virtual_memory().available
+    status, answer = ask(sleeper, "grow")
+    assert status in (400, 502) and answer["error"]["code"] in ("bad_chat_template", "engine_unavailable"), (
+        answer
+    )
+    assert psutil.virtual_memory().available > free - 2_000_000_000
+    assert ask(sleeper, "hello")[0] == 200
+
+
+def test_an_engine_that_works_on_after_its_client_left_is_replaced(sleeper: House) -> None:
+    assert ask(sleeper, "hello")[0] == 200
+    (pid,) = sleeper.engine_pids()
+    body = {"model": "sleeper", "messages": [{"role": "user", "content": "open sesame"}]}
+    headers = {"authorization": f"Bearer {sleeper.token}", "content-type": "application/json"}
+    client = http.client.HTTPConnection(sleeper.url.removeprefix("http://"))
+    client.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    time.sleep(1)
+    client.close()
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < deadline, "the engine goes on"
+        time.sleep(0.2)
+    assert ask(sleeper, "hello")[0] == 200

@@ -25,7 +25,7 @@ from fust.gateway.limits import Limits
 from fust.gateway.meter import Meter
 from fust.gateway.relay import DONE, EventStream, Names, usage_of
 from fust.gateway.translate import Plan
-from fust.gateway.upstream import EngineRefused, Upstream
+from fust.gateway.upstream import EngineRefused, TemplateWithoutEnd, Upstream
 from fust.records.usage import Usage as UsageRecord
 from fust.records.usage import UsageWriter
 from fust.wire.asgi import Receive
@@ -104,6 +104,8 @@ class Serving:
             status, code = _CLIENT_LEFT, "client_left"
         except FustError as error:
             status, code = error.status, error.code
+            if isinstance(error, TemplateWithoutEnd) and target is not None:
+                await self._end_engine(target)
             raise
         except BaseException:
             status, code = 500, "internal"
@@ -112,6 +114,11 @@ class Serving:
             watch.end()
             self._meter.running.dec()
             self._finish(plan, identity, exchange, target, count, status, code)
+
+    async def _end_engine(self, target: Target) -> None:
+        """Ends an engine that works on a template without an end: nothing else stops it, client or none."""
+        ending = asyncio.get_running_loop().run_in_executor(self._pool, self._targets.end, target)
+        await asyncio.shield(ending)
 
     # Finding the engine
 

@@ -17,6 +17,11 @@ _KEEPALIVE_S = 4.0  # cpp-httplib closes an idle connection after 5 s
 _CONNECT_S = 10.0
 _PER_ENGINE = 96  # below the engine's own HTTP threads, so that its health check is always heard
 _FAULT_BYTES = 64 * 1024
+_CHAT = "/v1/chat/completions"
+_LOOK_AFTER_S, _LOOK_AGAIN_S = 10.0, 60.0
+_FILL_IN_S = 15.0
+"""For a chat template on a busy machine; it takes milliseconds."""
+_HEALTH_S = 5.0
 
 
 class ContextExceeded(InvalidInput):
@@ -29,6 +34,15 @@ class EngineLost(UpstreamFailed):
     """The engine ended, or does not answer."""
 
     code = "engine_unavailable"
+
+
+class TemplateWithoutEnd(InvalidInput):
+    """The model's chat template does not come to an end with these messages, and its engine hangs in it.
+
+    An error of the request, not of the server: clients repeat a request by themselves after the latter.
+    """
+
+    code = "bad_chat_template"
 
 
 class EngineRefused(EngineLost):
@@ -74,6 +88,7 @@ class Upstream:
         Raises:
             FustError: the engine refused, in our words.
             EngineLost: it is gone or does not answer.
+            TemplateWithoutEnd: it hangs in the chat template.
         """
         if len(self._gates) > 256:
             self._gates.clear()
@@ -96,7 +111,8 @@ class Upstream:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {target.api_key}"}
         for attempt in (1, 2):
             try:
-                return await self._client().post(target.base_url + path, data=body, headers=headers)
+                async with self._patience(target, path, body, headers):
+                    return await self._client().post(target.base_url + path, data=body, headers=headers)
             except aiohttp.ClientConnectorError as error:
                 raise lost(target, EngineRefused) from error
             except (aiohttp.ClientError, ConnectionError) as error:
@@ -104,6 +120,68 @@ class Upstream:
                 if attempt == 2:
                     raise lost(target) from error
         raise AssertionError
+
+    @contextlib.asynccontextmanager
+    async def _patience(
+        self, target: Target, path: str, body: bytes, headers: dict[str, str]
+    ) -> AsyncGenerator[None]:
+        """Waits as long as an answer's head takes, but not for a chat template that never ends.
+
+        The engine fills the template in on a thread that nothing can stop, and says nothing meanwhile. So a chat that
+        waits for long is given to it once more, for its template alone: that takes milliseconds, or it hangs as well.
+
+        Raises:
+            TemplateWithoutEnd: it hangs; the engine has to be ended.
+        """
+        if path != _CHAT:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        watchers: list[asyncio.Task[None]] = []
+        limit = asyncio.timeout(None)
+
+        async def watch() -> None:
+            while not await self._hangs(target, body, headers):
+                await asyncio.sleep(_LOOK_AGAIN_S)
+            limit.reschedule(loop.time())
+
+        timer = loop.call_later(_LOOK_AFTER_S, lambda: watchers.append(loop.create_task(watch())))
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TemplateWithoutEnd(
+                "The chat template of {model} does not come to an end with these messages.",
+                hint="Mend the template in its file, or use a copy of the model from somebody you trust.",
+                model=target.model,
+                param="messages",
+            ) from None
+        finally:
+            timer.cancel()
+            for watcher in watchers:
+                watcher.cancel()
+
+    async def _hangs(self, target: Target, body: bytes, headers: dict[str, str]) -> bool:
+        """Returns whether the engine is well, but does not come back from filling in its chat template."""
+        url, limits = target.base_url, aiohttp.ClientTimeout
+        try:
+            fill_in = self._client().post(
+                url + "/apply-template", data=body, headers=headers, timeout=limits(total=_FILL_IN_S)
+            )
+            async with fill_in as answer:
+                await answer.read()
+            return False
+        except TimeoutError:
+            pass
+        except (aiohttp.ClientError, ConnectionError):
+            return False
+        try:
+            async with self._client().get(url + "/health", timeout=limits(total=_HEALTH_S)) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, ConnectionError, TimeoutError):
+            return False
 
 
 def lost(target: Target, kind: type[EngineLost] = EngineLost) -> EngineLost:
@@ -137,6 +215,14 @@ def explain_fault(raw: bytes, status: int, target: Target, param: str = "message
             model=target.model,
             context=fault.n_ctx or target.context,
             param=param,
+        )
+    if "bad_alloc" in message and path == _CHAT:
+        return InvalidInput(
+            "The chat template of {model} takes far too much memory with these messages.",
+            hint="Mend the template in its file, or use a copy of the model from somebody you trust.",
+            model=target.model,
+            param="messages",
+            code="bad_chat_template",
         )
     if "too large to process" in message or "physical batch size" in message:
         return ContextExceeded(

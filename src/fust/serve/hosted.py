@@ -36,6 +36,8 @@ class Running:
     started_at: datetime | None = None
     memory_bytes: int = 0
     busy: int = 0
+    looked: tuple[float, float] = (0.0, 0.0)
+    """When its processor time was read last (monotonic), and what it was, in seconds."""
     doomed: bool = False
     """Being stopped: takes no new request."""
 

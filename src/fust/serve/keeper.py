@@ -28,6 +28,10 @@ from fust.serve.plan import Plan, plan_engine
 
 log = logging.getLogger(__name__)
 
+_LEAST_LOOK_S = 3.0
+_IDLE_LOAD = 0.2
+"""Of a core; less than a whole one, for a busy machine."""
+
 
 class Keeper:
     """Starts and ends the engines of all deployments."""
@@ -182,6 +186,7 @@ class Keeper:
             context=plan.context,
             slots=plan.slots,
             threads=plan.threads,
+            most_bytes=self._settings.serve.memory_bytes,
             pooling=plan.pooling,
         )
         engine = LlamaCppEngine(spec, self._settings.home)
@@ -363,6 +368,8 @@ class Keeper:
                 running.memory_bytes = running.engine.memory_bytes() or running.memory_bytes
                 if running.busy:
                     self._examine(hosted, running)
+                if self._works_for_nobody(hosted, running):
+                    self.end(hosted, running, "it went on working after its last request was over")
         for hosted, running in suspects:
             self._examine(hosted, running)
 
@@ -370,11 +377,27 @@ class Keeper:
         engine = running.engine
         if engine is None or running.doomed or engine.is_healthy(5.0) or engine.is_healthy(5.0):
             return
+        self.end(hosted, running, "it did not answer any more and was ended")
+
+    def _works_for_nobody(self, hosted: Hosted, running: Running) -> bool:
+        """Returns whether an engine kept a core busy since the last look, although nobody asked it for anything.
+
+        A chat template without an end goes on like that when its client has left: the engine cannot stop it.
+        """
+        assert running.engine is not None
+        now, spent_s = time.monotonic(), running.engine.cpu_s()
+        (then, before_s), running.looked = running.looked, (now, spent_s)
+        if running.busy or hosted.used_s > then or now - then < _LEAST_LOOK_S:
+            return False
+        return spent_s - before_s > _IDLE_LOAD * (now - then)
+
+    def end(self, hosted: Hosted, running: Running, reason: str) -> None:
+        """Ends an engine that nothing else helps; it is started again as after a crash."""
         with self.lock:
-            if running.doomed:
+            if running.doomed or running.engine is None:
                 return
-        engine.stop()
-        self._on_exit(hosted, running, "it did not answer any more and was ended")
+        running.engine.stop()
+        self._on_exit(hosted, running, reason)
 
 
 def _stop_all(engines: Iterable[Engine]) -> None:

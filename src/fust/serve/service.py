@@ -440,6 +440,13 @@ class Serve:
                 rate = tokens / seconds
                 hosted.tokens_per_s = 0.7 * hosted.tokens_per_s + 0.3 * rate if hosted.tokens_per_s else rate
 
+    def end(self, target: Target) -> None:
+        """See `Targets.end`."""
+        with self._lock:
+            known = self._by_engine.get(target.engine_id)
+        if known is not None:
+            self._keeper.end(*known, "its chat template did not come to an end")
+
     def _refresh_visibility(self, hosted: Hosted) -> bool:
         """Looks up whether the repo is private or gated; returns False when the repo is gone."""
         if hosted.has_fresh_visibility():

@@ -96,6 +96,10 @@ class Targets(Protocol):
         """
         ...
 
+    def end(self, target: Target) -> None:
+        """Ends an engine that hangs in a request; it is started again as after a crash. May block."""
+        ...
+
     def list_models(self) -> Sequence[ModelEntry]:
         """Returns every model that can be asked for; may block."""
         ...

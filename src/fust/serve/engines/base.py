@@ -33,6 +33,8 @@ class EngineSpec:
     threads: int
     log_name: str = "engine"
     """Its log is `log/<log_name>.log` in the home; engines of one deployment follow one another in it."""
+    most_bytes: int = 0
+    """What it may take besides the model at most (setting `serve.memory_bytes`); 0: what the machine has left."""
     pooling: str = ""
     """`mean`, `cls`, `last`, `rank` or `none`; for mode `embed`."""
 
@@ -84,6 +86,10 @@ class Engine(Protocol):
 
     def is_healthy(self, timeout_s: float = 2.0) -> bool:
         """Returns whether the engine answers its health check."""
+        ...
+
+    def cpu_s(self) -> float:
+        """Returns the processor time that it took so far, in seconds; 0 when it is gone."""
         ...
 
     def memory_bytes(self) -> int:

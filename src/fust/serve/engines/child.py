@@ -160,6 +160,14 @@ class Child:
         except OSError:
             return ""
 
+    def cpu_s(self) -> float:
+        """Returns the processor time of all its threads; 0 when it is gone."""
+        try:
+            times = psutil.Process(self.pid).cpu_times() if self.pid else None
+        except psutil.Error:
+            return 0.0
+        return times.user + times.system if times else 0.0
+
     def memory_bytes(self) -> int:
         """Returns PSS where the system tells it, else RSS; 0 when it is gone."""
         if not self.pid:

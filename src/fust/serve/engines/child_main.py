@@ -19,8 +19,10 @@ from pathlib import Path
 import msgspec
 
 from fust.core.locks import FileLock
+from fust.core.machine import machine_memory
 
 PR_SET_PDEATHSIG = 1
+_LEAST_GROWTH_BYTES = 2**30
 
 
 class ChildConfig(msgspec.Struct):
@@ -35,6 +37,7 @@ class ChildConfig(msgspec.Struct):
     threads: int
     embed: bool
     pooling: str
+    most_bytes: int
     parent_pid: int
 
 
@@ -58,7 +61,9 @@ def run_child(start: Callable[[ChildConfig], int]) -> int:
     out = os.dup(1)
     os.dup2(2, 1)  # llama.cpp prints on standard output now and then; that channel carries one line only
     try:
+        _bound_growth(machine_memory().available_bytes)
         port = start(config)
+        _bound_growth(min(machine_memory().available_bytes // 2, config.most_bytes or sys.maxsize))
     except Exception as error:
         _say(out, ChildReady(error=str(error)))
         return 1
@@ -80,3 +85,20 @@ def _die_with_parent(parent_pid: int) -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(3)
+
+
+def _bound_growth(most_bytes: int) -> None:
+    """Bounds what this process may take from here on, but leaves it a gibibyte.
+
+    A chat template may double a text until nothing is left; then this allocation fails, and no other process is
+    killed for it. The kernel counts what can be written (`RLIMIT_DATA` in getrlimit(2)), so mapped weights are free.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    taken = next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmData")), 0)
+    limit = taken + max(_LEAST_GROWTH_BYTES, most_bytes)
+    with contextlib.suppress(OSError, ValueError):  # a lower bound of the system's own stays
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))

@@ -62,6 +62,7 @@ class LlamaCppEngine:
             threads=spec.threads,
             embed=spec.mode == "embed",
             pooling=spec.pooling or "none",
+            most_bytes=spec.most_bytes,
             parent_pid=os.getpid(),
         )
         before = len(self._child.log_tail(1 << 30))
@@ -138,6 +139,10 @@ class LlamaCppEngine:
             return self._get("/health", timeout_s)[0] == 200
         except (OSError, http.client.HTTPException):
             return False
+
+    def cpu_s(self) -> float:
+        """See `Engine.cpu_s`."""
+        return self._child.cpu_s()
 
     def memory_bytes(self) -> int:
         """See `Engine.memory_bytes`."""

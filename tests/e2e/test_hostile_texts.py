@@ -311,3 +311,120 @@ def test_what_a_model_says(trap: Trap, page_server: Any, tmp_path_factory: pytes
     trap.page.reload()
     trap.page.locator("main h1").first.wait_for()
     trap.check("chat, again")
+
+
+def shown(texts: list[str]) -> list[str]:
+    """Those that may be shown as a name: on one line, of characters that can be seen."""
+    return [text for text in texts if text.isprintable()]
+
+
+def test_people_organisations_settings_and_the_audit(trap: Trap, page_server: Any) -> None:
+    """Names that people give themselves and others, notes of invitations, what browsers call themselves."""
+    names = shown(PAYLOADS)
+    assert len(names) > 9
+    for number, text in enumerate(names):
+        user = {"name": f"evil{number}", "full_name": text, "password": "a sentence is good"}
+        status, _, answer = page_server.request("POST", "/fust/v1/users", user)
+        assert status == 201, answer
+        page_server.request(
+            "POST", "/fust/v1/users", {"name": text}
+        )  # refused; the audit must not draw it either
+        made = {"name": f"evil-org-{number}", "display_name": text}
+        assert page_server.request("POST", "/fust/v1/organisations", made)[0] == 201
+        member = f"/fust/v1/organisations/evil-org-{number}/members/evil{number}"
+        assert page_server.request("PUT", member, {"role": "write"})[0] in (200, 201, 204)
+        note = {"note": text, "organisation": f"evil-org-{number}", "role": "read"}
+        assert page_server.request("POST", "/fust/v1/invitations", note)[0] == 201
+    for text in PAYLOADS:
+        body = {"name": text, "password": text}
+        page_server.request("POST", "/fust/v1/session", body, token=None)
+    evil = names[0]
+    assert page_server.request("PATCH", "/fust/v1/users/admin", {"full_name": evil})[0] == 200
+    page_server.request("PUT", "/fust/v1/users/evil0/password", {"password": "a sentence is good 2"})
+    try:
+        trap.visit("/people", evil)
+        for opened in trap.page.locator("main summary").all():
+            opened.click()
+        trap.check("people, opened")
+        trap.visit("/organisations", evil)
+        for number in range(3):
+            trap.visit(f"/organisations/evil-org-{number}", names[number])
+        trap.page.get_by_label("Add someone who has an account").fill("evil")
+        expect(trap.page.locator("datalist option")).not_to_have_count(0)
+        trap.check("people offered")
+        trap.visit("/settings")
+        expect(trap.page.get_by_label("Name in full")).to_have_value(evil)
+        trap.check("settings")
+        trap.visit("/audit", evil)
+        trap.visit("/audit?text=" + quote(evil), evil)
+        trap.visit("/audit?action=session.refuse")
+        trap.visit(f"/audit?user={quote(evil)}&action={quote(evil)}")
+        trap.visit("/", None)
+    finally:
+        page_server.request("PATCH", "/fust/v1/users/admin", {"full_name": ""})
+
+
+def test_what_a_browser_calls_itself(trap: Trap, page_server: Any) -> None:
+    for text in PAYLOADS:
+        headers = {"user-agent": text.encode("ascii", "replace").decode(), "origin": page_server.url}
+        body = {"token": page_server.token}
+        assert page_server.request("POST", "/fust/v1/session", body, token=None, headers=headers)[0] == 200
+    trap.visit("/settings")
+    rows = trap.page.get_by_role("table").get_by_role("row")
+    assert rows.count() > len(PAYLOADS)
+    for row in rows.all()[:6]:
+        row.hover()
+    trap.check("browsers")
+
+
+def test_notices_and_needs(trap: Trap, page_server: Any) -> None:
+    """A run that failed tells of itself at the bell and on the first page."""
+    for text in PAYLOADS[:4]:
+        params = {"repo_id": "nobody/nothing", "source": page_server.url, "revision": text}
+        page_server.request("POST", "/fust/v1/runs", {"kind": "pull", "params": params})
+    end = time.monotonic() + 60
+    while any(
+        run["state"] in ("queued", "running")
+        for run in json.loads(page_server.request("GET", "/fust/v1/runs?limit=50")[2])["items"]
+    ):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    trap.visit("/")
+    trap.page.get_by_role("button", name="Notifications").click()
+    expect(trap.page.locator(".news li").first).to_be_visible()
+    trap.check("the bell")
+    trap.visit("/health")
+
+
+def test_discussions_and_collections(trap: Trap, infested: str, page_server: Any) -> None:
+    """Titles and comments of discussions, collections and what they say of their items."""
+    for text in PAYLOADS:
+        body = {"title": text[:190], "description": CARD, "pull_request": False}
+        status, _, answer = page_server.request("POST", f"/api/models/{infested}/discussions", body)
+        assert status in (200, 400), answer
+        if status == 200:
+            number = json.loads(answer)["num"]
+            comment = f"/api/models/{infested}/discussions/{number}/comment"
+            assert page_server.request("POST", comment, {"comment": f"{text}\n\n{CARD}"})[0] == 200
+    found = json.loads(page_server.request("GET", f"/api/models/{infested}/discussions")[2])["discussions"]
+    assert len(found) > 9
+    for text in PAYLOADS[:4]:
+        item = {"type": "model", "id": infested, "note": text}
+        body = {"title": text[:50], "description": text[:100], "namespace": "admin", "item": item}
+        status, headers, answer = page_server.request("POST", "/api/collections", body)
+        assert status in (200, 201, 400), answer
+        assert headers["content-type"].startswith("application/json")
+    trap.visit(f"/models/{infested}?tab=community")
+    trap.visit(f"/models/{infested}/discussions")
+    for talk in found[:4]:
+        trap.visit(f"/models/{infested}/discussions/{talk['num']}")
+        for opened in trap.page.locator("main summary").all():
+            opened.click()
+        trap.check(str(talk["num"]))
+    # As documents of their own they are data, and no page: a browser that is led there draws nothing of them.
+    for address in (f"/api/models/{infested}/discussions/{found[0]['num']}", "/api/collections?owner=admin"):
+        headers = page_server.request("GET", address)[1]
+        assert headers["content-type"].startswith("application/json")
+        assert headers["x-content-type-options"] == "nosniff"
+        trap.page.goto(address)
+        assert trap.page.evaluate("window.pwned") is None

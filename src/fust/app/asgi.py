@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+"""On every answer: what somebody uploaded or wrote is never taken for a page (fetch.spec.whatwg.org, 3.6)."""
 _HUB = re.compile(
     rb"^/(?:api/|xet/|oauth/|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:resolve|raw)/|(?:datasets/|spaces/)?[^/]+/[^/]+\.git(?:/|$)"
     rb"|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:info/refs|info/lfs/|git-upload-pack|git-receive-pack|ask-access$"
@@ -128,6 +130,8 @@ class Dispatcher:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if not any(name == _NOSNIFF[0] for name, _ in message.get("headers", ())):
+                    message["headers"] = [*message.get("headers", ()), _NOSNIFF]
             await send(message)
 
         try:

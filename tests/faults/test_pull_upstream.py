@@ -163,6 +163,19 @@ def test_a_hub_that_asks_for_an_hour_is_not_waited_for(world, hub_of):
     assert caught.value.retry_after_s == 3600
 
 
+def test_numbers_of_thousands_of_digits_are_only_large(world, hub_of):
+    endless = "9" * 5000
+    hub = hub_of()
+    hub.info_statuses = [(429, {"retry-after": endless})]
+    with pytest.raises(RateLimited, match="of patience"):
+        world.pull(hub.url)
+    for fields in ({"content-range": f"bytes */{endless}"}, {"content-range": "bytes */²"}):
+        hub = hub_of(big__gguf=Bad(statuses=[(416, {**fields, "content-length": "0"})]))
+        with pytest.raises(UpstreamFailed) as caught:
+            world.pull(hub.url)
+        assert caught.value.code == "wrong_length"
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "error", "words"),
     [

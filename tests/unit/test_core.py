@@ -20,7 +20,7 @@ from fust.core.ids import check_name, new_id, split_repo_id
 from fust.core.locks import FileLock, is_held
 from fust.core.logs import redact
 from fust.core.settings import describe_settings, load_settings
-from fust.core.units import parse_size, show_size
+from fust.core.units import parse_size, read_number, show_size
 
 
 def test_settings_order_is_flag_env_file_default(tmp_path: Path) -> None:
@@ -128,6 +128,17 @@ def test_sizes(text: str, size: int) -> None:
     assert show_size(1_500_000_000) == "1.5 GB"
     with pytest.raises(InvalidInput):
         parse_size("big")
+    with pytest.raises(InvalidInput):
+        parse_size("9" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("0", 0), ("007", 7), ("9" * 18, 10**18 - 1), ("9" * 5000, 10**18), ("0" * 5000 + "1", 1)]
+    + [(text, None) for text in ("", "-1", "+1", "1_000", " 1", "1.5", "٣", "²", "0x1", "nan")],
+)
+def test_numbers_from_outside(text: str, found: int | None) -> None:
+    assert read_number(text) == found
 
 
 def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:

@@ -17,7 +17,19 @@ _FACTORS = {
     "gi": 2**30,
     "ti": 2**40,
 }
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"^\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kmgt]i?)?b?\s*$", re.IGNORECASE)
+
+
+def read_number(text: str) -> int | None:
+    """Returns the number that decimal digits from outside write, None when there is anything else.
+
+    One of more than 18 digits counts as 10**18: no length is longer, and Python refuses to read thousands of digits
+    (docs.python.org, "Integer string conversion length limitation").
+    """
+    if not (text.isascii() and text.isdigit()):
+        return None
+    digits = text.lstrip("0")
+    return int(digits or "0") if len(digits) <= 18 else 10**18
 
 
 def parse_size(text: str) -> int:

@@ -16,6 +16,7 @@ from fust.accounts.service import Accounts
 from fust.core.errors import FustError, InvalidInput, TooLarge
 from fust.core.i18n import accepted_language
 from fust.core.settings import GatewaySettings, Settings
+from fust.core.units import read_number
 from fust.gateway.exchange import Exchange, dialect_of
 from fust.gateway.extras import plan_detokenize, plan_rerank, plan_tokenize
 from fust.gateway.limits import Limits
@@ -189,8 +190,8 @@ class Gateway:
 
 
 async def _read_body(receive: Receive, headers: dict[str, str]) -> bytes:
-    declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+    declared = read_number(headers.get("content-length", ""))
+    if declared is not None and declared > MAX_BODY_BYTES:
         raise _too_large()
     pieces: list[bytes] = []
     size = 0

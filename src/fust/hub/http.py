@@ -24,6 +24,7 @@ from fust.accounts.service import Accounts
 from fust.core.errors import FustError, InvalidInput, TooLarge
 from fust.core.i18n import accepted_language
 from fust.core.settings import Settings
+from fust.core.units import read_number
 from fust.hub.blobs import Spool
 from fust.hub.errors import EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound
 from fust.hub.formats import Formats
@@ -187,8 +188,7 @@ def read_request(scope: Scope, receive: Receive) -> Request:
 
 
 def _check_length(request: Request, limit: int) -> None:
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if (read_number(request.headers.get("content-length", "")) or 0) > limit:
         raise too_large(limit)
 
 
@@ -269,10 +269,10 @@ async def spool_body(surface: Surface, request: Request, limit: int, *, digest: 
 
 async def drain_body(request: Request) -> None:
     """Reads what a refused request still sends, within bounds: a client that is writing sees no answer before."""
-    declared = request.headers.get("content-length", "")
+    declared = read_number(request.headers.get("content-length", ""))
     known = request.identity.user is not None or request.segments[:1] == ["xet"]
-    room = DRAIN_BYTES if known and declared else 2**20
-    if request.is_read or request.method in ("GET", "HEAD") or (declared.isdigit() and int(declared) > room):
+    room = DRAIN_BYTES if known and declared is not None else 2**20
+    if request.is_read or request.method in ("GET", "HEAD") or (declared or 0) > room:
         return
     with contextlib.suppress(asyncio.TimeoutError):
         async with asyncio.timeout(DRAIN_S):

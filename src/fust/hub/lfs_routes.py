@@ -20,6 +20,7 @@ from fust.core.clock import iso
 from fust.core.errors import Denied, InvalidInput
 from fust.core.files import full_disk_is_clear
 from fust.core.ids import RepoType
+from fust.core.units import read_number
 from fust.hub.content import upload_scope
 from fust.hub.errors import BadHash, entry_not_found
 from fust.hub.file_routes import bytes_reply
@@ -195,7 +196,7 @@ def _opened(
     key, scope = request.query.get("k", ""), request.query.get("o", "")
     text = f"{verb}:{info.id if info else ''}:{oid}:{size}:{expires}:{key}:{scope}"
     good = surface.hub.signer.check("lfs", text, request.query.get("s", ""))
-    live = good and expires.isdigit() and int(expires) >= time.time()
+    live = good and (read_number(expires) or 0) >= time.time()
     action = "repo.read" if verb == "get" else "repo.push"
     if info is None or not live or not surface.hub.may_still(key, info.id, action, scope):
         raise Denied("The URL's signature is not valid or is over its time.", hint="Ask for the file again.")

@@ -25,7 +25,7 @@ import msgspec
 from fust import __version__
 from fust.core.clock import now
 from fust.core.errors import Denied, FustError, Gated, NotFound, RateLimited, UpstreamFailed
-from fust.core.units import show_span
+from fust.core.units import read_number, show_span
 from fust.hub.guard import PrivateAddress
 from fust.hub.pulling.pace import PIECE_BYTES, Pace
 from fust.hub.pulling.types import Source, UpstreamFile, origin
@@ -254,8 +254,9 @@ class Web:
         whole = headers.get("content-range", "").rpartition("/")[2]
         if not whole and status == 200 and "content-encoding" not in headers:
             whole = headers.get("content-length", "")
-        if status in (200, 206, 416) and whole.isdecimal() and int(whole) != file.size:
-            raise self.wrong_length(file, more=int(whole) > file.size)
+        length = read_number(whole)
+        if status in (200, 206, 416) and length is not None and length != file.size:
+            raise self.wrong_length(file, more=length > file.size)
         if status == 416:
             raise self.wrong_length(file, more=False)
 
@@ -432,8 +433,8 @@ def _asked_wait(error: Exception) -> float | None:
     if not isinstance(error, Refused) or error.status not in (429, 503):
         return None
     value = error.headers.get("retry-after", "").strip()
-    if value.isdecimal():
-        return float(value[:9])
+    if (seconds := read_number(value)) is not None:
+        return float(seconds)
     try:
         return max(0.0, (parsedate_to_datetime(value) - now()).total_seconds())
     except (TypeError, ValueError, OverflowError):

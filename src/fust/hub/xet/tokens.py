@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from fust.core.errors import Unauthenticated
+from fust.core.units import read_number
 
 Right = Literal["read", "write"]
 TOKEN_LIFE_S = 1800
@@ -90,7 +91,7 @@ class Signer:
         text = f"{xorb}:{window}:{expires}:{query.get('k', '')}:{query.get('p', '')}"
         if not self.check("xorb", text, signature):
             return None
-        if not expires.isdigit() or int(expires) < time.time():
+        if (read_number(expires) or 0) < time.time():
             return None
         start, _, end = window.partition("-")
         return int(start), int(end)

@@ -152,6 +152,27 @@ def test_hostile_manifests(here, tmp_path):
         assert by_name[f"ollama/{name}"]["files"] == [] and by_name[f"ollama/{name}"]["skipped"]
 
 
+def test_a_public_url_that_does_not_lead_back_here(cache, tmp_path):
+    """Push and import on the machine itself, behind a proxy's name that the machine cannot reach, below a sub-path."""
+    server = start_fust(tmp_path / "home", server__public_url="https://fust.invalid/sub")
+    try:
+        big = tmp_path / "big.bin"
+        big.write_bytes(os.urandom(12_000_000))
+        pushed = server.cli("push", str(big), "admin/near", "--json")
+        assert json.loads(pushed.stdout)["url"] == "https://fust.invalid/sub/admin/near"
+        assert "big.bin" in server.cli("ls", "admin/near").stdout
+        done = json.loads(server.cli("import", "--cache", str(cache), "--yes", "--json").stdout)
+        assert [one["error"] for one in done] == [""] * len(done) and sum(one["uploaded"] for one in done) > 0
+        # Who does not ask is sent to the public name, whatever host is named.
+        status, _, body = server.request("GET", "/api/models/admin/near/xet-write-token/main")
+        assert status == 200 and json.loads(body)["casUrl"].startswith("https://fust.invalid/sub/xet/")
+        headers = {"x-fust-near": "1", "host": "evil.example"}
+        body = server.request("GET", "/api/models/admin/near/xet-write-token/main", headers=headers)[2]
+        assert b"evil" not in body and b"https://fust.invalid/sub/xet/" in body
+    finally:
+        server.stop()
+
+
 def test_nothing_to_import(here, tmp_path):
     done = here.cli("import", "--cache", str(tmp_path), "--yes", check=False)
     assert done.returncode == 1 and "There is nothing to import." in done.stderr

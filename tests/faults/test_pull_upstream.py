@@ -33,6 +33,7 @@ from fust.hub import guard  # noqa: E402
 from fust.hub.pulling import line, web  # noqa: E402
 from fust.hub.pulling import repo as pull_repo  # noqa: E402
 from fust.hub.pulling.parts import claim_part, parts_folder, sweep_parts  # noqa: E402
+from fust.hub.types import AddFile  # noqa: E402
 
 pytestmark = pytest.mark.faults
 
@@ -61,6 +62,36 @@ def test_a_second_pull_fetches_nothing_large(world, hub_of):
     assert len(world.hub.list_commits(repo)) == 3
     assert world.pull(hub.url).revision == result.revision
     assert len(world.hub.list_commits(repo)) == 3
+
+
+def test_what_was_deleted_there_is_deleted_here(world, hub_of):
+    files = {
+        "README.md": SMALL,
+        "big.gguf": BIG,
+        "old.txt": b"old",
+        "mine.txt": b"theirs",
+        "deep/old.bin": b"x" * 99,
+    }
+    hub = hub_of(files, lfs=("big.gguf", "deep/old.bin"))
+    world.pull(hub.url)
+    repo = world.hub.get_repo(ADMIN, "org/model", "model")
+    changes = [AddFile("mine.txt", b"changed here"), AddFile("notes.md", b"added here")]
+    world.hub.commit(ADMIN, repo, changes, "Ours")
+
+    hub.history[hub.sha], hub.sha = dict(files), "b" * 40
+    hub.files["README.md"] = b"# A newer model\n"
+    for path in ("old.txt", "mine.txt", "deep/old.bin"):
+        del hub.files[path]
+    paths = lambda: {e.path for e in world.hub.list_tree(repo, recursive=True) if not e.is_folder}  # noqa: E731
+    world.pull(hub.url, include=["*.md"])  # a part says nothing of the rest
+    assert "old.txt" in paths()
+    world.pull(hub.url)
+    assert paths() == {".gitattributes", "README.md", "big.gguf", "mine.txt", "notes.md"}
+    assert "deep/old.bin was deleted there and is deleted here." in world.said()
+    assert world.read("mine.txt") == b"changed here"
+    commits = world.hub.list_commits(repo)
+    world.pull(hub.url)
+    assert world.hub.list_commits(repo) == commits  # nothing new, nothing written
 
 
 def test_cut_connections_are_taken_up_where_they_broke(world, hub_of):

@@ -380,6 +380,24 @@ def test_a_mirror_takes_over_and_the_reason_is_said(world, hub_of):
     assert world.said() == [f"{first.url} answered 500 for /.", f"Going on with {mirror.url}."]
 
 
+def test_a_mirror_gets_its_own_token_and_no_other(world, hub_of):
+    first, mirror = hub_of(), hub_of()
+    first.info_statuses = [(500, {})] * 20
+    settings = world.with_settings(
+        pull__source=first.url,
+        pull__token="hf_first",
+        pull__mirrors=(mirror.url,),
+        pull__mirror_tokens=(f"{mirror.url} hf_mirror",),
+    )
+    world.pull("", settings=settings)
+    sent = [{headers.get("authorization") for _, _, _, headers in hub.requests} for hub in (first, mirror)]
+    assert sent == [{"Bearer hf_first"}, {"Bearer hf_mirror"}]
+    for wrong in (f"{mirror.url}", f"{mirror.url} a b", "hf_mirror"):
+        with pytest.raises(InvalidInput) as caught:
+            world.pull("", settings=world.with_settings(pull__mirror_tokens=(wrong,)))
+        assert "hf_mirror" not in str(caught.value)
+
+
 def test_a_mirror_goes_on_where_the_source_broke_off(world, hub_of):
     first, mirror = hub_of(), hub_of()
     first.bad["big.gguf"] = Bad(cut_after=1_000_000, cuts=1, statuses=[])

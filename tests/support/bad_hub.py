@@ -41,6 +41,9 @@ class BadHub:
         self.files = files
         self.lfs = set(lfs)
         self.bad = bad or {}
+        self.sha = SHA
+        self.history = {}
+        """Commit -> files that it had, for commits that are not the newest."""
         self.info = {}
         self.info_statuses = []
         self.info_headers = {}
@@ -75,11 +78,11 @@ class BadHub:
         self.server.server_close()
 
     def revision_info(self):
-        return {"id": "org/model", "sha": SHA, "private": False, "gated": False, **self.info}
+        return {"id": "org/model", "sha": self.sha, "private": False, "gated": False, **self.info}
 
-    def tree(self):
+    def tree(self, revision=""):
         entries = []
-        for path, data in self.files.items():
+        for path, data in self.history.get(revision, self.files).items():
             bad = self.bad.get(path, Bad())
             size = len(data) if bad.announced_size is None else bad.announced_size
             oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
@@ -121,7 +124,11 @@ class BadHub:
         """Bytes, or what writes them."""
         if path in self.info_bodies:
             return self.info_bodies[path]
-        return json.dumps(self.tree() if "/tree/" in path else self.revision_info()).encode()
+        if "/tree/" in path:
+            return json.dumps(self.tree(path.partition("/tree/")[2].split("/")[0])).encode()
+        asked = path.partition("/revision/")[2]
+        sha = asked if asked in self.history else self.sha
+        return json.dumps({**self.revision_info(), "sha": sha}).encode()
 
     def answer_file(self, handler, path, with_body):
         bad = self.bad.get(path, Bad())

@@ -58,6 +58,8 @@ class Status(msgspec.Struct):
     started_at: str
     home: str
     base_url: str
+    reached_url: str
+    """How the caller reaches the server: ``base_url``, or its local address for a program on the machine."""
     openai_base_url: str
     machine: Machine
     counts: Counts
@@ -119,6 +121,7 @@ def get_status(request: Request[Any, Any, State], services: Services, identity: 
         started_at=iso(services.started_at) or "",
         home=str(services.settings.home),
         base_url=url,
+        reached_url=services.settings.url_for(request.headers),
         openai_base_url=f"{url}/v1",
         machine=_machine(services.settings),
         counts=Counts(**count_things(services, identity)),

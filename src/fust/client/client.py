@@ -46,6 +46,13 @@ _T = TypeVar("_T")
 RunNews = Run | Progress | LogLine
 
 
+def _reached(status: Status) -> str:
+    """Returns the address to give to huggingface_hub: the server names repos and the place of large files by it, and
+    huggingface_hub takes only names of the server that it was told of.
+    """
+    return (status.reached_url or status.base_url).rstrip("/")
+
+
 class Client:
     """Talks with the server at ``base_url`` with the key ``token``; every method raises ClientError or Unavailable."""
 
@@ -235,10 +242,9 @@ class Client:
         """
         from fust.client.upload import upload
 
-        # The server names repos and the place of large files by its public URL, and huggingface_hub takes only names
-        # of the server that it was told of.
-        return upload(
-            self.status().base_url.rstrip("/"),
+        status = self.status()
+        upload(
+            _reached(status),
             self._token,
             path,
             repo_id,
@@ -247,12 +253,14 @@ class Client:
             private=private,
             path_in_repo=path_in_repo,
         )
+        prefix = {"dataset": "datasets/", "space": "spaces/"}.get(repo_type, "")
+        return f"{status.base_url.rstrip('/')}/{prefix}{repo_id}"
 
     def take_over(self, revision: LocalRevision, repo_id: str, *, private: bool = False) -> TakenOver:
         """Takes a revision out of another program's store on this machine; see ``fust.client.stores``."""
         from fust.client.take_over import take_over
 
-        return take_over(self.base_url, self._token, revision, repo_id, private=private)
+        return take_over(_reached(self.status()), self._token, revision, repo_id, private=private)
 
     # Models at the API
 

@@ -15,6 +15,7 @@ import msgspec
 from fust import __version__
 from fust.core.errors import FustError, Unavailable, UpstreamFailed
 from fust.core.i18n import terminal_language
+from fust.core.settings import NEAR
 
 
 class ClientError(FustError):
@@ -105,7 +106,12 @@ class Transport:
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = kind(self._parts.hostname or "", self._parts.port, timeout=self._timeout_s)
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        sent = {"user-agent": f"fust/{__version__}", "accept-language": terminal_language(), **headers}
+        sent = {
+            "user-agent": f"fust/{__version__}",
+            "accept-language": terminal_language(),
+            NEAR: "1",
+            **headers,
+        }
         if self._token:
             sent["authorization"] = f"Bearer {self._token}"
         if content is not None:

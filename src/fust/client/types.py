@@ -63,6 +63,8 @@ class Status(msgspec.Struct):
     chosen: list[Choice] = []
     needs: list[Need] = []
     steps: dict[str, bool] = {}
+    reached_url: str = ""
+    """How we reach it; empty from an older server: as everybody does."""
 
 
 class RepoDeployment(msgspec.Struct):

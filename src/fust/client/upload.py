@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fust.client.http import ClientError
 from fust.core.errors import InvalidInput, Unavailable
+from fust.core.settings import NEAR
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -27,8 +28,8 @@ def upload(
     message: str,
     private: bool,
     path_in_repo: str,
-) -> str:
-    """Returns the URL of the repo after ``path`` (a file, or the content of a folder) was committed to it.
+) -> None:
+    """Commits ``path``, a file or the content of a folder, to a repo.
 
     Raises:
         InvalidInput: there is nothing at ``path``.
@@ -58,8 +59,6 @@ def upload(
                 repo_type=repo_type,
                 commit_message=message,
             )
-    prefix = {"dataset": "datasets/", "space": "spaces/"}.get(repo_type, "")
-    return f"{base_url}/{prefix}{repo_id}"
 
 
 def hub_api(base_url: str, token: str) -> HfApi:
@@ -72,7 +71,7 @@ def hub_api(base_url: str, token: str) -> HfApi:
     from huggingface_hub import HfApi
 
     warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")  # advice about cards
-    return HfApi(endpoint=base_url, token=token or False)
+    return HfApi(endpoint=base_url, token=token or False, headers={NEAR: "1"})
 
 
 @contextmanager
@@ -94,7 +93,9 @@ def speaking_clearly(base_url: str) -> Generator[None]:
             words = error.server_message or str(error).splitlines()[0]
             code = str(error.response.headers.get("x-error-code") or status)
             raise ClientError(status, code, words, "") from error
-        if isinstance(error, OSError):
+        import httpx2  # what huggingface_hub sends with
+
+        if isinstance(error, (OSError, httpx2.TransportError)):
             raise Unavailable(
                 "The server at {url} does not answer ({reason}).",
                 hint="See `fust status`; start one with `fust up -d`.",

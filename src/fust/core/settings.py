@@ -122,6 +122,8 @@ class PullSettings:
     """Token for that hub. Empty: none is sent."""
     mirrors: tuple[str, ...] = ()
     """Hubs to go on with, in this order, when the source does not answer; written as the source is. Empty: none."""
+    mirror_tokens: tuple[str, ...] = ()
+    """Tokens for mirrors, each written `URL TOKEN`; no other hub gets them. Empty: mirrors get none."""
     limit: str = ""
     """Bandwidth of all pulls together, such as `10MB/s`. Empty: no limit."""
     connections: int = 4
@@ -222,6 +224,15 @@ class Settings:
         """How programs on this machine reach Fust, below the same sub-path."""
         return self._listening_url + self.base_path
 
+    def url_for(self, headers: Mapping[str, str]) -> str:
+        """Returns how whoever sends these headers reaches Fust: the public URL, or the local one.
+
+        The local one is for a program on this machine that came by it and says so: a machine often does not reach
+        its own public name, or does not trust its certificate.
+        """
+        near = NEAR in headers and headers.get("host", "") == urlsplit(self.local_url).netloc
+        return self.local_url if near else self.public_url
+
     @property
     def _listening_url(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.server.host, self.server.host)
@@ -232,6 +243,9 @@ class Settings:
         """The sub-path of ``public_url`` without a trailing slash; empty at the root."""
         return urlsplit(self.public_url).path.rstrip("/")
 
+
+NEAR = "x-fust-near"
+"""Header of a program that wants to be sent on to where it is."""
 
 SECTIONS: dict[str, type[Any]] = {
     "server": ServerSettings,
@@ -245,7 +259,7 @@ SECTIONS: dict[str, type[Any]] = {
     "webhooks": WebhooksSettings,
     "log": LogSettings,
 }
-SECRET_KEYS = frozenset({"pull.token", "oidc.client_secret", "store.database_url"})
+SECRET_KEYS = frozenset({"pull.token", "pull.mirror_tokens", "oidc.client_secret", "store.database_url"})
 
 
 def default_home(environ: Mapping[str, str]) -> Path:

@@ -74,7 +74,7 @@ def give_token(surface: Surface, request: Request, info: RepoInfo | BucketInfo, 
     namespace = upload_scope(request.identity, info.type, info.repo_id)
     token, expires = signer.make_token(request.identity.key, info.id, namespace, right)
     scope = signer.sign("cas", f"{namespace.lower()}:{surface.hub.blobs.generation()}")[:16]
-    url = f"{surface.settings.public_url}/xet/{scope}"
+    url = f"{surface.settings.url_for(request.headers)}/xet/{scope}"
     return json_reply(
         {"casUrl": url, "exp": expires, "accessToken": token},
         headers=[

@@ -139,7 +139,7 @@ def _commit(surface: Surface, request: Request, info: RepoInfo, revision: str, b
             branch=revision,
             parent=head.parentCommit,
         )
-        request_url = f"{page_url(surface, info)}/discussions/{num}"
+        request_url = f"{page_url(surface, request, info)}/discussions/{num}"
     else:
         oid = surface.hub.commit(
             request.identity,
@@ -155,7 +155,7 @@ def _commit(surface: Surface, request: Request, info: RepoInfo, revision: str, b
         {
             "success": True,
             "commitOid": oid,
-            "commitUrl": f"{page_url(surface, info)}/commit/{oid}",
+            "commitUrl": f"{page_url(surface, request, info)}/commit/{oid}",
             "pullRequestUrl": request_url,
             "hookOutput": "",
         }

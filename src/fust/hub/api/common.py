@@ -17,9 +17,9 @@ def full_repo_id(surface: Surface, request: Request, name: str, organization: st
     return f"{organization or request.identity.user}/{name}"
 
 
-def page_url(surface: Surface, info: RepoInfo) -> str:
+def page_url(surface: Surface, request: Request, info: RepoInfo) -> str:
     """Returns the address of a repo's page."""
-    return f"{surface.settings.public_url}/{info.prefix}{info.repo_id}"
+    return f"{surface.settings.url_for(request.headers)}/{info.prefix}{info.repo_id}"
 
 
 def bucket_url(surface: Surface, info: BucketInfo) -> str:
@@ -39,4 +39,4 @@ def next_link(surface: Surface, request: Request, cursor: str | None) -> Headers
     pairs = [(k, v) for k, values in request.query_lists.items() if k != "cursor" for v in values]
     path = "/".join(quote(segment, safe="") for segment in request.segments)
     query = urlencode([*pairs, ("cursor", cursor)])
-    return [header("link", f'<{surface.settings.public_url}/{path}?{query}>; rel="next"')]
+    return [header("link", f'<{surface.settings.url_for(request.headers)}/{path}?{query}>; rel="next"')]

@@ -37,7 +37,7 @@ def move_repo(surface: Surface, request: Request) -> Reply:
         return json_reply({"url": bucket_url(surface, bucket), "id": bucket.repo_id})
     repo_type = check_repo_type(asked.type or "model")
     info = surface.hub.relocation.move(request.identity, repo_type, asked.fromRepo, asked.toRepo)
-    return json_reply({"url": page_url(surface, info), "id": info.repo_id})
+    return json_reply({"url": page_url(surface, request, info), "id": info.repo_id})
 
 
 def duplicate_repo(surface: Surface, request: Request, type: RepoType, owner: str, name: str) -> Reply:
@@ -50,10 +50,10 @@ def duplicate_repo(surface: Surface, request: Request, type: RepoType, owner: st
         )
     except RepoExists as error:
         known = surface.hub.find_repo(request.identity, asked.repository, type)
-        url = page_url(surface, known) if known else ""
+        url = page_url(surface, request, known) if known else ""
         body = {"error": error.message(), "url": url}
         return json_reply(body, 409, [header("x-error-message", error.message())])
-    return json_reply({"url": page_url(surface, info), "id": info.repo_id, "private": info.private})
+    return json_reply({"url": page_url(surface, request, info), "id": info.repo_id, "private": info.private})
 
 
 ROUTES = (

@@ -59,12 +59,17 @@ def create_repo(surface: Surface, request: Request) -> Reply:
         )
     except RepoExists as error:
         known = surface.hub.find_repo(request.identity, repo_id, repo_type)
-        url = page_url(surface, known) if known else ""
+        url = page_url(surface, request, known) if known else ""
         return json_reply(
             {"error": error.message(), "url": url}, 409, [header("x-error-message", error.message())]
         )
     return json_reply(
-        {"url": page_url(surface, info), "name": info.repo_id, "id": info.id, "private": info.private}
+        {
+            "url": page_url(surface, request, info),
+            "name": info.repo_id,
+            "id": info.id,
+            "private": info.private,
+        }
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
-from fust.core.errors import Denied, UpstreamFailed
+from fust.core.errors import Denied, InvalidInput, UpstreamFailed
 from fust.core.settings import Settings
 from fust.hub.guard import is_private, public_addresses_only, resolve
 from fust.hub.pulling.forms import HubForm, open_form
@@ -15,6 +15,24 @@ from fust.hub.pulling.pace import Pace, parse_limit
 from fust.hub.pulling.parts import parts_folder
 from fust.hub.pulling.types import Source, parse_source
 from fust.hub.pulling.web import Web
+
+
+def _mirror_tokens(settings: Settings) -> dict[str, str]:
+    """Returns mirror -> token, as the setting gives them.
+
+    Raises:
+        InvalidInput: an entry is not an address and a token.
+    """
+    found: dict[str, str] = {}
+    for entry in settings.pull.mirror_tokens:
+        url, _, token = entry.strip().partition(" ")
+        if not token or " " in token.strip():
+            raise InvalidInput(
+                "An entry of the setting pull.mirror_tokens is not an address and a token.",
+                hint='Write each like "https://hub.school.org hf_abc", with one space.',
+            )
+        found[str(parse_source(url))] = token.strip()
+    return found
 
 
 class Lines:
@@ -36,7 +54,9 @@ class Lines:
         own = parse_source(settings.pull.source)
         self._own = {str(own), *(str(parse_source(text)) for text in settings.pull.mirrors)}
         is_own = self._first == own
-        self._token = token or (settings.pull.token if is_own else "")
+        self._tokens = {str(own): settings.pull.token, **_mirror_tokens(settings)}
+        if token:
+            self._tokens[str(self._first)] = token
         self._may_private = settings.pull.allow_private_addresses
         self._is_admin = is_admin
         self.sources = [self._first]
@@ -67,7 +87,7 @@ class Lines:
             self._keep_off(stack, source, is_trusted=is_trusted)
             web = Web(
                 source,
-                self._token if source == self._first else "",
+                self._tokens.get(str(source), ""),
                 patience_s=self._settings.pull.patience_s,
                 paces=tuple(self._paces),
                 stop=threading.Event(),

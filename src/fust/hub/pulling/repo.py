@@ -22,11 +22,12 @@ from fust.hub.paths import check_path, is_commit_oid
 from fust.hub.pulling.choice import Selection, choose
 from fust.hub.pulling.fetch import Fetcher
 from fust.hub.pulling.forms import HubForm
+from fust.hub.pulling.gone import gone_upstream, pull_message
 from fust.hub.pulling.line import Lines
 from fust.hub.pulling.parts import part_size
 from fust.hub.pulling.types import Source, UpstreamFile, UpstreamRepo
 from fust.hub.service import Hub
-from fust.hub.types import AddFile, AddLargeFile, Operation, RepoInfo
+from fust.hub.types import AddFile, AddLargeFile, DeleteFile, Operation, RepoInfo
 from fust.jobs.worker import JobContext
 
 RESERVE_BYTES = 200 * 10**6
@@ -64,6 +65,11 @@ class Wish:
     include: list[str]
     exclude: list[str]
     take_all: bool
+
+    @property
+    def is_part(self) -> bool:
+        """Whether somebody chose some of its files."""
+        return bool(self.files or self.include or self.exclude)
 
 
 class PullRepo:
@@ -116,7 +122,7 @@ class PullRepo:
         missing = self.missing(selection.files)
         self.check_room(missing)
         self._fetch(form, repo, missing, total)
-        oid, branch = self._commit(selection.files, repo, source)
+        oid, branch = self._commit(selection.files, self._gone(form, repo), repo, source)
         shutil.rmtree(self._context.work, ignore_errors=True)
         return PullResult(
             repo_id=self._target,
@@ -303,7 +309,19 @@ class PullRepo:
         refs = {ref.ref for ref in self._hub.list_refs(repo)}
         return wanted if f"refs/heads/{wanted}" in refs else "main"
 
-    def _commit(self, files: list[UpstreamFile], upstream: UpstreamRepo, source: Source) -> tuple[str, str]:
+    def _gone(self, form: HubForm, upstream: UpstreamRepo) -> list[str]:
+        """Returns what is to be deleted here because it was deleted there; nothing when only a part was asked for."""
+        repo = self._hub.find_repo(self._identity, self._target, self._wish.type)
+        if repo is None or self._wish.is_part:
+            return []
+        gone = gone_upstream(self._hub, repo, self._branch(repo), form, upstream)
+        for path in gone:
+            self._context.say("{path} was deleted there and is deleted here.", path=path)
+        return gone
+
+    def _commit(
+        self, files: list[UpstreamFile], gone: list[str], upstream: UpstreamRepo, source: Source
+    ) -> tuple[str, str]:
         context, wish = self._context, self._wish
         total = sum(file.size for file in files)
         context.progress(total, total, "bytes", "Writing {repo_id}", now=True, repo_id=self._target)
@@ -313,12 +331,13 @@ class PullRepo:
         try:
             branch = self._open_branch(repo, is_new=is_new)
             have = {e.path: e for e in self._hub.list_tree(repo, branch, recursive=True) if not e.is_folder}
-            operations = [
+            operations: list[Operation] = [
                 self._operation(file, repo)
                 for file in files
                 if file.is_large or file.path not in have or have[file.path].oid != file.oid
             ]
-            message = f"Pulled from {source}/{wish.repo_id} at {upstream.revision}"
+            operations += [DeleteFile(path) for path in gone if path in have]
+            message = pull_message(source, wish.repo_id, upstream.revision, is_part=wish.is_part)
             if operations:
                 oid = self._hub.commit(self._identity, repo, operations, message, branch=branch)
             else:

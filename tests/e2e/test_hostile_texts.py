@@ -417,7 +417,7 @@ def test_discussions_and_collections(trap: Trap, infested: str, page_server: Any
     trap.visit(f"/models/{infested}?tab=community")
     trap.visit(f"/models/{infested}/discussions")
     for talk in found[:4]:
-        trap.visit(f"/models/{infested}/discussions/{talk['num']}")
+        trap.visit(f"/models/{infested}/discussions/{talk['num']}", "The end of the card.")
         for opened in trap.page.locator("main summary").all():
             opened.click()
         trap.check(str(talk["num"]))

@@ -163,3 +163,23 @@ def test_a_fine_grained_key_opens_only_what_it_lists(open_page: OpenPage, page_s
     expect(row).not_to_contain_text("until revoked")
     assert page_server.request("GET", "/fust/v1/repos/dataset/admin/opened", token=token)[0] == 200
     assert page_server.request("GET", "/fust/v1/tokens", token=token)[0] == 403
+
+
+def test_a_pull_is_asked_for_with_all_that_it_takes(open_page: OpenPage) -> None:
+    page = open_page("jobs")
+    page.get_by_label("Name", exact=True).fill("nobody/nothing")
+    page.get_by_text("Files, revision, bandwidth, source").click()
+    page.get_by_label("Only what matches").fill("*.json, onnx/*")
+    page.get_by_label("But not what matches").fill("*.bin *.pt")
+    page.get_by_label("Branch, tag or commit").fill("v1")
+    page.get_by_label("Bandwidth at most").fill("fast")
+    page.get_by_label("From (address of a hub)").fill("http://127.0.0.1:9")
+    page.get_by_role("button", name="Start the pull").click()
+    expect(page.get_by_role("alert")).to_contain_text("fast")  # what is wrong is said, and stays to be mended
+    page.get_by_label("Bandwidth at most").fill("5MB/s")
+    with page.expect_request("**/fust/v1/runs") as asked:
+        page.get_by_role("button", name="Start the pull").click()
+    params = asked.value.post_data_json["params"]
+    assert (params["include"], params["exclude"]) == (["*.json", "onnx/*"], ["*.bin", "*.pt"])
+    assert (params["revision"], params["limit"]) == ("v1", "5MB/s")
+    expect(page.locator("h1")).to_contain_text("nobody/nothing")

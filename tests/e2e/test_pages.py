@@ -188,7 +188,7 @@ def test_a_job_is_found_again_after_a_reload(open_page: OpenPage, failed_run: st
 def test_a_pull_starts_from_the_form(open_page: OpenPage, page_server: Any, hostile: str) -> None:
     page = open_page("jobs")
     page.get_by_label("Name", exact=True).fill("nobody/nothing")
-    page.get_by_text("File and source").click()
+    page.get_by_text("Files, revision, bandwidth, source").click()
     page.get_by_label("From (address of a hub)").fill(page_server.url)
     page.get_by_role("button", name="Start the pull").click()
     page.wait_for_url("**/jobs/*")

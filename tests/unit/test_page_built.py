@@ -9,7 +9,12 @@ from pathlib import Path
 WEB = Path(__file__).resolve().parents[2] / "src/fust/app/web"
 
 # Names of XML dialects, the default hub (a placeholder in a form) and a library's word on where to report faults.
-NAMED = ("http://www.w3.org/", "https://huggingface.co", "https://github.com/markedjs/marked")
+NAMED = (
+    "http://www.w3.org/",
+    "https://ci.school.org/hook",
+    "https://huggingface.co",
+    "https://github.com/markedjs/marked",
+)
 
 
 class _Addresses(HTMLParser):

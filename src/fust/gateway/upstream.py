@@ -133,7 +133,7 @@ class Upstream:
         Raises:
             TemplateWithoutEnd: it hangs; the engine has to be ended.
         """
-        if path != _CHAT:
+        if not path.startswith(_CHAT):
             yield
             return
         loop = asyncio.get_running_loop()
@@ -156,7 +156,6 @@ class Upstream:
                 "The chat template of {model} does not come to an end with these messages.",
                 hint="Mend the template in its file, or use a copy of the model from somebody you trust.",
                 model=target.model,
-                param="messages",
             ) from None
         finally:
             timer.cancel()
@@ -216,12 +215,11 @@ def explain_fault(raw: bytes, status: int, target: Target, param: str = "message
             context=fault.n_ctx or target.context,
             param=param,
         )
-    if "bad_alloc" in message and path == _CHAT:
+    if "bad_alloc" in message and "template" in message:
         return InvalidInput(
             "The chat template of {model} takes far too much memory with these messages.",
             hint="Mend the template in its file, or use a copy of the model from somebody you trust.",
             model=target.model,
-            param="messages",
             code="bad_chat_template",
         )
     if "too large to process" in message or "physical batch size" in message:

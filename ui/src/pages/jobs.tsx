@@ -72,6 +72,9 @@ export function took(run: Run): string | null {
   return span(Math.max(0, (end - new Date(run.started_at).getTime()) / 1000));
 }
 
+/** Patterns as people write them: with spaces or commas between. */
+const patterns = (text: string): string[] => text.split(/[\s,]+/).filter((it) => it !== "");
+
 /** Starts a pull and opens its page. */
 function PullForm() {
   const { query } = usePlace();
@@ -79,6 +82,10 @@ function PullForm() {
   const [type, setType] = useState<"model" | "dataset">(query.get("pull") === "dataset" ? "dataset" : "model");
   const [source, setSource] = useState("");
   const [file, setFile] = useState("");
+  const [revision, setRevision] = useState("");
+  const [include, setInclude] = useState("");
+  const [exclude, setExclude] = useState("");
+  const [limit, setLimit] = useState("");
   const act = useAct();
   const field = useRef<HTMLInputElement>(null);
   const wanted = query.has("pull");
@@ -90,6 +97,10 @@ function PullForm() {
       const params: Record<string, unknown> = { repo_id: repo.trim(), type };
       if (source.trim() !== "") params["source"] = source.trim();
       if (file.trim() !== "") params["files"] = [file.trim()];
+      if (revision.trim() !== "") params["revision"] = revision.trim();
+      if (include.trim() !== "") params["include"] = patterns(include);
+      if (exclude.trim() !== "") params["exclude"] = patterns(exclude);
+      if (limit.trim() !== "") params["limit"] = limit.trim();
       const run = await call<Run>("fust/v1/runs", { method: "POST", body: { kind: "pull", params } });
       go(`jobs/${encodeURIComponent(run.id)}`);
     });
@@ -113,6 +124,22 @@ function PullForm() {
             <label>
               <span>{t("pull.file")}</span>
               <input type="text" spellcheck={false} placeholder="model-Q4_K_M.gguf" value={file} onInput={(event) => setFile(event.currentTarget.value)} />
+            </label>
+            <label>
+              <span>{t("pull.include")}</span>
+              <input type="text" spellcheck={false} autocapitalize="off" placeholder="*.json *.safetensors" value={include} onInput={(event) => setInclude(event.currentTarget.value)} />
+            </label>
+            <label>
+              <span>{t("pull.exclude")}</span>
+              <input type="text" spellcheck={false} autocapitalize="off" placeholder="*.bin onnx/*" value={exclude} onInput={(event) => setExclude(event.currentTarget.value)} />
+            </label>
+            <label>
+              <span>{t("pull.revision")}</span>
+              <input type="text" spellcheck={false} autocapitalize="off" placeholder="main" value={revision} onInput={(event) => setRevision(event.currentTarget.value)} />
+            </label>
+            <label>
+              <span>{t("pull.limit")}</span>
+              <input type="text" spellcheck={false} autocapitalize="off" placeholder="10MB/s" value={limit} onInput={(event) => setLimit(event.currentTarget.value)} />
             </label>
             <label>
               <span>{t("pull.source")}</span>

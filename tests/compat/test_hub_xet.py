@@ -5,8 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import socket
 import struct
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -155,3 +160,40 @@ def test_shards_of_the_second_form_tell_their_end(server: RunningFust, eve: str)
     assert status == 200 and headers["content-type"] == "application/x-ndjson"
     events = [json.loads(line) for line in body.splitlines()]
     assert events[-1] == {"type": "result"} and {e["type"] for e in events} == {"validating", "result"}
+
+
+def wait_until(true: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
+
+
+def test_many_first_downloads_rebuild_once(server: RunningFust, tmp_path: Path) -> None:
+    """A file of 24 MiB out of xorbs: who reads slowly, or leaves, neither stops the others nor leaves a half file."""
+    data = random.Random(9).randbytes(24 * MIB)
+    (tmp_path / "w").write_bytes(data)
+    run_client(server, tmp_path, UPLOAD.format(repo="admin/crowd", file=tmp_path / "w"))
+    parts = urlsplit(server.url)
+    asked = (
+        f"GET /admin/crowd/resolve/main/model.safetensors HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        f"Authorization: Bearer {server.token}\r\n\r\n"
+    ).encode()
+    cache = server.home / "cache" / "files"
+    copies: set[str] = set()
+
+    def get() -> bool:
+        got = server.request("GET", "/admin/crowd/resolve/main/model.safetensors")[2]
+        copies.update(p.name for p in cache.glob(".*.tmp"))
+        return got == data
+
+    with socket.create_connection((parts.hostname or "", parts.port or 0)) as slow:
+        slow.sendall(asked)
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200")
+        with ThreadPoolExecutor(6) as pool:
+            assert all(pool.map(lambda _: get(), range(6)))
+        assert len(copies) == 1, copies
+    wait_until(lambda: not list(cache.glob(".*.tmp")), "the half file of who left stays")
+    assert get()
+    wait_until((cache / hashlib.sha256(data).hexdigest()).exists, "what was rebuilt is not kept")
+    assert (cache / hashlib.sha256(data).hexdigest()).read_bytes() == data

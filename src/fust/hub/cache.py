@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Self
 
 from fust.core.files import full_disk_is_clear
 from fust.core.locks import FileLock
@@ -24,6 +25,8 @@ class WholeFiles:
         self.root = root
         self.room_bytes = room_bytes
         self._lock = threading.Lock()
+        self._begin_lock = threading.Lock()
+        self._begun: dict[str, CacheWriter] = {}
         root.mkdir(parents=True, exist_ok=True)
 
     def find(self, sha256: str) -> Path | None:
@@ -85,6 +88,19 @@ class WholeFiles:
         self.evict(self.room_bytes - size, keep=sha256)
         return CacheWriter(self.root, sha256, size)
 
+    def begin_or_follow(self, sha256: str, size: int) -> CacheWriter | Follower:
+        """Returns a writer, or what reads behind the one that this process has begun already.
+
+        So many who ask for a file at once have it rebuilt once.
+        """
+        with self._begin_lock:
+            begun = self._begun.get(sha256)
+            if begun is not None and begun.is_open:
+                return Follower(begun)
+            self._begun = {name: one for name, one in self._begun.items() if one.is_open}
+            writer = self._begun[sha256] = self.begin(sha256, size)
+        return writer
+
     def evict(self, room_bytes: int, keep: str = "") -> None:
         """Removes the files used longest ago until the rest fits; one that alone is too large may stay alone."""
         with self._lock:
@@ -117,8 +133,23 @@ class CacheWriter:
         self._final = root / sha256
         self._temporary = root / f".{sha256[:16]}-{secrets.token_hex(4)}.tmp"
         self._size = size
-        self._written = 0
-        self._file = open(self._temporary, "xb", buffering=0)  # noqa: SIM115 closed by finish or abandon
+        self.written = 0
+        """Bytes that others may read already."""
+        self._file = open(self._temporary, "x+b", buffering=0)  # noqa: SIM115 closed by finish or abandon
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more may come."""
+        return not self._file.closed
+
+    def reopen(self) -> int:
+        """Returns a descriptor of its own for the file on its way; it stays readable whatever becomes of the name.
+
+        Raises:
+            ValueError: it was closed already.
+
+        """
+        return os.dup(self._file.fileno())
 
     def write(self, piece: bytes) -> None:
         """Adds bytes."""
@@ -126,16 +157,16 @@ class CacheWriter:
             view = memoryview(piece)
             while view:
                 view = view[self._file.write(view) :]
-        self._written += len(piece)
+        self.written += len(piece)
 
     def finish(self) -> Path:
         """Puts the file in its place, on the disk first: after a power cut it must not read as zeros."""
         with full_disk_is_clear(self._final):
             os.fsync(self._file.fileno())
         self._file.close()
-        if self._written != self._size:
+        if self.written != self._size:
             self._temporary.unlink(missing_ok=True)
-            raise OSError(f"{self._final.name}: {self._written} bytes instead of {self._size}")
+            raise OSError(f"{self._final.name}: {self.written} bytes instead of {self._size}")
         os.replace(self._temporary, self._final)
         return self._final
 
@@ -143,3 +174,36 @@ class CacheWriter:
         """Leaves nothing behind."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+
+class Follower:
+    """Reads a file on its way into the cache, as far as it has come; a context manager."""
+
+    def __init__(self, writer: CacheWriter) -> None:
+        self._writer = writer
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(ValueError):  # it ended just now: nothing is ready
+            self._descriptor = self._writer.reopen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    @property
+    def ready(self) -> int:
+        """Bytes that can be read by now."""
+        return 0 if self._descriptor is None else self._writer.written
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether more may come; what broke off stays as long as it is."""
+        return self._descriptor is not None and self._writer.is_open
+
+    def read(self, at: int, length: int) -> bytes:
+        """Returns up to ``length`` bytes that are ready."""
+        assert self._descriptor is not None
+        return os.pread(self._descriptor, min(length, self.ready - at), at)

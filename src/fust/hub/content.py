@@ -76,7 +76,9 @@ class Content:
             RevisionNotFound: there is none.
 
         """
-        found = self.loose_ref(info, revision) or self.open_repo(info).find_revision(revision)
+        found = self.loose_ref(info, revision)
+        if found is None:
+            found = self._git.reader(info.type, info.owner, info.name).find_revision(revision)
         if found is None:
             raise revision_not_found(info.repo_id, revision)
         return found
@@ -114,7 +116,7 @@ class Content:
         self, _: str, repo_type: str, owner: str, name: str, commit_oid: str, path: str
     ) -> Entry | None:
         # Keyed by the row's id too: a repo made anew under an old name shares nothing with it.
-        return self._git.open(repo_type, owner, name).find_entry(commit_oid, path)  # pyright: ignore[reportArgumentType]
+        return self._git.reader(repo_type, owner, name).find_entry(commit_oid, path)  # pyright: ignore[reportArgumentType]
 
     def large_states(self, sha256s: Sequence[str]) -> dict[str, LargeState]:
         """Returns how large files are kept, for those that are known."""
@@ -137,7 +139,7 @@ class Content:
 
     def read_small(self, info: RepoInfo, file: StoredFile) -> bytes:
         """Returns the bytes of a file that git itself holds."""
-        return self.open_repo(info).read_blob(file.oid)
+        return self._git.reader(info.type, info.owner, info.name).read_blob(file.oid)
 
     def iter_bytes(self, info: RepoInfo | None, file: StoredFile, start: int, end: int) -> Iterator[bytes]:
         """Yields bytes [start, end), some at a time, from whatever form is here; without a repo, not from git."""

@@ -5,18 +5,21 @@ A file is always sent as `application/octet-stream` with `nosniff` and a sandbox
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from fust.core.ids import RepoType, check_repo_type
-from fust.hub.cache import CacheWriter
+from fust.hub.cache import CacheWriter, Follower
 from fust.hub.http import (
     AnyReply,
+    AsyncReply,
     FileReply,
     Headers,
     RangeError,
@@ -30,8 +33,12 @@ from fust.hub.http import (
 from fust.hub.paths import is_commit_oid
 from fust.hub.routing import Route
 from fust.hub.types import RepoInfo, StoredFile
+from fust.hub.xet.cas import PIECE_BYTES
 from fust.wire.asgi import SENT_URL
 
+_POLL_S = 0.01
+_PATIENCE_S = 3.0
+"""How long a download waits for another one that is rebuilding the same file, and whose client may read slowly."""
 _COUNTED = (".gguf",)
 _COUNTED_NAMES = frozenset({"config.json", "adapter_config.json", "model_index.json"})
 _HOT_S = 0.5
@@ -143,8 +150,34 @@ def bytes_reply(
         return Reply(status, b"".join(content.iter_bytes(info, file, start, end)), headers)
     pieces = content.iter_bytes(info, file, start, end)
     if window is None and surface.hub.cache.has_room(file.size):
-        pieces = _Kept(pieces, surface.hub.cache.begin(file.sha256, file.size))
+        writer = surface.hub.cache.begin_or_follow(file.sha256, file.size)
+        if isinstance(writer, Follower):
+            rest = functools.partial(content.iter_bytes, info, file)
+            length = (b"content-length", b"%d" % file.size)
+            return AsyncReply(status, [*headers, length], _follow(surface, writer, file.size, rest))
+        pieces = _Kept(pieces, writer)
     return StreamReply(status, headers, pieces, end - start)
+
+
+async def _follow(
+    surface: Surface, follower: Follower, size: int, rest: Callable[[int, int], Iterator[bytes]]
+) -> AsyncGenerator[bytes]:
+    """Yields a file that another download is rebuilding; ``rest`` rebuilds bytes [start, end) when that one rests."""
+    at = 0
+    patience = _PATIENCE_S
+    with follower:
+        while at < size:
+            if at < follower.ready:
+                piece = await surface.run(follower.read, at, PIECE_BYTES // 4)
+                patience = _PATIENCE_S
+            elif follower.is_growing and patience > 0:
+                await asyncio.sleep(_POLL_S)
+                patience -= _POLL_S
+                continue
+            else:
+                piece = await surface.run(b"".join, rest(at, min(size, at + PIECE_BYTES)))
+            at += len(piece)
+            yield piece
 
 
 class _Kept:

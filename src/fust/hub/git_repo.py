@@ -126,7 +126,8 @@ class GitRepo:
 
     def _is_commit(self, oid: str) -> bool:
         try:
-            return self.git[self.git.expand_id(oid)].type == pygit2.enums.ObjectType.COMMIT
+            full = oid if is_commit_oid(oid) else self.git.expand_id(oid)
+            return self.git[full].type == pygit2.enums.ObjectType.COMMIT
         except (KeyError, ValueError):
             return False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class GitStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._read = threading.local()
 
     def path(self, repo_type: RepoType, owner: str, name: str) -> Path:
         """Returns a repo's folder; owner and name must have been checked."""
@@ -33,6 +35,23 @@ class GitStore:
     def open(self, repo_type: RepoType, owner: str, name: str) -> GitRepo:
         """Returns a repo that exists."""
         return GitRepo(self.path(repo_type, owner, name))
+
+    def reader(self, repo_type: RepoType, owner: str, name: str) -> GitRepo:
+        """Returns a repo that exists, for reading alone: a thread keeps the one that it read last open.
+
+        Opening costs more than most reads. A folder that was replaced or changed at its top is opened anew; objects
+        that came since, loose or packed, are found because git looks again for what it misses.
+        """
+        path = self.path(repo_type, owner, name)
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return GitRepo(path)  # says what is wrong
+        key = (path, stat.st_ino, stat.st_ctime_ns)
+        kept: tuple[object, GitRepo] | None = getattr(self._read, "kept", None)
+        if kept is None or kept[0] != key:
+            kept = self._read.kept = (key, GitRepo(path))
+        return kept[1]
 
     def create(self, repo_type: RepoType, owner: str, name: str, files: dict[str, bytes], author: str) -> str:
         """Makes a repo with one commit on `main`; it appears whole or not at all. Returns the commit's oid."""

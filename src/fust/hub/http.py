@@ -163,7 +163,7 @@ def read_request(scope: Scope, receive: Receive) -> Request:
     """Returns the request of an ASGI scope whose sub-path was cut off already.
 
     Raises:
-        InvalidInput: the path is not UTF-8 when decoded, or the query has too many fields.
+        InvalidInput: the address is not UTF-8 when decoded, holds NUL, or the query has too many fields.
 
     """
     raw = bytes(scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
@@ -179,6 +179,9 @@ def read_request(scope: Scope, receive: Receive) -> Request:
         raise InvalidInput(
             "The query has more than {limit} fields.", hint="Send less at a time.", limit=MAX_QUERY_FIELDS
         ) from None
+    if any("\0" in text for text in (*segments, *(value for _, value in pairs))):
+        # No name here has it, and PostgreSQL takes none.
+        raise InvalidInput("The address holds a NUL character.", code="bad_path")
     lists: dict[str, list[str]] = {}
     for name, value in pairs:
         lists.setdefault(name, []).append(value)

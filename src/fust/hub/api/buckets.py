@@ -195,7 +195,8 @@ def paths_info(surface: Surface, request: Request, space: str, bucket: str) -> R
     paths = request.decode(AskedPaths).paths
     if len(paths) > MAX_OPERATIONS:
         raise _too_many()
-    return json_reply([_draw_file(file) for file in surface.hub.buckets.find_files(info, paths)])
+    found = surface.hub.buckets.find_files(info, [path for path in paths if "\0" not in path])
+    return json_reply([_draw_file(file) for file in found])
 
 
 def resolve(surface: Surface, request: Request, space: str, bucket: str, path: str) -> AnyReply:
@@ -233,7 +234,7 @@ def batch(surface: Surface, request: Request, space: str, bucket: str) -> Reply:
     for line in lines:
         try:
             if isinstance(line, DeleteLine):
-                deletes.append(line.path)
+                deletes.append(check_path(line.path))
             else:
                 puts.append(_put(surface, request, line))
         except FustError as error:

@@ -188,6 +188,15 @@ def webhook_rows() -> list[Row]:
 
 HUB: list[Row] = [
     Row("GET", "/api/whoami-v2", "a key", "/api/whoami-v2"),
+    # A program without a name is not let wait, and a code that nobody gave brings nothing.
+    Row("POST", "/oauth/device", "anybody", "/oauth/device", {}, (400,)),
+    Row("POST", "/oauth/token", "anybody", "/oauth/token", {}, (400,)),
+    Row(
+        "GET",
+        "/.well-known/oauth-authorization-server",
+        "anybody",
+        "/.well-known/oauth-authorization-server",
+    ),
     Row("GET", "/api/users/{name}/overview", "anybody", "/api/users/ada/overview"),
     Row("GET", "/api/organizations/{name}/overview", "anybody", "/api/organizations/guild/overview"),
     Row("GET", "/api/organizations/{name}/members", "a whole key", "/api/organizations/guild/members"),
@@ -527,6 +536,17 @@ FUST: list[Row] = [
     Row("GET", "/fust/v1/sign-in", "anybody", "/fust/v1/sign-in"),
     Row("GET", "/fust/v1/oidc/start", "anybody", "/fust/v1/oidc/start", ok=(404,)),
     Row("GET", "/fust/v1/oidc/callback", "anybody", "/fust/v1/oidc/callback?state=x&code=y", ok=(200,)),
+    # Only browsers let programs in, and every caller here but one (from another site) comes with a key.
+    *(
+        Row(
+            "POST",
+            f"/fust/v1/device/{word}",
+            "nobody at all",
+            f"/fust/v1/device/{word}",
+            {"code": "BCDF-BCDF"},
+        )
+        for word in ("look", "allow", "deny")
+    ),
     Row("GET", "/fust/v1/invitations", "a whole writing key", "/fust/v1/invitations"),
     Row("POST", "/fust/v1/invitations", "an administrator", "/fust/v1/invitations", {}, (201,)),
     Row(
@@ -563,6 +583,13 @@ FUST: list[Row] = [
     Row("GET", _FUST + "/preview", "read", "/fust/v1/repos/model/{repo}/preview?path=folder/file.txt"),
     Row("GET", _FUST + "/commits", "see", "/fust/v1/repos/model/{repo}/commits"),
     Row("GET", _FUST + "/commits/{oid:str}", "read", "/fust/v1/repos/model/{repo}/commits/{oid}"),
+    Row(
+        "DELETE",
+        _FUST + "/leaks/{leak_id:str}",
+        "push",
+        "/fust/v1/repos/model/{repo}/leaks/none",
+        ok=(404,),
+    ),
     Row("GET", _FUST + "/compare", "read", "/fust/v1/repos/model/{repo}/compare?head=main"),
     Row("GET", _FUST + "/refs", "see", "/fust/v1/repos/model/{repo}/refs"),
     Row("GET", "/fust/v1/webhooks", "a whole writing key", "/fust/v1/webhooks"),

@@ -5,6 +5,7 @@ import { t, useLang } from "./i18n";
 import { AuditPage } from "./pages/audit";
 import { ChatPage } from "./pages/chat";
 import { CommitPage } from "./pages/commit";
+import { DevicePage } from "./pages/device";
 import { FilePage } from "./pages/file";
 import { HealthPage } from "./pages/health";
 import { HomePage } from "./pages/home";
@@ -33,7 +34,7 @@ import { useStore } from "./store";
 
 // Places of the server that one-part and two-part paths must not be taken for.
 const PLACES = new Set(
-  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join".split(" "),
+  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join device".split(" "),
 );
 
 function Page() {
@@ -51,6 +52,7 @@ function Page() {
     if (first === "audit") return <AuditPage />;
     if (first === "chat") return <ChatPage />;
     if (first === "jobs") return <JobsPage />;
+    if (first === "device") return <DevicePage />;
     if (first === "keys") return <KeysPage />;
     if (first === "reference") return <ReferencePage />;
   }

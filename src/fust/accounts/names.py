@@ -22,6 +22,7 @@ _RESERVED = frozenset(
         "datasets",
         "docs",
         "evaluate",
+        "device",
         "fust",
         "health",
         "healthz",

@@ -35,7 +35,7 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 """On every answer: what somebody uploaded or wrote is never taken for a page (fetch.spec.whatwg.org, 3.6)."""
 _HUB = re.compile(
-    rb"^/(?:api/|xet/|oauth/|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:resolve|raw)/|(?:datasets/|spaces/)?[^/]+/[^/]+\.git(?:/|$)"
+    rb"^/(?:api/|xet/|oauth/|\.well-known/oauth-|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:resolve|raw)/|(?:datasets/|spaces/)?[^/]+/[^/]+\.git(?:/|$)"
     rb"|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:info/refs|info/lfs/|git-upload-pack|git-receive-pack|ask-access$"
     rb"|user-access-report$)|buckets/[^/]+/[^/]+/resolve/|lfs/|[^/]+/resolve/)"
 )

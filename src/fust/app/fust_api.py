@@ -16,6 +16,7 @@ from litestar.types import ControllerRouterHandler
 
 from fust import __version__
 from fust.accounts.audit_routes import handlers as audit_handlers
+from fust.accounts.device_routes import handlers as device_handlers
 from fust.accounts.invitation_routes import handlers as invitation_handlers
 from fust.accounts.oidc_routes import handlers as oidc_handlers
 from fust.accounts.rights import Identity
@@ -48,6 +49,7 @@ HANDLERS: list[ControllerRouterHandler] = [
     *session_handlers,
     *invitation_handlers,
     *oidc_handlers,
+    *device_handlers,
     *system_handlers,
     *first_minute_handlers,
     *hub_handlers,
@@ -73,6 +75,7 @@ def fust_app(services: Services) -> Litestar:
         "database": services.database,
         "invitations": services.invitations,
         "oidc": services.oidc,
+        "devices": services.devices,
         "hub": services.hub,
         "jobs": services.jobs,
         "serve": services.serve,

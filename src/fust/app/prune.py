@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import delete, select
 
+from fust.accounts.devices import DeviceCode
 from fust.accounts.models import BrowserSession, SignInCode
 from fust.core.clock import utc_naive
 from fust.core.errors import Unavailable
@@ -103,6 +104,7 @@ def _prune_rows(database: Database) -> None:
         session.execute(delete(OutboxRow).where(OutboxRow.delivered_at < now - _EVENTS_KEPT))
         prune_deliveries(session)
         session.execute(delete(BrowserSession).where(BrowserSession.expires_at < now))
+        session.execute(delete(DeviceCode).where(DeviceCode.expires_at < now))
         session.execute(delete(SignInCode).where(SignInCode.expires_at < now))
 
 

@@ -204,7 +204,7 @@ def compose(services: Services) -> Dispatcher:
             services.database,
             services.registry,
         ),
-        hub=hub_app(services.hub, services.accounts, settings, pool),
+        hub=hub_app(services.hub, services.accounts, services.devices, settings, pool),
         page=Page(services.accounts, settings, pool),
         base_path=settings.base_path,
         trusted_proxies=settings.server.trusted_proxies,
@@ -249,6 +249,7 @@ def stop_rooms(services: Services) -> None:
         services.hub.flush_downloads,
         services.outbox.stop,
         services.deliverer.stop,
+        services.hub.safety.stop,
         lambda: services.pool.shutdown(wait=False, cancel_futures=True),
         services.database.close,
     ):

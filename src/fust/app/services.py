@@ -7,6 +7,7 @@ from datetime import datetime
 
 from prometheus_client import CollectorRegistry
 
+from fust.accounts.devices import Devices
 from fust.accounts.invitations import Invitations
 from fust.accounts.oidc import Oidc
 from fust.accounts.service import Accounts
@@ -45,6 +46,7 @@ class Services:
     accounts: Accounts
     invitations: Invitations
     oidc: Oidc
+    devices: Devices
     outbox: Outbox
     hub: Hub
     deliverer: Deliverer
@@ -75,6 +77,7 @@ def build_services(settings: Settings, database: Database) -> Services:
         database=database,
         accounts=accounts,
         invitations=Invitations(database, accounts),
+        devices=Devices(database, accounts),
         oidc=Oidc(database, accounts, settings),
         outbox=outbox,
         hub=hub,

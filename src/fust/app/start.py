@@ -116,6 +116,7 @@ def wire_rooms(services: Services) -> None:
     """Wires events to the rooms that act on them, and lets the hub's lists say what serves a repo."""
     services.hub.find_deployment = lambda repo: _deployment_of(services, repo)
     services.hub.webhooks.subscribe(services.outbox)
+    services.hub.safety.start(services.outbox)
     services.outbox.subscribe("repo_deleted", lambda body: services.serve.on_repo_deleted(body))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 import psutil
-from litestar import Request, get
+from litestar import Request, delete, get
 from litestar.datastructures import State
 from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
@@ -17,6 +17,7 @@ from fust.core.i18n import Language, accepted_language, fill
 from fust.core.ids import RepoType, check_repo_type
 from fust.core.settings import Settings
 from fust.core.units import show_size
+from fust.hub.safety import Finding, Level
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo, Sort
 
@@ -58,6 +59,16 @@ class RepoSummary(msgspec.Struct, kw_only=True):
     deployment: DeploymentRef | None
 
 
+class FileSafety(msgspec.Struct):
+    """Whether loading a file runs code, as far as its opcodes tell."""
+
+    level: Level
+    imports: list[str]
+    """What it would import, dangerous and suspicious things only: `os.system`."""
+    doubts: list[str]
+    """Why not all was seen: `too long`, `broken`, `encrypted`, `unreadable`."""
+
+
 class RepoFileLine(msgspec.Struct):
     """A file of a repo; `sha256` of a large one only."""
 
@@ -66,6 +77,8 @@ class RepoFileLine(msgspec.Struct):
     oid: str
     lfs: bool
     sha256: str | None
+    safety: FileSafety | None = None
+    """Of one that may be loaded as a pickle."""
 
 
 class CommitLine(msgspec.Struct):
@@ -75,6 +88,21 @@ class CommitLine(msgspec.Struct):
     title: str
     author: str
     date: str
+    licence_before: str | None = None
+    licence_after: str | None = None
+    """Of a commit that changed it; empty: none is named."""
+
+
+class LeakLine(msgspec.Struct):
+    """Where a secret seems to lie in the repo's history."""
+
+    id: str
+    commit_oid: str
+    path: str
+    kind: str
+    line: int
+    by: str
+    found_at: str
 
 
 class RepoDetails(RepoSummary, kw_only=True):
@@ -91,6 +119,8 @@ class RepoDetails(RepoSummary, kw_only=True):
     card: str | None
     commits: list[CommitLine]
     clone_url: str
+    leaks: list[LeakLine] = []
+    """For who may write to it."""
 
 
 class RepoList(msgspec.Struct):
@@ -195,6 +225,7 @@ def get_repo(
         "files": _files(hub, info, oid) if files else [],
         "card": hub.read_card(info, oid) if files else None,
         "commits": _commits(hub, info, oid) if files else [],
+        "leaks": _leaks(hub, info) if _rights(hub, identity, info).get("push") else [],
         "clone_url": f"{settings.public_url}/{info.prefix}{info.repo_id}",
     }
     return msgspec.convert(drawn, RepoDetails, from_attributes=True)
@@ -211,18 +242,56 @@ def _rights(hub: Hub, identity: Identity, info: RepoInfo) -> dict[str, bool]:
 
 def _files(hub: Hub, info: RepoInfo, oid: str) -> list[RepoFileLine]:
     entries = hub.list_tree(info, oid, recursive=True)
+    findings = hub.safety.look(info, oid, entries)
     return [
-        RepoFileLine(e.path, e.size, e.oid, bool(e.sha256), e.sha256 or None)
+        RepoFileLine(e.path, e.size, e.oid, bool(e.sha256), e.sha256 or None, _safety(findings.get(e.path)))
         for e in entries
         if not e.is_folder
     ]
 
 
-def _commits(hub: Hub, info: RepoInfo, oid: str) -> list[CommitLine]:
+def _safety(finding: Finding | None) -> FileSafety | None:
+    if finding is None:
+        return None
+    told = [f"{it['module']}.{it['name']}" for it in finding.imports if it["safety"] != "innocuous"]
+    return FileSafety(finding.level, told, finding.doubts)
+
+
+def _leaks(hub: Hub, info: RepoInfo) -> list[LeakLine]:
     return [
-        CommitLine(c.oid, c.title, c.authors[0] if c.authors else "", iso(c.date) or "")
-        for c in hub.list_commits(info, oid, limit=20)
+        LeakLine(row.id, row.commit_oid, row.path, row.kind, row.line, row.by, iso(row.found_at) or "")
+        for row in hub.leaks.list(info)
     ]
 
 
-handlers: list[ControllerRouterHandler] = [list_repos, get_repo]
+def _commits(hub: Hub, info: RepoInfo, oid: str) -> list[CommitLine]:
+    found = hub.list_commits(info, oid, limit=20)
+    changes = hub.licence_changes(info, [commit.oid for commit in found])
+    lines: list[CommitLine] = []
+    for commit in found:
+        change = changes.get(commit.oid)
+        lines.append(
+            CommitLine(
+                commit.oid,
+                commit.title,
+                commit.authors[0] if commit.authors else "",
+                iso(commit.date) or "",
+                change.before if change else None,
+                change.after if change else None,
+            )
+        )
+    return lines
+
+
+@delete(
+    "/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}/leaks/{leak_id:str}",
+    sync_to_thread=True,
+    tags=["repos"],
+)
+def settle_leak(hub: Hub, identity: Identity, repo_type: str, owner: str, name: str, leak_id: str) -> None:
+    """Takes a warning of a secret off the list: it was ended, or was none."""
+    info = hub.get_repo_to_write(identity, f"{owner}/{name}", check_repo_type(repo_type))
+    hub.leaks.settle(identity, info, leak_id)
+
+
+handlers: list[ControllerRouterHandler] = [list_repos, get_repo, settle_leak]

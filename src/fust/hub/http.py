@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
+from fust.accounts.devices import Devices
 from fust.accounts.rights import ANONYMOUS, Identity
 from fust.accounts.service import Accounts
 from fust.core.errors import FustError, InvalidInput, TooLarge
@@ -131,6 +132,7 @@ class Surface:
     settings: Settings
     pool: ThreadPoolExecutor
     formats: Formats
+    devices: Devices
 
     async def run(self, function: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Calls something that blocks, in the pool."""

@@ -17,6 +17,7 @@ from fust.core.i18n import accepted_language, fill
 from fust.core.ids import check_repo_type
 from fust.hub.git_repo import CommitInfo
 from fust.hub.history import Change, FileChange
+from fust.hub.licences import LicenceChange
 from fust.hub.paths import check_path
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
@@ -55,6 +56,9 @@ class HistoryLine(msgspec.Struct):
     title: str
     author: str
     date: str
+    licence_before: str | None = None
+    licence_after: str | None = None
+    """Of a commit that changed the licence that the card names; empty: none is named."""
 
 
 class History(msgspec.Struct):
@@ -198,12 +202,16 @@ def list_history(
     found = hub.list_commits(
         info, revision, path=check_path(path) if path else "", limit=limit + 1, skip=cursor
     )
-    items = [_line(commit) for commit in found[:limit]]
+    changes = hub.licence_changes(info, [commit.oid for commit in found[:limit]])
+    items = [_line(commit, changes.get(commit.oid)) for commit in found[:limit]]
     return History(items, str(cursor + limit) if len(found) > limit else None)
 
 
-def _line(commit: CommitInfo) -> HistoryLine:
-    return HistoryLine(commit.oid, commit.title, ", ".join(commit.authors), iso(commit.date) or "")
+def _line(commit: CommitInfo, change: LicenceChange | None = None) -> HistoryLine:
+    before, after = (change.before, change.after) if change else (None, None)
+    return HistoryLine(
+        commit.oid, commit.title, ", ".join(commit.authors), iso(commit.date) or "", before, after
+    )
 
 
 @get(

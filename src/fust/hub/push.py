@@ -22,9 +22,11 @@ from fust.core.i18n import Language
 from fust.core.ids import new_id
 from fust.core.locks import FileLock
 from fust.core.settings import HubSettings
+from fust.formats.secrets import Secret
 from fust.hub.content import Content
 from fust.hub.errors import BadPush
 from fust.hub.git_repo import GitRepo, head_moved
+from fust.hub.leaks import Leaks, warning_of
 from fust.hub.pktline import FLUSH, band, packet, read_packets
 from fust.hub.policy import check_ref_name
 from fust.hub.push_check import PushCheck
@@ -87,7 +89,10 @@ def _is_oid(text: str) -> bool:
 class Receiver:
     """Takes pushes."""
 
-    def __init__(self, root: Path, content: Content, writer: RefWriter, limits: HubSettings) -> None:
+    def __init__(
+        self, root: Path, content: Content, writer: RefWriter, limits: HubSettings, leaks: Leaks
+    ) -> None:
+        self._leaks = leaks
         self._root = root
         self._content = content
         self._writer = writer
@@ -115,15 +120,18 @@ class Receiver:
             if not asked.updates:
                 return b""
             error: FustError | None = None
+            secrets: list[Secret] = []
             try:
                 for update in asked.updates:
                     check_ref_name(update.ref)
                     if check is not None:
                         check(update)
-                self._take(identity, info, asked.updates, file)
+                secrets = self._take(identity, info, asked.updates, file)
             except FustError as refused:
                 error = refused
-        return _report(asked, error, language)
+        tip = next((update.new for update in asked.updates if update.new), "")
+        self._leaks.note(identity, info, tip, secrets)
+        return _report(asked, error, language, warning_of(secrets, language) if secrets else "")
 
     def _take(
         self,
@@ -131,7 +139,8 @@ class Receiver:
         info: RepoInfo,
         updates: Sequence[RefUpdate],
         file: BinaryIO,
-    ) -> None:
+    ) -> list[Secret]:
+        """Takes the pack in and moves the refs; returns what in it looks like secrets."""
         repo = self._content.open_repo(info)
         tips = [update.new for update in updates if update.new]
         with FileLock(self._quarantine_of(info, new_id())) as lock:  # held: this push lives
@@ -139,17 +148,20 @@ class Receiver:
             (folder / "pack").mkdir(parents=True)
             try:
                 large: set[str] = set()
+                secrets: list[Secret] = []
                 if tips:
                     environ = self._environ(repo, folder)
                     self._unpack(environ, file)
                     repo.add_objects(folder)
-                    large = PushCheck(identity, info, repo, environ, self._content, self._limits).check(tips)
+                    check = PushCheck(identity, info, repo, environ, self._content, self._limits)
+                    large, secrets = check.check(tips), check.secrets
                 with repo.lock():
                     for update in updates:
                         if repo.raw_ref(update.ref) != update.old:
                             raise head_moved(update.ref, update.old or "")
                     _move_in(folder / "pack", repo.path / "objects" / "pack")
                     self._writer.apply(identity, info, repo, updates, large=large, action="repo.push")
+                return secrets
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.path.unlink(missing_ok=True)
@@ -221,7 +233,7 @@ def _move_in(source: Path, target: Path) -> None:
         fsync_folder(target)
 
 
-def _report(asked: PushRequest, error: FustError | None, language: Language) -> bytes:
+def _report(asked: PushRequest, error: FustError | None, language: Language, warning: str) -> bytes:
     lines = [b"unpack ok\n"]
     for update in asked.updates:
         if error is None:
@@ -233,5 +245,6 @@ def _report(asked: PushRequest, error: FustError | None, language: Language) -> 
     )
     if "side-band-64k" not in asked.capabilities:
         return report
-    told = b"" if error is None else (error.sentence(language).replace("\n", " ") + "\n").encode()
-    return band(2, told) + band(1, report) + FLUSH
+    told = warning if error is None else error.sentence(language)
+    line = (told.replace("\n", " ") + "\n").encode() if told else b""
+    return band(2, line) + band(1, report) + FLUSH

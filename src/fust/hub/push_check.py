@@ -14,6 +14,8 @@ import pygit2
 from fust.accounts.rights import Identity
 from fust.core.errors import FustError, TooLarge
 from fust.core.settings import HubSettings
+from fust.formats.secrets import MAX_BYTES as SECRET_BYTES
+from fust.formats.secrets import Secret, find_secrets
 from fust.hub.content import Content
 from fust.hub.errors import BadHash, BadPath, BadPush
 from fust.hub.git_repo import MAX_POINTER_BYTES, GitRepo, parse_pointer
@@ -23,6 +25,9 @@ from fust.hub.types import RepoInfo
 MAX_FILES = 1_000_000
 MAX_DEPTH = 200
 _MAX_TOLD = 10
+_MAX_SECRETS = 200
+MAX_SECRET_BYTES = 64 * 2**20
+"""Bytes of a push's files that are looked through for secrets."""
 _SUBMODULE = 0o160000
 
 
@@ -56,6 +61,9 @@ class PushCheck:
         self._limits = limits
         self._names: set[str] = set()
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._to_look_at = MAX_SECRET_BYTES
+        self.secrets: list[Secret] = []
+        """What the new files hold that looks like a secret; known after ``check``."""
 
     def check(self, tips: Sequence[str]) -> set[str]:
         """Returns the SHA-256 of the large files that the new commits point to.
@@ -144,10 +152,16 @@ class PushCheck:
     def _look_at_blob(self, oid: str, size: int, path: str, found: Found) -> None:
         if size > self._limits.max_regular_file_bytes:
             found.too_large.append((path, size))
-        elif size <= MAX_POINTER_BYTES:
-            pointer = parse_pointer(self._repo.read_blob(oid))
-            if pointer:
-                found.pointers[pointer[0]] = (path, pointer[1])
+            return
+        if size > MAX_POINTER_BYTES and size > min(SECRET_BYTES, self._to_look_at):
+            return
+        self._to_look_at -= size
+        data = self._repo.read_blob(oid)
+        pointer = parse_pointer(data) if size <= MAX_POINTER_BYTES else None
+        if pointer:
+            found.pointers[pointer[0]] = (path, pointer[1])
+        elif len(self.secrets) < _MAX_SECRETS:
+            self.secrets += find_secrets(path, data)
 
     def _large_refused(self, files: list[tuple[str, int]]) -> FustError:
         shown = ", ".join(f"{path} ({size} bytes)" for path, size in files[:_MAX_TOLD])

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, urlsplit
 
+from fust.accounts.devices import Devices
 from fust.accounts.rights import ANONYMOUS
 from fust.accounts.service import Accounts
 from fust.core.errors import FustError
@@ -21,6 +22,7 @@ from fust.hub.api import (
     gates,
     large_files,
     listing,
+    oauth,
     people,
     refs,
     relocate,
@@ -53,6 +55,7 @@ from fust.wire.asgi import ClientGone, Receive, Scope, Send, request_id_of
 log = logging.getLogger(__name__)
 ROUTES: tuple[Route, ...] = (
     *people.ROUTES,
+    *oauth.ROUTES,
     *small.ROUTES,
     *repos.ROUTES,
     *listing.ROUTES,
@@ -165,6 +168,8 @@ class HubApp:
         return await surface.run(route.handler, surface, request, **arguments)
 
 
-def hub_app(hub: Hub, accounts: Accounts, settings: Settings, pool: ThreadPoolExecutor) -> HubApp:
+def hub_app(
+    hub: Hub, accounts: Accounts, devices: Devices, settings: Settings, pool: ThreadPoolExecutor
+) -> HubApp:
     """Returns the hub surface as an ASGI app."""
-    return HubApp(Surface(hub, accounts, settings, pool, Formats(hub)))
+    return HubApp(Surface(hub, accounts, settings, pool, Formats(hub), devices))

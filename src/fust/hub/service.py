@@ -37,7 +37,9 @@ from fust.hub.git_store import GitStore
 from fust.hub.history import CommitChanges, Comparison, compare, read_changes
 from fust.hub.hooks.service import Webhooks
 from fust.hub.large_files import LargeFiles
+from fust.hub.leaks import Leaks
 from fust.hub.lfs_locks import Locks
+from fust.hub.licences import LicenceChange, licence_changes
 from fust.hub.preview import Look, format_of, look_at_text
 from fust.hub.preview_parquet import look_at_parquet
 from fust.hub.push import Receiver
@@ -45,6 +47,7 @@ from fust.hub.ref_writer import RefWriter
 from fust.hub.refs import Refs
 from fust.hub.relocate import Relocation
 from fust.hub.repos import Repos
+from fust.hub.safety import Safety
 from fust.hub.social import Collections, Likes
 from fust.hub.storage import StorageSums, measure_storage
 from fust.hub.summary import card_text
@@ -90,8 +93,11 @@ class Hub:
         )
         self.access = AccessRequests(database, self.repos, accounts, self.gates)
         self.ref_writer = RefWriter(database, self.repos, self.content)
+        self.leaks = Leaks(database)
         self.committer = Committer(self.content, self.ref_writer, settings)
-        self.receiver = Receiver(settings.home / "git", self.content, self.ref_writer, settings.hub)
+        self.receiver = Receiver(
+            settings.home / "git", self.content, self.ref_writer, settings.hub, self.leaks
+        )
         self.relocation = Relocation(database, accounts, self.repos, self.git, self.gates)
         self.likes = Likes(database, self.repos, accounts)
         self.collections = Collections(database, self.repos, accounts)
@@ -100,6 +106,7 @@ class Hub:
             database, self.repos, self.content, self.ref_writer, accounts, self.gates
         )
         self.locks = Locks(database, accounts)
+        self.safety = Safety(database, self.repos, self.content)
         self.webhooks = Webhooks(
             database, accounts, self.repos, self.gates, settings.webhooks, settings.public_url
         )
@@ -293,6 +300,10 @@ class Hub:
             if i >= skip:
                 found.append(commit)
         return found
+
+    def licence_changes(self, repo: RepoInfo, oids: Sequence[str]) -> dict[str, LicenceChange]:
+        """Returns the commits, of those given, that changed the licence that the card names."""
+        return licence_changes(self.content.open_repo(repo), oids)
 
     def list_refs(self, repo: RepoInfo) -> list[Ref]:
         """Returns branches, tags and other refs."""

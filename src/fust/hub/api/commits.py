@@ -11,10 +11,12 @@ import msgspec
 
 from fust.core.errors import InvalidInput
 from fust.core.ids import RepoType
+from fust.formats.secrets import find_secrets
 from fust.hub.api.common import next_link, page_url
 from fust.hub.attributes import is_ignored, is_lfs
 from fust.hub.draw import Json, draw_commit
-from fust.hub.http import Reply, Request, Surface, json_reply, number, spool_body
+from fust.hub.http import Reply, Request, Surface, header, json_reply, number, spool_body
+from fust.hub.leaks import warning_of
 from fust.hub.paths import check_path
 from fust.hub.routing import BODY, REPO, Route
 from fust.hub.types import AddFile, AddLargeFile, CopyFile, DeleteFile, DeleteFolder, Operation, RepoInfo
@@ -151,6 +153,10 @@ def _commit(surface: Surface, request: Request, info: RepoInfo, revision: str, b
             parent=head.parentCommit,
             action="repo.push",
         )
+    secrets = [
+        secret for op in operations if isinstance(op, AddFile) for secret in find_secrets(op.path, op.data)
+    ]
+    surface.hub.leaks.note(request.identity, info, oid, secrets)
     return json_reply(
         {
             "success": True,
@@ -158,7 +164,9 @@ def _commit(surface: Surface, request: Request, info: RepoInfo, revision: str, b
             "commitUrl": f"{page_url(surface, request, info)}/commit/{oid}",
             "pullRequestUrl": request_url,
             "hookOutput": "",
-        }
+        },
+        # Clients print it (huggingface_hub: `_warn_on_warning_headers`), in the one language that a header can hold.
+        headers=[header("x-hf-warning", f"secrets-{oid}; {warning_of(secrets, 'en')}")] if secrets else None,
     )
 
 
@@ -226,7 +234,13 @@ def list_commits(
     start = number(request.query.get("cursor"), 0, 0, 10**9)
     found = surface.hub.list_commits(info, revision, limit=limit + 1, skip=start)
     following = str(start + limit) if len(found) > limit else None
-    return json_reply([draw_commit(c) for c in found[:limit]], headers=next_link(surface, request, following))
+    drawn = [draw_commit(c) for c in found[:limit]]
+    changes = surface.hub.licence_changes(info, [c.oid for c in found[:limit]])
+    for line in drawn:
+        change = changes.get(str(line["id"]))
+        if change is not None:
+            line["licenseChange"] = {"from": change.before or None, "to": change.after or None}
+    return json_reply(drawn, headers=next_link(surface, request, following))
 
 
 _NOSNIFF = (b"x-content-type-options", b"nosniff")

@@ -13,6 +13,7 @@ from fust.hub.draw import Json, draw_details
 from fust.hub.errors import RepoExists
 from fust.hub.http import Reply, Request, Surface, header, json_reply
 from fust.hub.routing import BODY, REPO, Route
+from fust.hub.safety import draw_repo_status
 from fust.hub.summary import read_card
 
 
@@ -122,7 +123,7 @@ def repo_info(
         info, sha=oid, last=last, entries=entries, card=read_card(git, oid), blobs=blobs, formats=formats
     )
     if request.flag("securityStatus"):
-        drawn["securityRepoStatus"] = {"scansDone": False, "filesWithIssues": []}
+        drawn["securityRepoStatus"] = draw_repo_status(hub.safety.look(info, oid, entries))
     wanted = expanded(request)
     if wanted:
         kept: Json = {key: drawn[key] for key in ("_id", "id") if key in drawn}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import parse_qs
 
 import msgspec
@@ -9,10 +10,12 @@ import msgspec
 from fust.core.errors import InvalidInput
 from fust.core.ids import RepoType
 from fust.hub.api.common import next_link
-from fust.hub.draw import draw_entry
-from fust.hub.git_repo import CommitInfo
+from fust.hub.draw import Json, draw_entry
+from fust.hub.git_repo import CommitInfo, Entry
 from fust.hub.http import Reply, Request, Surface, header, json_reply, number
 from fust.hub.routing import BODY, REPO, Route
+from fust.hub.safety import draw_file_status
+from fust.hub.types import RepoInfo
 
 PAGE = 1000
 EXPANDED_PAGE = 50
@@ -42,6 +45,8 @@ def list_tree(
         last = hub.content.open_repo(info).last_commits(oid, [entry.path for entry in page])
     following = str(start + limit) if start + limit < len(entries) else None
     drawn = [draw_entry(entry, states, last.get(entry.path)) for entry in page]
+    if expand:
+        _add_safety(surface, info, oid, page, drawn)
     return json_reply(drawn, headers=[*next_link(surface, request, following), header("x-repo-commit", oid)])
 
 
@@ -57,7 +62,20 @@ def paths_info(
     found = [entry for path in paths if (entry := git.find_entry(oid, path.strip("/"))) and entry.path]
     states = hub.content.large_states([entry.sha256 for entry in found])
     last = git.last_commits(oid, [entry.path for entry in found]) if expand else {}
-    return json_reply([draw_entry(entry, states, last.get(entry.path)) for entry in found])
+    drawn = [draw_entry(entry, states, last.get(entry.path)) for entry in found]
+    if expand:
+        _add_safety(surface, info, oid, found, drawn)
+    return json_reply(drawn)
+
+
+def _add_safety(
+    surface: Surface, info: RepoInfo, oid: str, entries: Sequence[Entry], drawn: Sequence[Json]
+) -> None:
+    """Adds `securityFileStatus` to lines of files."""
+    findings = surface.hub.safety.look(info, oid, entries)
+    for entry, line in zip(entries, drawn, strict=True):
+        if not entry.is_folder:
+            line["securityFileStatus"] = draw_file_status(findings.get(entry.path))
 
 
 class AskedPaths(msgspec.Struct):

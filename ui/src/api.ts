@@ -85,12 +85,25 @@ export interface RepoFile {
   oid: string;
   lfs: boolean;
   sha256: string | null;
+  /** Of one that may be loaded as a pickle. */
+  safety?: { level: "safe" | "caution" | "suspicious" | "unsafe" | "queued"; imports: string[]; doubts: string[] } | null;
 }
 export interface Commit {
   oid: string;
   title: string;
   author: string;
   date: string;
+  /** Of a commit that changed the licence; null or absent in others. */
+  licence_before?: string | null;
+  licence_after?: string | null;
+}
+export interface Leak {
+  id: string;
+  commit_oid: string;
+  path: string;
+  kind: string;
+  line: number;
+  by: string;
 }
 export interface Repo extends RepoSummary {
   /** What the reader may do with it. */
@@ -102,6 +115,8 @@ export interface Repo extends RepoSummary {
   card: string | null;
   commits: Commit[];
   clone_url: string;
+  /** Secrets in its history; for who may write to it. */
+  leaks: Leak[];
 }
 export interface Preview {
   path: string;

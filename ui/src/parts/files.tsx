@@ -2,6 +2,7 @@ import type { ComponentChildren } from "preact";
 import type { Repo, RepoFile } from "../api";
 import { Size } from "./index";
 import { FileLink } from "./rows";
+import { SafetyBadge } from "./safety";
 import { t } from "../i18n";
 import { repoPath, url } from "../router";
 
@@ -37,7 +38,7 @@ export function Files({ repo, revision, act }: { repo: Repo; revision: string; a
       <tbody>
         {repo.files.map((file) => (
           <tr key={file.path}>
-            <th scope="row" class="mono"><FileLink repo={repo} revision={revision} path={file.path} /></th>
+            <th scope="row" class="mono"><FileLink repo={repo} revision={revision} path={file.path} /><SafetyBadge file={file} /></th>
             <td class="hide-s mono quiet" title={file.sha256 ?? file.oid}>{(file.sha256 ?? file.oid).slice(0, 12)}</td>
             {act && <td class="r">{act(file)}</td>}
             <td class="r"><Size of={file.size_bytes} /></td>

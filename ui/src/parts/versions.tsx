@@ -1,6 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { call, type Commit, type Page, type Ref, type Repo } from "../api";
 import { Time, Trouble, Waiting } from "./index";
+import { LicenceChange } from "./safety";
 import { t } from "../i18n";
 import { useAct, useLoad } from "../load";
 import { go, Link, repoPath, usePlace } from "../router";
@@ -71,7 +72,7 @@ export function Versions({ repo, page, revision }: { repo: Repo; page: string; r
           <tbody>
             {commits.map((commit) => (
               <tr key={commit.oid}>
-                <th scope="row"><Link to={`${folder}/commit/${commit.oid}`}>{commit.title || t("commit.untitled")}</Link></th>
+                <th scope="row"><Link to={`${folder}/commit/${commit.oid}`}>{commit.title || t("commit.untitled")}</Link><LicenceChange commit={commit} /></th>
                 <td class="mono" data-l={t("versions.version")}>{commit.oid.slice(0, 8)}</td>
                 <td class="soft" data-l={t("versions.who")}>{commit.author}</td>
                 <td class="r" data-l={t("versions.when")}><Time at={commit.date} /></td>

@@ -1,5 +1,6 @@
 import type { Repo, RepoType } from "../../api";
 import { State, Tabs, Head } from "../../parts";
+import { Leaks } from "../../parts/safety";
 import { OldRevision } from "../../parts/versions";
 import { t } from "../../i18n";
 import { go, usePlace } from "../../router";
@@ -41,6 +42,7 @@ export function RepoPage({ type, repoId, at }: { type: RepoType; repoId: string;
       </Head>
       {serving && <ModelNotes repo={repo} serving={serving} />}
       <OldRevision revision={revision} path={page} />
+      <Leaks repo={repo} changed={() => void loaded.reload()} />
       <Tabs now={tab.id} label={t(`${type}.about`)} onPick={pick} tabs={tabs.map((it) => ({ id: it.id, label: t(it.label as "tab.card"), count: it.count?.(repo) }))} />
       {tab.wide ? panel : (
         <div class="split">

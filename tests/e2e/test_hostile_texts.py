@@ -202,6 +202,39 @@ def test_discussions_and_what_requests_change(trap: Trap, infested: str, page_se
     trap.visit(f"/models/{infested}/upload/{quote(PAYLOADS[1], safe='')}")
 
 
+def test_collections_branches_people_and_search(trap: Trap, infested: str, page_server: Any) -> None:
+    for text in PAYLOADS:
+        body = {"title": text[:60], "namespace": "admin", "description": text[:150]}
+        status, _, answer = page_server.request("POST", "/api/collections", body)
+        assert status in (200, 409), answer
+        slug = json.loads(answer)["slug"]
+        item = {"item": {"id": infested, "type": "model"}, "note": text}
+        assert page_server.request("POST", f"/api/collections/{slug}/items", item)[0] in (200, 409)
+        ref = quote(text, safe="")
+        assert page_server.request("POST", f"/api/models/{infested}/branch/{ref}", {})[0] in (200, 400)
+        tag = {"tag": text, "message": CARD[:900]}
+        assert page_server.request("POST", f"/api/models/{infested}/tag/main", tag)[0] in (200, 400)
+    status, _, answer = page_server.request(
+        "POST", "/fust/v1/users", {"name": "mallory", "full_name": PAYLOADS[0]}
+    )
+    assert status in (201, 409), answer
+    trap.visit("/collections", PAYLOADS[0])
+    trap.visit(f"/collections/{slug}")
+    trap.visit("/admin?show=collections", PAYLOADS[0])
+    trap.visit("/mallory", PAYLOADS[0])
+    trap.visit(f"/models/{infested}/refs")
+    trap.visit(f"/models/{infested}/collect")
+    trap.visit(f"/models/{infested}?tab=settings")
+    trap.visit(f"/search?q={quote(PAYLOADS[0][:20])}")
+    for text in PAYLOADS:
+        coded = quote(text, safe="")
+        for path in (f"/{coded}", f"/search?q={coded}", f"/collections/{coded}/{coded}"):
+            trap.page.goto(path)
+        for part in ("compare", "history", "edit", "delete", "upload", "discussions"):
+            trap.page.goto(f"/models/{infested}/{part}/{coded}/{coded}")
+        trap.check(text)
+
+
 def test_addresses(trap: Trap) -> None:
     for text in PAYLOADS:
         coded = quote(text, safe="")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
+
+from tests.e2e.conftest import make_repo
 
 pytestmark = pytest.mark.e2e
 
@@ -16,7 +19,20 @@ WANTED = "main h1"
 
 
 @pytest.fixture(scope="module")
-def places(model: dict[str, Any], hostile: str, dataset: str, failed_run: str) -> dict[str, str]:
+def hub(page_server: Any, dataset: str) -> dict[str, str]:
+    """A space and a collection."""
+    make_repo(page_server, "admin/app", "space", "---\nsdk: static\n---\n# App\n")
+    body = {"title": "Things", "namespace": "admin"}
+    slug = json.loads(page_server.request("POST", "/api/collections", body)[2])["slug"]
+    item = {"item": {"id": dataset, "type": "dataset"}, "note": "To begin with."}
+    assert page_server.request("POST", f"/api/collections/{slug}/items", item)[0] in (200, 409)
+    return {"space": "admin/app", "collection": slug}
+
+
+@pytest.fixture(scope="module")
+def places(
+    model: dict[str, Any], hostile: str, dataset: str, failed_run: str, hub: dict[str, str]
+) -> dict[str, str]:
     """Every kind of page, by name."""
     starter = model["repo_id"]
     return {
@@ -35,6 +51,17 @@ def places(model: dict[str, Any], hostile: str, dataset: str, failed_run: str) -
         "file": f"datasets/{dataset}/blob/main/data/train.jsonl",
         "commit": f"datasets/{dataset}/commit/main",
         "missing commit": f"datasets/{dataset}/commit/{'0' * 40}",
+        "spaces": "spaces",
+        "space": f"spaces/{hub['space']}?tab=app",
+        "collections": "collections",
+        "collection": f"collections/{hub['collection']}",
+        "profile": "admin",
+        "search": "search?q=admin",
+        "repo settings": f"datasets/{dataset}?tab=settings",
+        "branches": f"datasets/{dataset}/refs",
+        "comparison": f"datasets/{dataset}/compare/main...main",
+        "history of a file": f"datasets/{dataset}/history/main/README.md",
+        "collect": f"datasets/{dataset}/collect",
         "chat": "chat",
         "jobs": "jobs",
         "job": f"jobs/{failed_run}",

@@ -4,6 +4,8 @@ import { Trouble, Waiting } from "./parts";
 import { t, useLang } from "./i18n";
 import { AuditPage } from "./pages/audit";
 import { ChatPage } from "./pages/chat";
+import { CollectionPage } from "./pages/collection";
+import { CollectionsPage } from "./pages/collections";
 import { CommitPage } from "./pages/commit";
 import { DevicePage } from "./pages/device";
 import { FilePage } from "./pages/file";
@@ -15,13 +17,20 @@ import { KeysPage } from "./pages/keys";
 import { NotFoundPage } from "./pages/notfound";
 import { OrganisationPage, OrganisationsPage } from "./pages/organisations";
 import { PeoplePage } from "./pages/people";
+import { ProfilePage } from "./pages/profile";
 import { ReferencePage } from "./pages/reference";
+import { CollectPage } from "./pages/repo/collect";
+import { ComparePage } from "./pages/repo/compare";
+import { DuplicatePage } from "./pages/repo/duplicate";
 import { EditPage } from "./pages/repo/edit";
 import { NewTalkPage } from "./pages/repo/newtalk";
+import { DeleteFilePage, FileHistoryPage } from "./pages/repo/onefile";
+import { RefsPage } from "./pages/repo/refs";
 import { RepoPage } from "./pages/repo/page";
 import { TalkPage } from "./pages/repo/talk";
 import { UploadPage } from "./pages/repo/upload";
 import { ReposPage } from "./pages/repos";
+import { SearchPage } from "./pages/search";
 import { SettingsPage } from "./pages/settings";
 import { JoinPage } from "./pages/join";
 import { SignInPage } from "./pages/signin";
@@ -34,7 +43,7 @@ import { useStore } from "./store";
 
 // Places of the server that one-part and two-part paths must not be taken for.
 const PLACES = new Set(
-  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join device".split(" "),
+  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join device collections search".split(" "),
 );
 
 function Page() {
@@ -45,6 +54,9 @@ function Page() {
   if (parts.length === 1) {
     if (first === "models") return <ReposPage key="model" type="model" />;
     if (first === "datasets") return <ReposPage key="dataset" type="dataset" />;
+    if (first === "spaces") return <ReposPage key="space" type="space" />;
+    if (first === "collections") return <CollectionsPage />;
+    if (first === "search") return <SearchPage />;
     if (first === "settings") return <SettingsPage />;
     if (first === "health") return <HealthPage />;
     if (first === "people") return <PeoplePage />;
@@ -55,11 +67,13 @@ function Page() {
     if (first === "device") return <DevicePage />;
     if (first === "keys") return <KeysPage />;
     if (first === "reference") return <ReferencePage />;
+    if (first && !PLACES.has(first)) return <ProfilePage key={first} name={first} />;
   }
   if (parts.length === 2 && first && second) {
     if (first === "jobs") return <JobPage key={second} id={second} />;
     if (first === "organisations") return <OrganisationPage key={second} name={second} />;
   }
+  if (first === "collections" && parts.length === 3) return <CollectionPage key={path} slug={parts.slice(1).join("/")} />;
   return <RepoPlace path={path} parts={parts} />;
 }
 
@@ -84,13 +98,19 @@ function RepoPart({ type, repoId, what, rest }: { type: RepoType; repoId: string
     if (first === "new" || first === "propose") return <NewTalkPage type={type} repoId={repoId} request={first === "propose"} />;
     if (/^[1-9]\d{0,8}$/.test(first)) return <TalkPage type={type} repoId={repoId} num={Number(first)} />;
   }
+  if (first === undefined && what === "refs") return <RefsPage type={type} repoId={repoId} />;
+  if (first === undefined && what === "collect") return <CollectPage type={type} repoId={repoId} />;
+  if (first === undefined && what === "duplicate") return <DuplicatePage type={type} repoId={repoId} />;
   if (first === undefined) return <NotFoundPage />;
   if (file === "") {
     if (what === "commit") return <CommitPage type={type} repoId={repoId} oid={first} />;
     if (what === "new") return <EditPage type={type} repoId={repoId} revision={first} file="" />;
+    if (what === "compare") return <ComparePage type={type} repoId={repoId} range={first} />;
     if (what === "upload") return <UploadPage type={type} repoId={repoId} revision={first} />;
   } else {
     if (what === "blob") return <FilePage type={type} repoId={repoId} revision={first} file={file} />;
+    if (what === "history") return <FileHistoryPage type={type} repoId={repoId} revision={first} file={file} />;
+    if (what === "delete") return <DeleteFilePage type={type} repoId={repoId} revision={first} file={file} />;
     if (what === "edit") return <EditPage type={type} repoId={repoId} revision={first} file={file} />;
   }
   return <NotFoundPage />;

@@ -58,3 +58,9 @@ export interface Thread extends Talk {
 export function typeOf(plural: string | undefined): RepoType | undefined {
   return ({ models: "model", datasets: "dataset", spaces: "space" } as const)[plural ?? ""];
 }
+
+/** Whether a revision is a commit, which nothing can be added to. */
+export const isCommit = (revision: string): boolean => /^[0-9a-f]{40}$/.test(revision);
+
+/** Where a repository's files are listed at a revision. */
+export const filesOf = (repo: RepoName, revision: string): string => `${placeOf(repo)}?tab=files${revision === "main" ? "" : `&revision=${encodeURIComponent(revision)}`}`;

@@ -4,10 +4,12 @@ import { Changes } from "../parts/changes";
 import { t } from "../i18n";
 import { useLoad } from "../load";
 import { Link, repoPath } from "../router";
+import { useRepo } from "./repo/load";
 
 /** What one commit changed. */
 export function CommitPage({ type, repoId, oid }: { type: RepoType; repoId: string; oid: string }) {
   const folder = `${type}s/${repoPath(repoId)}`;
+  useRepo(type, repoId, { files: false }); // an old name in the address becomes the one of today
   const loaded = useLoad<CommitDetails>(`fust/v1/repos/${type}/${repoPath(repoId)}/commits/${encodeURIComponent(oid)}`);
   const it = loaded.data;
   const gone = loaded.problem?.status === 404;

@@ -98,7 +98,7 @@ export function OrganisationPage({ name }: { name: string }) {
   return (
     <div class="page wrap">
       <Head kick={<Link to="organisations">{t("place.organisations")}</Link>} title={gone ? t("orgs.gone", { name }) : it?.display_name || name} sum={gone ? t("orgs.gone.next") : it && it.display_name !== name ? name : undefined}>
-        {it && <Link class="b" to={`models?search=${encodeURIComponent(`${name}/`)}`}>{t("orgs.models")}</Link>}
+        {it && <Link class="b" to={encodeURIComponent(name)}>{t("orgs.models")}</Link>}
       </Head>
       <OperateNav />
       {org.problem && <Trouble problem={org.problem} retry={gone ? undefined : () => void org.reload()} />}

@@ -1,26 +1,36 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { call, Problem, type Page, type RepoSummary } from "../api";
+import { call, Problem, type Page, type RepoSummary, type RepoType } from "../api";
 import { Empty, Head, Size, State, Trouble, Waiting } from "../parts";
 import { ago, endonym, integer } from "../format";
 import { maybe, t, useLang } from "../i18n";
-import { go, Link, repoPath, usePlace } from "../router";
+import { placeOf } from "../hub";
+import { HubNav } from "../parts/subnav";
+import { go, Link, usePlace } from "../router";
 import { sessionEnded } from "../session";
 
 const MOST = 500; // rows asked for; beyond that the search narrows
-const SORTS = ["updated", "name", "size", "downloads"] as const;
+const SORTS = ["updated", "created", "trending", "likes", "downloads", "name", "size"] as const;
 type Sort = (typeof SORTS)[number];
-export type RepoKind = "model" | "dataset";
+/** Ranges of a model's parameters, as the hub's API writes them. */
+const SPANS = ["", "max:1B", "min:1B,max:4B", "min:4B,max:14B", "min:14B"] as const;
 
-/** What differs in words between the two lists. */
-function wordsOf(type: RepoKind) {
-  return type === "model"
-    ? { title: t("place.models"), path: "models", pull: t("models.pull"), to: "jobs?pull", waiting: t("waiting.models"), none: t("models.none"), next: t("models.none.next"), search: t("models.search"), nomatch: t("models.nomatch") }
-    : { title: t("place.datasets"), path: "datasets", pull: t("datasets.pull"), to: "jobs?pull=dataset", waiting: t("waiting.datasets"), none: t("datasets.none"), next: t("datasets.none.next"), search: t("datasets.search"), nomatch: t("datasets.nomatch") };
+/** What differs in words between the lists. */
+function wordsOf(type: RepoType) {
+  const to = { model: "jobs?pull", dataset: "jobs?pull=dataset", space: undefined }[type];
+  return { title: t(`place.${type}s`), path: `${type}s`, pull: to && t(type === "dataset" ? "datasets.pull" : "models.pull"), to, waiting: t(`waiting.${type}s`), none: t(`${type}s.none`), next: t(`${type}s.none.next`), search: t(`${type}s.search`), nomatch: t(`${type}s.nomatch`) };
 }
 
-function sumOf(type: RepoKind, total: number, fits: number, search: string): string {
-  if (type === "dataset") return search === "" ? t("datasets.sum", { n: total }) : t("datasets.found", { n: total, search });
+function sumOf(type: RepoType, total: number, fits: number, search: string): string {
+  if (type !== "model") return search === "" ? t(`${type}s.sum`, { n: total }) : t(`${type}s.found`, { n: total, search });
   return search === "" ? t("models.sum", { n: total, fits }) : t("models.found", { n: total, search });
+}
+
+/** What the reader changes of the list. */
+interface Wish {
+  search?: string;
+  sort?: Sort;
+  span?: string;
+  f?: string[];
 }
 
 interface Facet {
@@ -30,7 +40,7 @@ interface Facet {
   say: (value: string) => string;
 }
 
-function facets(type: RepoKind): Facet[] {
+function facets(type: RepoType): Facet[] {
   const all: Facet[] = [
     {
       id: "here",
@@ -42,13 +52,17 @@ function facets(type: RepoKind): Facet[] {
     { id: "licence", title: t("facet.licence"), of: (repo) => [repo.licence ?? ""], say: (value) => value || t("facet.unstated") },
     { id: "language", title: t("facet.language"), of: (repo) => repo.languages, say: endonym },
     { id: "format", title: t("facet.format"), of: (repo) => repo.formats, say: (value) => value },
+    { id: "library", title: t("facet.library"), of: (repo) => (repo.library ? [repo.library] : []), say: (value) => value },
+    { id: "sdk", title: t("facts.sdk"), of: (repo) => (repo.sdk ? [repo.sdk] : []), say: (value) => value },
+    { id: "tag", title: t("facet.tag"), of: (repo) => repo.tags, say: (value) => value },
+    { id: "owner", title: t("reposet.owner"), of: (repo) => [repo.repo_id.split("/")[0] ?? ""], say: (value) => value },
     { id: "access", title: t("facet.access"), of: (repo) => [repo.private ? "private" : "open"], say: (value) => (value === "private" ? t("facet.private") : t("facet.open")) },
   ];
   return type === "model" ? all : all.filter((facet) => facet.id !== "here");
 }
 
 /** Every row that matches the search, page by page. */
-async function everything(type: RepoKind, search: string, sort: Sort, signal: AbortSignal): Promise<{ items: RepoSummary[]; total: number }> {
+async function rows(type: RepoType, search: string, sort: Sort, signal: AbortSignal): Promise<{ items: RepoSummary[]; total: number }> {
   const items: RepoSummary[] = [];
   let cursor: string | null = null;
   let total = 0;
@@ -64,12 +78,21 @@ async function everything(type: RepoKind, search: string, sort: Sort, signal: Ab
   return { items, total };
 }
 
-/** Models or datasets: search, order and filters live in the address. */
-export function ReposPage({ type }: { type: RepoKind }) {
+/** The rows of models with so many parameters: the hub's API reads that from the weights, the rows do not say it. */
+async function rowsWithin(span: string, search: string, sort: Sort, signal: AbortSignal): Promise<{ items: RepoSummary[]; total: number }> {
+  const query = new URLSearchParams({ search, num_parameters: span, limit: "1000" });
+  const [all, within] = await Promise.all([rows("model", search, sort, signal), call<{ id: string }[]>(`api/models?${query}`, { signal })]);
+  const ids = new Set(within.map((it) => it.id));
+  return { items: all.items.filter((it) => ids.has(it.repo_id)), total: ids.size };
+}
+
+/** Models, datasets or spaces: search, order and filters live in the address. */
+export function ReposPage({ type }: { type: RepoType }) {
   const { query } = usePlace();
   const chosen = useLang();
   const search = query.get("search") ?? "";
   const sort = SORTS.find((it) => it === query.get("sort")) ?? "updated";
+  const span = type === "model" ? (SPANS.find((it) => it === query.get("parameters")) ?? "") : "";
   const picked = query.getAll("f");
   const [found, setFound] = useState<{ items: RepoSummary[]; total: number } | null>(null);
   const [problem, setProblem] = useState<Problem | null>(null);
@@ -77,7 +100,7 @@ export function ReposPage({ type }: { type: RepoKind }) {
 
   useEffect(() => {
     const stop = new AbortController();
-    everything(type, search, sort, stop.signal)
+    (span === "" ? rows(type, search, sort, stop.signal) : rowsWithin(span, search, sort, stop.signal))
       .then((answer) => {
         setFound(answer);
         setProblem(null);
@@ -88,9 +111,10 @@ export function ReposPage({ type }: { type: RepoKind }) {
         setProblem(error);
       });
     return () => stop.abort();
-  }, [type, search, sort, turn, chosen]);
+  }, [type, search, sort, span, turn, chosen]);
 
   const words = wordsOf(type);
+  const narrowed = search !== "" || span !== "";
   const list = useMemo(() => facets(type), [type, chosen]);
   const matches = (repo: RepoSummary, except?: string): boolean =>
     list.every((facet) => {
@@ -103,12 +127,14 @@ export function ReposPage({ type }: { type: RepoKind }) {
   const shown = found?.items.filter((repo) => matches(repo)) ?? [];
   const fits = found?.items.filter((repo) => repo.fits === "yes").length ?? 0;
 
-  const change = (next: { search?: string; sort?: Sort; f?: string[] }): void => {
+  const change = (next: Wish): void => {
     const fresh = new URLSearchParams();
     const text = next.search ?? search;
     const order = next.sort ?? sort;
     if (text !== "") fresh.set("search", text);
     if (order !== "updated") fresh.set("sort", order);
+    const size = next.span ?? span;
+    if (size !== "") fresh.set("parameters", size);
     for (const it of next.f ?? picked) fresh.append("f", it);
     go(`${words.path}${fresh.size > 0 ? `?${fresh}` : ""}`, "replace");
   };
@@ -116,30 +142,31 @@ export function ReposPage({ type }: { type: RepoKind }) {
 
   return (
     <div class="page wrap">
-      <Head title={words.title} sum={found && (found.total > 0 || search !== "") && sumOf(type, found.total, fits, search)}>
-        {found?.total !== 0 && <Link class="b go" to={words.to}>{words.pull}</Link>}
+      <Head title={words.title} sum={found && (found.total > 0 || narrowed) && sumOf(type, found.total, fits, search)}>
+        {words.to && found?.total !== 0 && <Link class="b go" to={words.to}>{words.pull}</Link>}
       </Head>
+      <HubNav />
       {problem && <Trouble problem={problem} retry={() => setTurn(turn + 1)} />}
       {found === null && problem === null && <Waiting what={words.waiting} />}
-      {found?.total === 0 && search === "" && (
+      {found?.total === 0 && !narrowed && (
         <Empty what={words.none} next={words.next}>
-          <Link class="b go" to={words.to}>{words.pull}</Link>
+          {words.to && <Link class="b go" to={words.to}>{words.pull}</Link>}
         </Empty>
       )}
-      {found !== null && (found.total > 0 || search !== "") && (
+      {found !== null && (found.total > 0 || narrowed) && (
         <div class="list">
           <Filters list={list} items={found.items} picked={picked} matches={matches} toggle={toggle} />
           <div>
-            <Controls label={words.search} search={search} sort={sort} change={change} />
-            <Chips said={type === "model" ? t("models.count", { n: shown.length }) : t("datasets.count", { n: shown.length })} list={list} picked={picked} toggle={toggle} />
+            <Controls label={words.search} search={search} sort={sort} span={type === "model" ? span : null} change={change} />
+            <Chips said={t(`${type}s.count`, { n: shown.length })} list={list} picked={picked} toggle={toggle} />
             {shown.length > 0 && (
               <ul class="repos">
-                {shown.map((repo) => <Row key={repo.repo_id} repo={repo} />)}
+                {shown.map((repo) => <RepoRow key={repo.repo_id} repo={repo} />)}
               </ul>
             )}
             {shown.length === 0 && (
               <Empty what={words.nomatch} next={t("models.nomatch.next")}>
-                <button class="b" type="button" onClick={() => change({ search: "", f: [] })}>{t("models.clear")}</button>
+                <button class="b" type="button" onClick={() => change({ search: "", span: "", f: [] })}>{t("models.clear")}</button>
               </Empty>
             )}
             {found.items.length < found.total && <p class="small quiet more">{t("models.more", { shown: integer(found.items.length), total: integer(found.total) })}</p>}
@@ -192,7 +219,7 @@ function Filters({ list, items, picked, matches, toggle }: {
   );
 }
 
-function Controls({ label, search, sort, change }: { label: string; search: string; sort: Sort; change: (next: { search?: string; sort?: Sort }) => void }) {
+function Controls({ label, search, sort, span, change }: { label: string; search: string; sort: Sort; span: string | null; change: (next: Wish) => void }) {
   const [text, setText] = useState(search);
   useEffect(() => setText(search), [search]);
   useEffect(() => {
@@ -206,6 +233,14 @@ function Controls({ label, search, sort, change }: { label: string; search: stri
         <span>{label}</span>
         <input type="search" id="search" value={text} onInput={(event) => setText(event.currentTarget.value)} />
       </label>
+      {span !== null && (
+        <label>
+          <span>{t("models.parameters")}</span>
+          <select value={span} onChange={(event) => change({ span: event.currentTarget.value })}>
+            {SPANS.map((it, at) => <option key={it} value={it}>{t(`parameters.${at}` as "parameters.0")}</option>)}
+          </select>
+        </label>
+      )}
       <label>
         <span>{t("models.sort")}</span>
         <select value={sort} onChange={(event) => change({ sort: event.currentTarget.value as Sort })}>
@@ -235,20 +270,24 @@ function Chips({ said, list, picked, toggle }: { said: string; list: Facet[]; pi
   );
 }
 
-function Row({ repo }: { repo: RepoSummary }) {
+/** A repository in a list. */
+export function RepoRow({ repo, level = 2 }: { repo: RepoSummary; level?: 2 | 3 }) {
   const [owner, name] = repo.repo_id.split("/");
+  const Heading = `h${level}` as const;
   return (
     <li class="repo">
       <div>
-        <h2>
-          <Link to={`${repo.type}s/${repoPath(repo.repo_id)}`}><span class="own">{owner}/</span>{name}</Link>
-        </h2>
+        <Heading>
+          <Link to={placeOf(repo)}><span class="own">{owner}/</span>{name}</Link>
+        </Heading>
         {repo.description && <p>{repo.description}</p>}
         <div class="bits">
           {repo.task && <span>{maybe(`task.${repo.task}`) ?? repo.task}</span>}
           {repo.languages.length > 0 && <span>{repo.languages.length > 4 ? t("models.languages", { n: repo.languages.length }) : repo.languages.map(endonym).join(", ")}</span>}
           <span>{repo.licence || t("licence.unstated")}</span>
           {repo.formats.length > 0 && <span>{repo.formats.join(", ")}</span>}
+          {repo.sdk && <span>{repo.sdk}</span>}
+          {repo.likes > 0 && <span class="num">{t("models.likes", { n: repo.likes })}</span>}
           {repo.private && <span class="tag">{t("facet.private")}</span>}
         </div>
       </div>

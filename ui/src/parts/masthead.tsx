@@ -26,6 +26,8 @@ const OTHERS: [path: string, name: MessageKey][] = [
   ["audit", "place.audit"],
   ["settings", "place.settings"],
   ["spaces", "place.spaces"],
+  ["collections", "place.collections"],
+  ["search", "search.title"],
 ];
 const OPERATE = new Set(["health", "people", "organisations", "audit"]);
 
@@ -88,7 +90,7 @@ export function Masthead() {
 function SubLine({ signedIn, asks, place, path }: { signedIn: boolean; asks: boolean; place: string | null; path: string }) {
   const machine = useStore(status)?.machine;
   const parts = path.split("/");
-  const deep = place === "models" ? (parts[0] === "models" ? parts.slice(1) : parts) : place === null ? [] : parts.slice(1);
+  const deep = place === "models" ? (parts[0] === "models" ? parts.slice(1) : parts) : place === null || place === "collections" ? [] : parts.slice(1);
   const isRepo = place === "models" || place === "datasets" || place === "spaces";
   const name = [...PLACES, ...OTHERS].find(([it]) => it === place)?.[1];
   let gauge = null;
@@ -99,7 +101,7 @@ function SubLine({ signedIn, asks, place, path }: { signedIn: boolean; asks: boo
   }
   return (
     <div class="sub">
-      {signedIn && name !== undefined && (deep.length > 0 ? <Link to={place ?? ""}>{t(name as "place.home")}</Link> : <b>{t(name as "place.home")}</b>)}
+      {signedIn && name !== undefined && (parts.length > 1 ? <Link to={place ?? ""}>{t(name as "place.home")}</Link> : <b>{t(name as "place.home")}</b>)}
       {signedIn && deep.length > 0 && <b class="deep">{deep.map(decodeURIComponentSafely).at(isRepo ? 1 : -1)?.replace(/^([0-9a-f]{12})[0-9a-f]{28}$/, "$1")}</b>}
       {asks && <b>{t("signin.place")}</b>}
       {gauge}
@@ -115,7 +117,7 @@ function decodeURIComponentSafely(part: string): string {
   }
 }
 
-/** Search over the models; "/" puts the cursor here from anywhere that is not a text field. */
+/** Search over everything; "/" puts the cursor here from anywhere that is not a text field. */
 function Find() {
   const field = useRef<HTMLInputElement>(null);
   useEffect(() => {
@@ -137,7 +139,7 @@ function Find() {
       role="search"
       onSubmit={(event) => {
         event.preventDefault();
-        go(`models?search=${encodeURIComponent(field.current?.value.trim() ?? "")}`);
+        go(`search?q=${encodeURIComponent(field.current?.value.trim() ?? "")}`);
       }}
     >
       <label>
@@ -198,6 +200,7 @@ function Account({ onOpen }: { onOpen: () => void }) {
         {t("account.as")} <b>{now.user.name}</b>
       </p>
       {now.user.is_admin && <p class="small quiet">{t("account.admin")}</p>}
+      <p><Link to={encodeURIComponent(now.user.name)} onGo={() => setOpen(false)}>{t("account.profile")}</Link></p>
       <p><Link to="settings" onGo={() => setOpen(false)}>{t("place.settings")}</Link></p>
       <button class="b" type="button" onClick={() => void signOut()}>
         {t("account.out")}

@@ -17,6 +17,23 @@ export function useIsAdmin(): boolean {
   return now.state === "in" && now.user.is_admin;
 }
 
+const HUB: [path: string, name: MessageKey][] = [
+  ["models", "place.models"],
+  ["datasets", "place.datasets"],
+  ["spaces", "place.spaces"],
+  ["collections", "place.collections"],
+];
+
+/** The lists of the hub. */
+export function HubNav() {
+  const first = usePlace().path.split("/")[0];
+  return (
+    <nav class="subnav" aria-label={t("place.hub")}>
+      {HUB.map(([path, name]) => <Link key={path} to={path} aria-current={first === path ? "page" : undefined}>{t(name as "place.models")}</Link>)}
+    </nav>
+  );
+}
+
 /** The places of Operate that the reader may enter. */
 export function OperateNav() {
   const admin = useIsAdmin();

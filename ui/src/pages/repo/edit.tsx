@@ -1,11 +1,12 @@
 import { useEffect, useState } from "preact/hooks";
 import { send, type Repo, type RepoFile, type RepoType } from "../../api";
 import { sendCommit, type Message, type Operation } from "../../commits";
-import { placeOf } from "../../hub";
+import { filesOf, isCommit, placeOf } from "../../hub";
 import { Empty, Head, Size, Trouble, Waiting } from "../../parts";
 import { CommitForm, requestOf } from "../../parts/commitform";
 import { fileURL } from "../../parts/files";
 import { filePage } from "../../parts/rows";
+import { shortRevision } from "../../parts/versions";
 import { t } from "../../i18n";
 import { useAct } from "../../load";
 import { basePath, go, Link } from "../../router";
@@ -23,10 +24,10 @@ export function EditPage({ type, repoId, revision, file }: { type: RepoType; rep
   const title = fresh ? t("edit.new") : line ? t("edit.title", { path: file }) : t("file.gone", { path: file });
   const place = placeOf(repo);
   const fits = fresh || (line !== undefined && !line.lfs && line.size_bytes <= MOST);
-  const onBranch = !/^[0-9a-f]{40}$/.test(revision);
+  const onBranch = !isCommit(revision);
   return (
     <div class="page wrap">
-      <Head kick={<RepoKick type={type} repoId={repoId}> / <Link to={`${place}?tab=files${revision === "main" ? "" : `&revision=${encodeURIComponent(revision)}`}`}>{t("tab.files")}</Link></RepoKick>} title={title} sum={line ? <><Size of={line.size_bytes} /> · <code>{requestOf(revision) !== null ? t("edit.request", { num: requestOf(revision) ?? 0 }) : revision}</code></> : undefined} />
+      <Head kick={<RepoKick type={type} repoId={repoId}> / <Link to={filesOf(repo, revision)}>{t("tab.files")}</Link></RepoKick>} title={title} sum={line ? <><Size of={line.size_bytes} /> · <code>{shortRevision(revision)}</code></> : undefined} />
       {!onBranch && <Empty what={t("edit.notbranch")} next={t("edit.notbranch.next")} />}
       {onBranch && !repo.may.includes("discuss") && <Empty what={t("newtalk.cannot")} next={t("newtalk.cannot.next")} />}
       {onBranch && !fits && line && <Empty what={line.lfs ? t("edit.large") : t("edit.long")} next={t("edit.large.next")}><Link class="b" to={`${place}/upload/${encodeURIComponent(revision)}`}>{t("propose.upload.go")}</Link></Empty>}

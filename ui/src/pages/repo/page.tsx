@@ -1,5 +1,6 @@
 import type { Repo, RepoType } from "../../api";
 import { State, Tabs, Head } from "../../parts";
+import { RepoButtons } from "../../parts/like";
 import { Leaks } from "../../parts/safety";
 import { OldRevision } from "../../parts/versions";
 import { t } from "../../i18n";
@@ -38,6 +39,7 @@ export function RepoPage({ type, repoId, at }: { type: RepoType; repoId: string;
   return (
     <div class="page wrap">
       <Head kick={<RepoKick type={type} repoId={repoId} />} title={repoId.split("/")[1] ?? repoId} sum={<>{repo.description} {serving?.best && <State of={serving.best.state} />}</>}>
+        <RepoButtons repo={repo} reload={loaded.reload} />
         {serving && <ModelButtons repo={repo} serving={serving} />}
       </Head>
       {serving && <ModelNotes repo={repo} serving={serving} />}

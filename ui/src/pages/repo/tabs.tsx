@@ -6,6 +6,7 @@ import { integer } from "../../format";
 import { CardPanel } from "./card";
 import { Community } from "./community";
 import { FilesPanel } from "./files";
+import { SETTINGS, SettingsPanel } from "./settings";
 import { Rows } from "../../parts/rows";
 import { AppPanel } from "../space";
 import { UsePanel } from "../model";
@@ -46,4 +47,5 @@ export const REPO_TABS: RepoTab[] = [
   { id: "versions", label: "tab.versions", panel: Versions },
   { id: "community", label: "tab.community", count: (repo) => (repo.discussions_open > 0 ? integer(repo.discussions_open) : undefined), wide: true, panel: Community },
   { id: "use", label: "tab.use", types: ["model"], panel: UsePanel },
+  { id: "settings", label: "tab.settings", shown: (repo) => SETTINGS.some((section) => section.shown(repo)), wide: true, panel: SettingsPanel },
 ];

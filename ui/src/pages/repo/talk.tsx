@@ -3,6 +3,7 @@ import { call, type Comparison, type Repo, type RepoType } from "../../api";
 import { apiOf, placeOf, type Thread } from "../../hub";
 import { Head, Section, Tabs, Time, Trouble, Waiting } from "../../parts";
 import { Changes, comparePath, type Span } from "../../parts/changes";
+import { CommitTable } from "../../parts/versions";
 import { TalkState } from "../../parts/talk";
 import { t } from "../../i18n";
 import { useAct, useLoad } from "../../load";
@@ -91,30 +92,8 @@ function Proposed({ repo, num, view }: { repo: Repo; num: number; view: "commits
   }
   return (
     <Section id="h-commits" title={t("compare.commits", { n: it.commits.length })}>
-      <CommitLines repo={repo} commits={it.commits} />
+      {it.commits.length === 0 ? <p class="small quiet logempty">{t("compare.none")}</p> : <CommitTable repo={repo} commits={it.commits} />}
     </Section>
-  );
-}
-
-export function CommitLines({ repo, commits }: { repo: Repo; commits: Comparison["commits"] }) {
-  if (commits.length === 0) return <p class="small quiet logempty">{t("compare.none")}</p>;
-  return (
-    <table class="cards-s">
-      <caption class="sr">{t("versions.caption")}</caption>
-      <thead>
-        <tr><th scope="col">{t("versions.what")}</th><th scope="col">{t("versions.version")}</th><th scope="col">{t("versions.who")}</th><th scope="col" class="r">{t("versions.when")}</th></tr>
-      </thead>
-      <tbody>
-        {commits.map((commit) => (
-          <tr key={commit.oid}>
-            <th scope="row"><Link to={`${placeOf(repo)}/commit/${commit.oid}`}>{commit.title || t("commit.untitled")}</Link></th>
-            <td class="mono" data-l={t("versions.version")}>{commit.oid.slice(0, 8)}</td>
-            <td class="soft" data-l={t("versions.who")}>{commit.author}</td>
-            <td class="r" data-l={t("versions.when")}><Time at={commit.date} /></td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
   );
 }
 

@@ -93,7 +93,7 @@ function Said({ repo, thread, me, writes, talks, reload, event }: ThreadProps & 
 function Done({ repo, event }: { repo: RepoName; event: Exclude<TalkEvent, CommentEvent> }) {
   const who = <Link to={encodeURIComponent(event.author.name)}>{event.author.name}</Link>;
   return (
-    <p class="small soft done">
+    <p class="small soft did">
       {event.type === "status-change" && <>{who} {t("thread.did.status")} <TalkState of={event.data.status} /></>}
       {event.type === "title-change" && <>{who} {t("thread.did.title")} <del>{event.data.from}</del> → <b>{event.data.to}</b></>}
       {event.type === "commit" && <>{who} {t("thread.did.commit")} <Link to={`${placeOf(repo)}/commit/${event.data.oid}`}><code>{event.data.oid.slice(0, 8)}</code></Link> {event.data.subject}</>}

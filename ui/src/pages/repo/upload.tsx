@@ -1,7 +1,7 @@
 import { useRef, useState } from "preact/hooks";
 import { call, type Repo, type RepoType } from "../../api";
 import { sendCommit, type Message, type Operation } from "../../commits";
-import { apiOf, placeOf } from "../../hub";
+import { apiOf, filesOf, placeOf } from "../../hub";
 import { Bar, Empty, Head, Size } from "../../parts";
 import { CommitForm, requestOf } from "../../parts/commitform";
 import { bring, modesOf, type Stage, type Wanted } from "../../uploads";
@@ -79,7 +79,7 @@ function Uploader({ repo, revision, propose }: { repo: Repo; revision: string; p
     const done = await sendCommit(repo, aim, message, operations);
     if (num !== null) await call(`${apiOf(repo)}/discussions/${num}/status`, { method: "POST", body: { status: "open" } });
     const request = num ?? done.request ?? requestOf(revision);
-    go(request !== null ? `${placeOf(repo)}/discussions/${request}` : `${placeOf(repo)}?tab=files${revision === "main" ? "" : `&revision=${encodeURIComponent(revision)}`}`);
+    go(request !== null ? `${placeOf(repo)}/discussions/${request}` : filesOf(repo, revision));
   };
   const usual = files.length === 1 ? t("upload.usual.one", { path: full(files[0]?.path ?? "") }) : t("upload.usual", { n: files.length });
   return (

@@ -626,6 +626,13 @@ FUST: list[Row] = [
         "/fust/v1/runs/{run}/cancel",
         ok=(200, 409),
     ),
+    Row(
+        "POST",
+        "/fust/v1/runs/{run_id:str}/resume",
+        "ada, writing",
+        "/fust/v1/runs/{run}/resume",
+        ok=(200, 409),
+    ),
     Row("GET", "/fust/v1/deployments", "a key", "/fust/v1/deployments"),
     Row(
         "POST",

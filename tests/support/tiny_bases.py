@@ -70,14 +70,20 @@ def make_tokenizer(template: str | None = CHATML, *, extra: Iterable[str] = (), 
 
 
 def write_base(
-    folder: Path, *, family: str = "llama", template: str | None = CHATML, seed: int = 0, **more: object
+    folder: Path,
+    *,
+    family: str = "llama",
+    template: str | None = CHATML,
+    extra: Iterable[str] = (),
+    seed: int = 0,
+    **more: object,
 ) -> Path:
     """Writes a model of a family with random weights; returns its folder."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(template)
+    tokenizer = make_tokenizer(template, extra=extra)
     shape: dict[str, object] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 64,

@@ -68,6 +68,7 @@ ACTIONS: dict[str, str] = {
     "deployment.stop": "Model taken off",
     "run.create": "Run started",
     "run.cancel": "Run cancelled",
+    "run.resume": "Run taken up again",
     "audit.export": "Audit exported",
 }
 

@@ -18,15 +18,25 @@ from fust.wire.runs import Run
 @click.argument("run_id", metavar="[ID]", required=False)
 @click.option("-f", "--follow", "follow_it", is_flag=True, help=t("Show its progress until its end."))
 @click.option("--cancel", is_flag=True, help=t("End it."))
+@click.option(
+    "--resume", is_flag=True, help=t("Let one that was cancelled or failed go on where it stopped.")
+)
 @click.option("--log", "show_log", is_flag=True, help=t("Show what its process printed."))
 @click.option("--active", is_flag=True, help=t("Only those that wait or run."))
 @click.option("-n", "--limit", default=30, show_default=True, help=t("How many at most."))
 @pass_cli
 def jobs(
-    cli: CLI, run_id: str | None, follow_it: bool, cancel: bool, show_log: bool, active: bool, limit: int
+    cli: CLI,
+    run_id: str | None,
+    follow_it: bool,
+    cancel: bool,
+    resume: bool,
+    show_log: bool,
+    active: bool,
+    limit: int,
 ) -> None:
-    """Lists, shows, follows or cancels."""
-    if run_id is None and (follow_it or cancel or show_log):
+    """Lists, shows, follows, cancels or resumes."""
+    if run_id is None and (follow_it or cancel or resume or show_log):
         raise click.UsageError(t("Say which run: `fust jobs` lists them."))
     client = cli.client()
     if run_id is None:
@@ -35,6 +45,9 @@ def jobs(
     if cancel:
         run = client.cancel_run(run_id)
         cli.result(run, t("Run {id} is asked to end.", id=run.id))
+    elif resume:
+        run = client.resume_run(run_id)
+        cli.result(run, t("Run {id} is queued. See it with `fust jobs {id} --follow`.", id=run.id))
     elif show_log:
         log = client.run_log(run_id)
         cli.result({"id": run_id, "log": log}, log.rstrip("\n"))

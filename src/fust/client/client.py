@@ -325,6 +325,10 @@ class Client:
         """Asks for the end of a run."""
         return self._post(f"/fust/v1/runs/{quote(run_id, safe='')}/cancel", Run)
 
+    def resume_run(self, run_id: str) -> Run:
+        """Queues a run again that was cancelled or failed."""
+        return self._post(f"/fust/v1/runs/{quote(run_id, safe='')}/resume", Run)
+
     def run_log(self, run_id: str) -> str:
         """Returns the end of what the run's process printed."""
         return self._http.request("GET", f"/fust/v1/runs/{quote(run_id, safe='')}/log").decode(

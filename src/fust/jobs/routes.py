@@ -70,6 +70,13 @@ def cancel_run(request: AnyRequest, jobs: Jobs, accounts: Accounts, identity: Id
     return jobs.draw(jobs.cancel(identity, run_id), _language(request))
 
 
+@post("/fust/v1/runs/{run_id:str}/resume", status_code=200, sync_to_thread=True, tags=["runs"])
+def resume_run(request: AnyRequest, jobs: Jobs, accounts: Accounts, identity: Identity, run_id: str) -> Run:
+    """Queues a run again that was cancelled or failed; it goes on where it stopped."""
+    accounts.require(identity, "write")
+    return jobs.draw(jobs.resume(identity, run_id), _language(request))
+
+
 @get("/fust/v1/runs/{run_id:str}/log", media_type="text/plain", sync_to_thread=True, tags=["runs"])
 def get_log(jobs: Jobs, identity: Identity, run_id: str) -> str:
     """The end of what the run's process printed (1 MiB at most)."""
@@ -159,4 +166,12 @@ def _frame(offset: int, name: str, body: object) -> bytes:
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (offset, name.encode(), msgspec.json.encode(body))
 
 
-handlers: list[ControllerRouterHandler] = [list_runs, create_run, get_run, cancel_run, get_log, follow_run]
+handlers: list[ControllerRouterHandler] = [
+    list_runs,
+    create_run,
+    get_run,
+    cancel_run,
+    resume_run,
+    get_log,
+    follow_run,
+]

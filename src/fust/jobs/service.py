@@ -141,6 +141,34 @@ class Jobs:
         self._supervisor.wake()
         return self.get(identity, run_id)
 
+    def resume(self, identity: Identity, run_id: str) -> RunRow:
+        """Queues a run again that was cancelled or failed; it goes on from what its folder holds.
+
+        It works with the rights that it was asked for with, as they are now.
+
+        Raises:
+            NotFound: there is none that the caller may see.
+            Conflict: it has not ended, or succeeded, or is of a kind that begins anew.
+
+        """
+        row = self.get(identity, run_id)
+        kind = self._kinds.get(row.kind)
+        if row.state not in ("cancelled", "failed") or kind is None or not kind.resumable:
+            raise Conflict(
+                "The run {id} cannot go on ({state}).",
+                hint="Only runs that were cancelled or failed do, of kinds that keep what they did.",
+                id=run_id,
+                state=row.state,
+            )
+        again = {"state": "queued", "cancel_at": None, "ended_at": None, "error": None, "attempts": 0}
+        with self._database.write() as session:
+            session.execute(
+                update(RunRow).where(RunRow.id == run_id, RunRow.state == row.state).values(**again)
+            )
+            note_action(session, identity, "run.resume", f"run:{run_id}", kind=row.kind)
+        self._supervisor.wake()
+        return self.get(identity, run_id)
+
     def folder(self, run_id: str) -> RunFolder:
         """Returns the folder of a run that was found by ``get``."""
         return RunFolder(self._settings.home, run_id)

@@ -9,15 +9,18 @@ checkpoints/step-000120/    weights.safetensors, optimizer.safetensors, state.js
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fust.core.files import fsync_folder, full_disk_is_clear
@@ -90,8 +93,9 @@ def save_checkpoint(
     try:
         with full_disk_is_clear(folder):
             part.mkdir(parents=True)
-            save_file(dict(weights), part / "weights.safetensors")
-            save_file(optimizer, part / "optimizer.safetensors")
+            with disk_errors():
+                save_file(dict(weights), part / "weights.safetensors")
+                save_file(optimizer, part / "optimizer.safetensors")
             (part / "state.json").write_bytes(msgspec.json.encode(state))
             files = {path.name: _seal(path) for path in sorted(part.iterdir())}
             (part / _MANIFEST).write_bytes(msgspec.json.encode(_Manifest(state.step, recipe_key, files)))
@@ -105,6 +109,18 @@ def save_checkpoint(
     for old in _folders(folder)[_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+@contextlib.contextmanager
+def disk_errors() -> Generator[None]:
+    """Turns what safetensors says of the operating system's errors back into OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
 
 
 def find_checkpoint(folder: Path, recipe_key: str) -> tuple[Checkpoint | None, list[str]]:

@@ -13,9 +13,7 @@ TOKENS_PER_PARAMETER = 20
 """Training from scratch reads so many tokens for each parameter (Hoffmann et al. 2022, arXiv 2203.15556)."""
 
 
-def memory_needed(
-    config: BaseConfig, parameters: int, method: Method, pass_tokens: int = _PASS_TOKENS
-) -> int:
+def memory_needed(config: BaseConfig, parameters: int, method: Method, *, checkpointing: bool = False) -> int:
     """Returns bytes that a run takes at most: the process, the weights, what belongs to them, one pass's activations.
 
     It errs on the large side by up to two times; a dry run measures.
@@ -30,8 +28,9 @@ def memory_needed(
         weights = parameters * 6  # fp32, and the copy in bf16 of the moment
         trained = parameters * 12  # gradient and two moments
     layer = config.hidden_size * 24 + config.intermediate_size * 10
-    activations = pass_tokens * config.num_hidden_layers * layer * 2
-    head = min(pass_tokens * max(1, config.vocab_size), _HEAD_VALUES) * 4 * 3
+    layers = 1 if checkpointing else config.num_hidden_layers
+    activations = _PASS_TOKENS * (layers * layer + config.num_hidden_layers * config.hidden_size) * 2
+    head = min(_PASS_TOKENS * max(1, config.vocab_size), _HEAD_VALUES) * 4 * 3
     return PROCESS_BYTES + weights + trained + activations + head
 
 

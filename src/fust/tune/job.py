@@ -109,7 +109,7 @@ def _memory(hub: Hub, base: RepoInfo, revision: str, wish: Wish) -> int:
         if entry.path.endswith(".safetensors") and not entry.is_folder
     )
     width = 4 if (config.dtype or config.torch_dtype) == "float32" else 2
-    return memory_needed(config, stored // width, wish.method)
+    return memory_needed(config, stored // width, wish.method, checkpointing=wish.checkpointing)
 
 
 # At work

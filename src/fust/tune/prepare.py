@@ -32,6 +32,8 @@ _SHOWN_TOKENS = 600
 _FEW_BYTES = 2_000
 """Of so little data nothing is held out."""
 
+_NO_IDS, _NO_MASKS = np.zeros(0, np.uint32), np.zeros(0, np.uint8)
+
 Tell = Callable[[int], None]
 
 
@@ -73,6 +75,10 @@ class Prepared:
         manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=DataReport)
         table = np.fromfile(folder / "samples.bin", np.int64).reshape(-1, 2)
         lengths = table[:, 0]
+        if not len(lengths):  # an empty file cannot be mapped
+            return cls(
+                folder, manifest, lengths, lengths.astype(bool), np.zeros(1, np.int64), _NO_IDS, _NO_MASKS
+            )
         ids = np.memmap(folder / "ids.bin", np.uint32, "r")
         learned = np.memmap(folder / "learned.bin", np.uint8, "r")
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])

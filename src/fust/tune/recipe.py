@@ -44,6 +44,8 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     row_tokens: int | None = None
     step_tokens: int | None = None
     precision: Precision | None = None
+    checkpointing: bool = False
+    """Whether activations are computed twice: a third slower, in much less memory."""
     seed: int = 1455
     private: bool | None = None
 
@@ -205,7 +207,7 @@ def derive(
         clip_norm=1.0,
         lora_rank=rank if wish.method == "lora" else 0,
         lora_alpha=2 * rank if wish.method == "lora" else 0,
-        checkpointing=False,
+        checkpointing=wish.checkpointing,
         evaluate_every=max(1, steps // 8),
         versions=versions,
     )

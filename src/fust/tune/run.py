@@ -133,20 +133,18 @@ class Run:
         base = self._fetch_base(base_repo)
         tokenizer = _load_tokenizer(base.folder, wish.base)
         prepared = self._prepare(base, tokenizer)
-        check_vocabulary(base, wish.base, _highest(prepared))
         self._check_rows(prepared.report)
+        check_vocabulary(base, wish.base, _highest(prepared))
         preview = view_samples(prepared, lambda i: cast(Any, tokenizer).decode([i]))
         row_tokens = _row_tokens(prepared, wish)
         batches = Batches(prepared, row_tokens)
         decided = self._decided()
-        recipe = (
-            decided.recipe if decided else self._derive(base, prepared, len(batches.train), row_tokens).recipe
-        )
+        planned = self._derive(base, prepared, len(batches.train), row_tokens)
+        recipe = decided.recipe if decided else planned.recipe
         set_up_torch(recipe)
         context.progress(0, 0, "", "Loading {repo_id}", now=True, repo_id=wish.base)
         tuned = Tuned(recipe, base.folder)
         if decided is None:
-            planned = self._derive(base, prepared, len(batches.train), row_tokens)
             context.progress(0, 0, "", "Measuring the speed", now=True)
             step_s = Training(tuned, recipe, "", batches, self._work / "checkpoints", self).measure()
             planned = within_budget(planned, wish, step_s, time.monotonic() - self._began)

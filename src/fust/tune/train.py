@@ -32,7 +32,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fust.core.errors import FustError, StorageFull
-from fust.tune.checkpoints import Checkpoint, State, Tensors, find_checkpoint, save_checkpoint
+from fust.core.files import full_disk_is_clear
+from fust.tune.checkpoints import Checkpoint, State, Tensors, disk_errors, find_checkpoint, save_checkpoint
 from fust.tune.packing import pack, rows_of_step
 from fust.tune.prepare import Prepared
 from fust.tune.progress import Point, Trained, Watcher
@@ -219,7 +220,8 @@ class Tuned:
             self.model.peft_config["default"].base_model_name_or_path = self._base
         else:
             self.model.to(self._stored)
-        self.model.save_pretrained(folder)
+        with full_disk_is_clear(folder), disk_errors():
+            self.model.save_pretrained(folder)
 
     def load(self, weights: Tensors) -> None:
         """Takes trained weights from a checkpoint."""

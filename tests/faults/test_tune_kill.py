@@ -1,0 +1,87 @@
+"""A tuning run on a real server: its process killed, the server killed, paused and resumed, and the bits are the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import start_fust
+from tests.support.tiny_bases import write_base, write_rows
+
+pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
+pytestmark = pytest.mark.faults
+STEPS = 150
+
+
+def run_of(server, run_id):
+    return json.loads(server.request("GET", f"/fust/v1/runs/{run_id}")[2])
+
+
+def wait(server, run_id, check, timeout_s=150.0):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        run = run_of(server, run_id)
+        assert run["state"] != "failed", run["error"]
+        if check(run):
+            return run
+        time.sleep(0.1)
+    raise AssertionError(f"waited {timeout_s} s: {run_of(server, run_id)}")
+
+
+def start(server, name):
+    params = {
+        "base": "admin/base",
+        "data": "admin/rows",
+        "to": f"admin/{name}",
+        "steps": STEPS,
+        "precision": "fp32",
+    }
+    status, _, body = server.request("POST", "/fust/v1/runs", {"kind": "tune", "params": params})
+    assert status == 201, body
+    return json.loads(body)["id"]
+
+
+def steps_done(run):
+    progress = run["progress"]
+    return progress["done"] if progress and progress["unit"] == "steps" else 0
+
+
+def kill_worker(server, run_id):
+    process = json.loads((server.home / "runs" / run_id / "process.json").read_text())
+    os.killpg(process["group"], signal.SIGKILL)
+
+
+def test_killed_paused_and_left_alone_it_ends_in_the_bits_of_an_undisturbed_run(tmp_path: Path) -> None:
+    server = start_fust(tmp_path / "home", jobs__cores=1)
+    try:
+        server.cli("push", str(write_base(tmp_path / "base")), "admin/base")
+        server.cli("push", str(write_rows(tmp_path / "rows.jsonl")), "admin/rows", "--type", "dataset")
+        undisturbed = wait(server, start(server, "calm"), lambda run: run["state"] == "succeeded")
+
+        disturbed = start(server, "rough")
+        wait(server, disturbed, lambda run: steps_done(run) > 10)
+        kill_worker(server, disturbed)  # before any but the first checkpoint
+        wait(server, disturbed, lambda run: run["state"] == "running" and steps_done(run) > 30)
+        server.request("POST", f"/fust/v1/runs/{disturbed}/cancel")
+        wait(server, disturbed, lambda run: run["state"] == "cancelled")
+        status, _, body = server.request("POST", f"/fust/v1/runs/{disturbed}/resume")
+        assert status == 200, body
+        wait(server, disturbed, lambda run: run["state"] == "running")
+        server.kill()  # the run goes on, and the next server finds it
+        server = start_fust(tmp_path / "home", jobs__cores=1)
+        ended = wait(server, disturbed, lambda run: run["state"] == "succeeded")
+
+        assert ended["result"]["weights_sha256"] == undisturbed["result"]["weights_sha256"]
+        assert ended["result"]["trained"]["steps"] == STEPS
+        log = server.request("GET", "/admin/rough/resolve/main/training_log.jsonl")[2].splitlines()
+        calm = server.request("GET", "/admin/calm/resolve/main/training_log.jsonl")[2].splitlines()
+        losses = [[json.loads(line)["loss"] for line in lines] for lines in (log, calm)]
+        assert losses[0] == losses[1] and len(losses[0]) == STEPS
+        assert server.request("POST", f"/fust/v1/runs/{disturbed}/resume")[0] == 409
+    finally:
+        server.stop()

@@ -1,0 +1,213 @@
+"""A small tuning run without a server: base, rows, recipe, and a watcher that only remembers.
+
+As a program (`python tune_bench.py FOLDER`) it kills runs at listed points with SIGKILL, lets each go on, and prints what
+the weights hash to: one process that loads torch once and forks for every attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import msgspec
+import torch
+from safetensors.torch import save as serialise
+from tests.support.tiny_bases import CHATML, make_tokenizer, write_base, write_rows
+
+from fust.tune import checkpoints, train
+from fust.tune.files import DataFile
+from fust.tune.masks import Masker
+from fust.tune.prepare import DataWish, Prepared, prepare
+from fust.tune.progress import Point
+from fust.tune.recipe import Recipe
+from fust.tune.train import Batches, Training, Tuned, set_up_torch
+
+RECIPE = Recipe(
+    method="lora", base="me/base", base_revision="", data="me/rows", data_revision="", data_key="", seed=7, precision="fp32",
+    threads=1, row_tokens=128, rows_per_pass=1, passes_per_step=2, steps=6, warmup_steps=2, learning_rate=5e-3, weight_decay=0.0,
+    betas=(0.9, 0.999), clip_norm=1.0, lora_rank=4, lora_alpha=8, checkpointing=False, evaluate_every=3, versions={},
+)  # fmt: skip
+
+
+class Quiet:
+    """A watcher that remembers."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.points: list[Point] = []
+        self.said: list[str] = []
+        self._stop_after = stop_after
+
+    def point(self, point: Point, steps: int) -> None:
+        self.points.append(point)
+
+    def say(self, template: str, /, **params: object) -> None:
+        self.said.append(template.format(**params))
+
+    def wants_to_stop(self) -> bool:
+        return self._stop_after is not None and len(self.points) >= self._stop_after
+
+
+def recipe_with(**changes: Any) -> Recipe:
+    return msgspec.structs.replace(RECIPE, **changes)
+
+
+def prepare_rows(
+    folder: Path, rows: Path, *, template: Any = CHATML, extra: Any = (), **wish: Any
+) -> Prepared:
+    tokenizer = make_tokenizer(template, extra=extra)
+    fields = {"max_tokens": 128, "held_out_share": 0.1} | wish
+    return prepare([DataFile(rows.name, rows)], Masker(tokenizer), DataWish(**fields), folder / "data")  # type: ignore[arg-type]
+
+
+def make_bench(folder: Path, **base: Any) -> Path:
+    """Fills a folder with a base and prepared rows."""
+    write_base(folder / "base", **base)
+    prepare_rows(folder, write_rows(folder / "rows.jsonl"))
+    return folder
+
+
+def open_training(folder: Path, recipe: Recipe, run: str = "run", watcher: Quiet | None = None) -> Training:
+    set_up_torch(recipe)
+    batches = Batches(Prepared.open(folder / "data"), recipe.row_tokens)
+    tuned = Tuned(recipe, folder / "base")
+    key = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
+    return Training(tuned, recipe, key, batches, folder / run / "checkpoints", watcher or Quiet())
+
+
+def sha256_of(training: Training) -> str:
+    return hashlib.sha256(
+        serialise({k: v.contiguous() for k, v in training.tuned.weights().items()})
+    ).hexdigest()
+
+
+# Killing
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at(owner: Any, name: str, call: int, *, after: bool = False) -> None:
+    """Has the ``call``-th call of a function end the process: before it begins, or when it has ended."""
+    real = getattr(owner, name)
+    calls = 0
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and not after:
+            die()
+        result = real(*arguments, **named)
+        if calls == call and after:
+            die()
+        return result
+
+    setattr(owner, name, counted)
+
+
+def half_written(call: int) -> None:
+    """Has the process end when the ``call``-th file of tensors is half on the disk."""
+    real = checkpoints.save_file
+    calls = 0
+
+    def half(tensors: Any, path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        real(tensors, path)
+        if calls == call:
+            os.truncate(path, path.stat().st_size // 2)
+            die()
+
+    checkpoints.save_file = half  # type: ignore[assignment]
+
+
+def half_manifest() -> None:
+    real = Path.write_bytes
+
+    def write(path: Path, data: Any) -> int:
+        if path.name == "manifest.json" and "00000003" in str(path):
+            real(path, data[: len(data) // 2])
+            die()
+        return real(path, data)
+
+    Path.write_bytes = write  # type: ignore[method-assign]
+
+
+SAVES = 3
+"""Checkpoint at step 0 is the first save, so the save of step 3 is the fourth, and so on; two tensor files in each."""
+POINTS: dict[str, Callable[[], None]] = {
+    "before the model is loaded": lambda: at(train.Tuned, "_add_adapter", 1),
+    "before the first evaluation": lambda: at(train.Training, "_evaluate", 1),
+    "in the first save, before anything is written": lambda: at(checkpoints, "save_file", 1),
+    "before the first step": lambda: at(train.Training, "_step", 1),
+    "in the forward pass": lambda: at(train.Tuned, "_head_loss", 7),
+    "between two passes of a step": lambda: at(train.Tuned, "loss", 8, after=True),
+    "before the weights move": lambda: at(train.Mover, "move", 3),
+    "when the weights have moved and nothing is noted": lambda: at(train.Mover, "move", 3, after=True),
+    "in a later evaluation": lambda: at(train.Training, "_evaluate", 2),
+    "when a step is noted and not saved": lambda: at(train.Training, "_note", 4, after=True),
+    "when the weights are half written": lambda: half_written(2 * SAVES + 1),
+    "when the optimizer is half written": lambda: half_written(2 * SAVES + 2),
+    "when the tensors are written and not the state": lambda: at(
+        checkpoints, "save_file", 2 * SAVES + 2, after=True
+    ),
+    "when a file is being hashed": lambda: at(checkpoints, "_seal", 4 * SAVES + 2),
+    "when all is hashed and there is no manifest": lambda: at(
+        checkpoints, "_seal", 4 * SAVES + 3, after=True
+    ),
+    "when the manifest is half written": half_manifest,
+    "before the folder is renamed": lambda: at(checkpoints, "_put", SAVES + 1),
+    "when the folder is renamed": lambda: at(checkpoints, "_put", SAVES + 1, after=True),
+    "before old checkpoints are removed": lambda: at(checkpoints, "_folders", SAVES + 1, after=True),
+    "while an old checkpoint is removed": lambda: at(checkpoints.shutil, "rmtree", 2 * SAVES, after=True),
+    "after the last step": lambda: at(train.Training, "_ended", 1),
+}
+
+
+def attempt(folder: Path, run: str, point: str | None) -> str | None:
+    """Runs in a fork; returns the hash of the weights, or None when the process was killed."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        train.CHECKPOINT_EVERY_S = 0.0
+        if point is not None:
+            POINTS[point]()
+        training = open_training(folder, RECIPE, run)
+        done = training.run()
+        os.write(write, json.dumps([done.steps, sha256_of(training)]).encode())
+        os._exit(0)
+    os.close(write)
+    _, status = os.waitpid(child, 0)
+    said = os.read(read, 1000)
+    os.close(read)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return None
+    assert os.waitstatus_to_exitcode(status) == 0
+    steps, digest = json.loads(said)
+    assert steps == RECIPE.steps
+    return digest
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    make_bench(folder)
+    found: dict[str, Any] = {"undisturbed": attempt(folder, "undisturbed", None)}
+    for number, point in enumerate(POINTS):
+        killed = attempt(folder, f"run{number}", point) is None
+        found[point] = [killed, attempt(folder, f"run{number}", None)]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""The loop against independent truth: transformers' own loss, TRL's first step, packed against alone, killed against not."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'fust[tune]')")
+pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
+
+from fust.core.errors import StorageFull  # noqa: E402
+from fust.tune.checkpoints import State, find_checkpoint, save_checkpoint  # noqa: E402
+from fust.tune.train import IGNORED, Batch, Diverged, Tuned  # noqa: E402
+from tests.support.tiny_bases import write_base, write_rows  # noqa: E402
+from tests.support.tune_bench import (  # noqa: E402
+    POINTS,
+    RECIPE,
+    Quiet,
+    make_bench,
+    open_training,
+    prepare_rows,
+    recipe_with,
+    sha256_of,
+)
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is deprecated:FutureWarning"
+)  # peft and transformers, of one another
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text"]
+BENCH = Path(__file__).parents[1] / "support" / "tune_bench.py"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    """Gives torch back its defaults."""
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def lone_batches(training, rows: int):
+    """Returns the samples of the first rows, each as a batch of its own without any padding."""
+    prepared = training._batches._prepared
+    for row in training._batches.train[:rows]:
+        for number in row:
+            said, learned = prepared.sample(number)
+            targets = np.where(learned[1:] == 1, said[1:].astype(np.int64), IGNORED)
+            yield torch.tensor(said[:-1].astype(np.int64))[None], torch.tensor(targets)[None]
+
+
+def loss_by_transformers(model, batches) -> float:
+    """Returns the sum of -log p by the model's own forward pass, one sample at a time."""
+    total = 0.0
+    for ids, targets in batches:
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+        total += float(
+            torch.nn.functional.cross_entropy(logits[0], targets[0], ignore_index=IGNORED, reduction="sum")
+        )
+    return total
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_samples_never_see_each_other(family, tmp_path):
+    """The loss of packed rows is that of the samples alone, by transformers' own forward pass; and so are gradients."""
+    training = open_training(make_bench(tmp_path, family=family), recipe_with(method="full"))
+    batch = training._batches.build(training._batches.train[:2])
+    assert max(len(row) for row in training._batches.train[:2]) >= 3
+    packed = training.tuned.loss(batch)
+    packed.backward()
+    model = training.tuned.model
+    with torch.no_grad():
+        alone = loss_by_transformers(model, lone_batches(training, 2))
+    assert packed.item() == pytest.approx(alone, rel=1e-5)
+    moved = {name: p.grad.clone() for name, p in training.tuned.trained.items()}
+    training._mover.forget()
+    for ids, targets in lone_batches(training, 2):
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+        torch.nn.functional.cross_entropy(
+            logits[0], targets[0], ignore_index=IGNORED, reduction="sum"
+        ).backward()
+    for name, parameter in training.tuned.trained.items():
+        torch.testing.assert_close(moved[name], parameter.grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_learns_and_is_loaded_again(family, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    training = open_training(
+        make_bench(tmp_path, family=family), recipe_with(method="full", learning_rate=1e-2)
+    )
+    done = training.run()
+    assert done.finished and done.held_out_loss is not None and done.first_held_out_loss is not None
+    assert done.held_out_loss < done.first_held_out_loss
+    batch = training._batches.build(training._batches.train[:1])
+    with torch.no_grad():
+        before = training.tuned.loss(batch).item()
+        training.tuned.write(tmp_path / "out")
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+        assert loss_by_transformers(model, lone_batches(training, 1)) == pytest.approx(before, rel=1e-5)
+
+
+def test_accumulation_changes_nothing_but_rounding(bench):
+    losses = {}
+    for passes in (1, 2, 4):
+        recipe = recipe_with(rows_per_pass=4 // passes, passes_per_step=passes, lora_rank=4)
+        watcher = Quiet()
+        open_training(bench, recipe, f"passes{passes}", watcher).run()
+        losses[passes] = [point.loss for point in watcher.points]
+    assert losses[1] == pytest.approx(losses[2], rel=1e-5)
+    assert losses[1] == pytest.approx(losses[4], rel=1e-5)
+
+
+def test_bf16_is_near_fp32(bench):
+    def first_loss(precision):
+        watcher = Quiet(stop_after=1)
+        open_training(bench, recipe_with(precision=precision), f"run-{precision}", watcher).run()
+        return watcher.points[0].loss
+
+    assert first_loss("bf16") == pytest.approx(first_loss("fp32"), rel=5e-3)
+
+
+def test_a_large_head_is_computed_in_parts(bench, monkeypatch):
+    training = open_training(bench, RECIPE)
+    batch = training._batches.build(training._batches.train[:2])
+    whole = training.tuned.loss(batch)
+    whole.backward()
+    gradient = next(p.grad.clone() for n, p in training.tuned.trained.items() if "lora_B" in n)
+    training._mover.forget()
+    monkeypatch.setattr("fust.tune.train._HEAD_VALUES", 342 * 5)
+    parts = training.tuned.loss(batch)
+    parts.backward()
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-6)
+    again = next(p.grad for n, p in training.tuned.trained.items() if "lora_B" in n)
+    torch.testing.assert_close(gradient, again, rtol=1e-4, atol=1e-6)
+
+
+def test_activations_that_are_computed_twice_change_nothing(bench):
+    losses = []
+    for checkpointing in (False, True):
+        watcher = Quiet(stop_after=3)
+        open_training(
+            bench, recipe_with(checkpointing=checkpointing), f"twice-{checkpointing}", watcher
+        ).run()
+        losses.append([point.loss for point in watcher.points])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+ORACLE = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+base, rows = sys.argv[1], [json.loads(line) for line in open(sys.argv[2], encoding="utf-8")]
+config = SFTConfig(output_dir=sys.argv[3], per_device_train_batch_size=len(rows), max_steps=1, assistant_only_loss=True,
+    bf16=False, fp16=False, use_cpu=True, report_to=[], gradient_checkpointing=False, max_length=None, packing=False)
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+trainer = SFTTrainer(model, config, train_dataset=Dataset.from_list(rows), processing_class=AutoTokenizer.from_pretrained(base))
+batch = next(iter(trainer.get_train_dataloader()))
+learned = int((batch["labels"][:, 1:] != -100).sum())
+with torch.no_grad():
+    loss = float(trainer.compute_loss(model, batch))
+print(json.dumps({"loss": loss, "learned": learned}))
+"""
+
+
+def test_the_first_loss_is_that_of_trl(tmp_path):
+    """The same rows through TRL's SFTTrainer: same learned tokens, same loss within 1e-4 (fp32)."""
+    trl = pytest.importorskip("trl", reason="trl, the oracle, is not installed")
+    template = (Path(trl.__file__).parent / "chat_templates" / "llama3_training.jinja").read_text()
+    special = ["<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
+    write_base(tmp_path / "base", template=template, extra=special)
+    rows = write_rows(tmp_path / "rows.jsonl", 12)
+    prepare_rows(tmp_path, rows, template=template, extra=special, held_out_share=0.0)
+    training = open_training(tmp_path, recipe_with(method="full", rows_per_pass=99))
+    batch = training._batches.build(training._batches.train)
+    with torch.no_grad():
+        ours = training.tuned.loss(batch).item() / batch.learned
+    done = subprocess.run(
+        [sys.executable, "-c", ORACLE, str(tmp_path / "base"), str(rows), str(tmp_path / "trl")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    assert theirs["learned"] == batch.learned
+    assert ours == pytest.approx(theirs["loss"], abs=1e-4)
+
+
+def test_rows_of_which_none_can_be_used_are_all_named(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"messages": []}\nnonsense\n{"a": 1}\n' + " " * 2100)
+    prepared = prepare_rows(tmp_path, rows)
+    assert prepared.report.kept == 0 and len(prepared.lengths) == 0
+    assert {drop.code: drop.rows for drop in prepared.report.dropped} == {
+        "empty": ["rows.jsonl:1"],
+        "not_json": ["rows.jsonl:2"],
+        "unknown_columns": ["rows.jsonl:3"],
+    }
+
+
+# Nothing is lost
+
+
+def test_a_run_that_stops_and_goes_on_ends_in_the_same_bits(bench):
+    straight = open_training(bench, RECIPE, "straight")
+    straight.run()
+    stopped = open_training(bench, RECIPE, "stopped", Quiet(stop_after=2))
+    assert stopped.run().finished is False
+    again = open_training(bench, RECIPE, "stopped", watcher := Quiet())
+    assert again.run().finished
+    assert watcher.said[0] == "Going on from step 2." and watcher.points[0].step == 3
+    assert sha256_of(again) == sha256_of(straight)
+    assert again.state.learned_tokens == straight.state.learned_tokens
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(bench):
+    straight = open_training(bench, RECIPE, "straight-too")
+    straight.run()
+    for stop in (2, 2):
+        open_training(bench, RECIPE, "damaged", Quiet(stop_after=stop)).run()
+    newest = bench / "damaged" / "checkpoints" / "step-00000004" / "weights.safetensors"
+    os.truncate(newest, newest.stat().st_size - 8)
+    again = open_training(bench, RECIPE, "damaged", watcher := Quiet())
+    again.run()
+    assert watcher.said[:2] == [
+        "Checkpoint step-00000004 is damaged; using the one before it.",
+        "Going on from step 2.",
+    ]
+    assert sha256_of(again) == sha256_of(straight)
+
+
+def test_a_checkpoint_of_another_recipe_is_not_taken(bench):
+    open_training(bench, RECIPE, "other", Quiet(stop_after=2)).run()
+    other = open_training(bench, recipe_with(seed=8), "other", watcher := Quiet(stop_after=1))
+    other.run()
+    assert watcher.points[0].step == 1
+
+
+def test_a_loss_that_breaks_once_goes_back_once(bench, monkeypatch):
+    training = open_training(bench, RECIPE, "broken", watcher := Quiet())
+    real, calls = Tuned.loss, 0
+
+    def breaks(self: Tuned, batch: Batch):
+        nonlocal calls
+        calls += self.model.training
+        return real(self, batch) * (math.nan if calls == 7 else 1.0)
+
+    monkeypatch.setattr(Tuned, "loss", breaks)
+    assert training.run().finished
+    assert "The loss broke at step 4; going on from step 0 with half the learning rate." in watcher.said
+    assert training.state.rolled_back_at == 4
+    assert [point.step for point in watcher.points] == [1, 2, 3, 1, 2, 3, 4, 5, 6]
+    assert watcher.points[3].learning_rate == pytest.approx(watcher.points[0].learning_rate / 2)
+    assert all(torch.isfinite(p).all() for p in training.tuned.trained.values())
+
+
+def test_a_loss_that_breaks_again_ends_the_run(bench, monkeypatch):
+    training = open_training(bench, RECIPE, "hopeless")
+    monkeypatch.setattr(
+        training.tuned, "loss", lambda batch: next(iter(training.tuned.trained.values())).sum() * math.nan
+    )
+    training.state.step = 0
+    with pytest.raises(Diverged, match="again after half the learning rate"):
+        training.run()
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(bench, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("mounting a small file system needs root")
+    try:
+        weights = {"w": torch.ones(20_000)}
+        save_checkpoint(small, "key", weights, {}, State(step=1))
+        with pytest.raises(StorageFull):
+            save_checkpoint(small, "key", {"w": torch.ones(200_000)}, {}, State(step=2))
+        found, damaged = find_checkpoint(small, "key")
+        assert found is not None and found.state.step == 1 and damaged == []
+        assert sorted(path.name for path in small.iterdir()) == ["step-00000001"]
+        training = open_training(bench, RECIPE, "full", watcher := Quiet())
+        training._folder = small
+        (small / "filler").write_bytes(b"x" * (380_000 - 81_000))
+        assert training.run().finished
+        assert "The disk is full: no checkpoint at step 0. Training goes on." in watcher.said
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=False)
+
+
+@pytest.mark.faults
+def test_killed_at_any_point_it_ends_in_the_same_bits(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(BENCH), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    whole = found.pop("undisturbed")
+    assert set(found) == set(POINTS) and len(found) >= 20
+    assert {point: result for point, result in found.items() if result != [True, whole]} == {}

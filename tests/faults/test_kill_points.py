@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,24 +26,26 @@ from fust.store.database import Database
 from tests.support.kill_steps import STEPS, seed_home
 
 pytestmark = pytest.mark.faults
+Call = tuple[str, int]
+"""A system call's name, and the how many-th of that name it is."""
 CALLS = "fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat"
 POINTS = 50
 
 
 @dataclass(frozen=True)
 class World:
-    """A home before the changes, a commit that git packed, and how many calls the changes make."""
+    """A home before the changes, a push to it, and the calls that the changes make, in order."""
 
     home: Path
     pack: Path
-    calls: int
+    calls: tuple[Call, ...]
 
 
 def run_steps(
-    world: World, home: Path, acknowledged: Path, *, kill_at: int = 0, log: Path | None = None
+    world: World, home: Path, acknowledged: Path, *, kill_at: Call | None = None, log: Path | None = None
 ) -> int:
     """Does the steps that are not acknowledged yet, killed at a call; returns how the program ended."""
-    inject = [f"-einject={CALLS}:signal=SIGKILL:when={kill_at}"] if kill_at else []
+    inject = [f"-einject={kill_at[0]}:signal=SIGKILL:when={kill_at[1]}"] if kill_at else []
     strace = ["strace", "-qq", "-o", str(log or os.devnull), f"-etrace={CALLS}", *inject]
     program = [
         sys.executable,
@@ -64,16 +67,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         pytest.skip("strace is not installed (apt-get install strace)")
     folder = tmp_path_factory.mktemp("points")
     pack = seed_home(folder / "home", folder)
-    world = World(folder / "home", pack, 0)
+    world = World(folder / "home", pack, ())
     shutil.copytree(folder / "home", folder / "tried", symlinks=True)
     probe = subprocess.run(["strace", "-qq", "-o", "/dev/null", "true"], check=False)
     if probe.returncode:
         pytest.skip("this machine lets no process be traced")
     run_steps(world, folder / "tried", folder / "tried.ack", log=folder / "calls")
     assert (folder / "tried.ack").read_text().split() == list(STEPS)
-    calls = len((folder / "calls").read_text().splitlines())
-    assert calls >= POINTS, "fewer moments than points"
-    return World(folder / "home", pack, calls)
+    seen: Counter[str] = Counter()
+    calls: list[Call] = []
+    for line in (folder / "calls").read_text().splitlines():
+        name = line.partition("(")[0]
+        seen[name] += 1
+        calls.append((name, seen[name]))
+    assert len(calls) >= POINTS, "fewer moments than points"
+    return World(folder / "home", pack, tuple(calls))
 
 
 def look(home: Path, acknowledged: list[str]) -> None:
@@ -93,9 +101,9 @@ def look(home: Path, acknowledged: list[str]) -> None:
         database.close()
 
 
-def point_of(number: int, calls: int) -> int:
+def point_of(number: int, calls: tuple[Call, ...]) -> Call:
     """Spreads the points evenly over the calls, the first and the last among them."""
-    return 1 + round(number * (calls - 1) / (POINTS - 1))
+    return calls[round(number * (len(calls) - 1) / (POINTS - 1))]
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_strange_urls(server: RunningFust, repo: str) -> None:
     for path, expected in (
         ("/admin/target/resolve/main/..%2f..%2f..%2fetc%2fpasswd", 404),
         ("/admin/target/resolve/main/%2e%2e/%2e%2e/token", 404),
-        ("/admin/target/resolve/main/%00", 404),
+        ("/admin/target/resolve/main/%00", 400),
         ("/admin/target/resolve/main/%ff", 400),
         ("/admin/target/resolve/..%2f..%2f/x", 404),
         ("/admin/target/resolve/refs%2fheads%2fmain/page.html", 200),

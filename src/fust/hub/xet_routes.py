@@ -147,6 +147,7 @@ async def post_shard_v2(surface: Surface, request: Request, scope: str = "") -> 
         seen[:] = done, total
 
     work = asyncio.ensure_future(surface.run(surface.hub.cas.add_shard, said.namespace, body, note))
+    work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # who asked may have left
     done, _ = await asyncio.wait([work], timeout=_BEAT_S)
     if done:
         work.result()  # what is wrong within moments is said by the status

@@ -704,6 +704,15 @@ MODEL: list[Row] = [
     Row("DELETE", "/v1/responses/{id}", "a key", "/v1/responses/none", ok=(404,)),
     Row("GET", "/v1/responses/{id}/input_items", "a key", "/v1/responses/none/input_items", ok=(404,)),
     Row("POST", "/v1/responses/{id}/cancel", "a key", "/v1/responses/none/cancel", ok=(404,)),
+    Row("POST", "/v1/files", "a key", "/v1/files", {}, (400,)),
+    Row("GET", "/v1/files", "a key", "/v1/files"),
+    Row("GET", "/v1/files/{id}", "a key", "/v1/files/none", ok=(404,)),
+    Row("GET", "/v1/files/{id}/content", "a key", "/v1/files/none/content", ok=(404,)),
+    Row("DELETE", "/v1/files/{id}", "a key", "/v1/files/none", ok=(404,)),
+    Row("POST", "/v1/batches", "a key", "/v1/batches", {}, (400,)),
+    Row("GET", "/v1/batches", "a key", "/v1/batches"),
+    Row("GET", "/v1/batches/{id}", "a key", "/v1/batches/none", ok=(404,)),
+    Row("POST", "/v1/batches/{id}/cancel", "a key", "/v1/batches/none/cancel", ok=(404,)),
 ]
 SYSTEM_ROWS: list[Row] = [
     Row("GET", "/healthz", "anybody", "/healthz"),

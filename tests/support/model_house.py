@@ -134,6 +134,7 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    gateway.start()
     server = HttpServer(app, listen("127.0.0.1", port), most_connections=500)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

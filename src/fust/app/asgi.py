@@ -78,8 +78,12 @@ class Dispatcher:
         )
         self._metered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
+    def start(self) -> None:
+        """Begins what goes on beside requests; called in the event loop."""
+        self._model.start()
+
     async def close(self) -> None:
-        """Closes the connections to engines."""
+        """Ends that, and closes the connections to engines."""
         await self._model.close()
 
     def find_hot(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:

@@ -3,7 +3,8 @@
 DEST/fust-backup.json        whose backups these are
      blobs/                  large files and xorbs of all snapshots, by their hash (as in a home)
      git/<id of the repo>/   git objects of all snapshots, by their hash
-     snapshots/<time>/       what changes: the database, refs, run folders, fust.toml, and manifest.json, written last
+     snapshots/<time>/       what changes: the database, refs, run folders, files of the model API, fust.toml, and
+                             manifest.json, written last
 
 The order makes it consistent. A commit writes its objects, then the rows of its large files, then its ref. So first the
 refs of each repo are read and the objects copied, then the database is copied as of one moment, which knows every large
@@ -53,6 +54,8 @@ from fust.store.database import Database, sqlite_path
 MARKER = "fust-backup.json"
 SNAPSHOTS_KEPT = 10
 _FORMAT = 1
+FOLDERS = ("runs", "files")
+"""What a home holds beside the database, repos and large files: folders of runs, files of the model API."""
 _NOT_OF_RUNS = frozenset({"lock", "process.json", "supervisor.lock"})
 
 
@@ -224,7 +227,8 @@ class _Run:
             database.close()
         self._large(named)
         write_atomic(self._partial / "refs.json", msgspec.json.encode(refs))
-        self._runs()
+        for name in FOLDERS:
+            self._folder(name)
         self._settings_file()
         os.sync()  # git objects and run files were not synced one by one
         manifest = Manifest(
@@ -287,21 +291,21 @@ class _Run:
                 if not copy_blob(self._blobs, self._pool, kind, name, size, self._done):
                     self._done.damaged.append(f"{kind}/{name}")
 
-    def _runs(self) -> None:
-        """Copies run folders; what the last snapshot holds unchanged is linked."""
-        source = self._settings.home / "runs"
-        before = self._snapshots / (self._previous or "-") / "runs"
+    def _folder(self, kind: str) -> None:
+        """Copies a folder of the home; what the last snapshot holds unchanged is linked."""
+        source = self._settings.home / kind
+        before = self._snapshots / (self._previous or "-") / kind
         for folder, folders, names in os.walk(source):
             if Path(folder).parent == source and "work" in folders:
                 folders.remove("work")
             here = Path(folder).relative_to(source)
-            (self._partial / "runs" / here).mkdir(parents=True, exist_ok=True)
+            (self._partial / kind / here).mkdir(parents=True, exist_ok=True)
             for name in names:
                 if name in _NOT_OF_RUNS or name.endswith(".tmp"):
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     path, old = Path(folder, name), before / here / name
-                    target = self._partial / "runs" / here / name
+                    target = self._partial / kind / here / name
                     if _same(path, old):
                         os.link(old, target)
                     else:

@@ -14,7 +14,7 @@ import msgspec
 import pygit2
 from sqlalchemy import JSON, Boolean, DateTime, column, inspect, table, text, update
 
-from fust.app.backup import Manifest, RepoRefs, copy_blob, iter_blobs, list_snapshots, read_refs
+from fust.app.backup import FOLDERS, Manifest, RepoRefs, copy_blob, iter_blobs, list_snapshots, read_refs
 from fust.app.home import RESTORING, NewerHome, head_revision
 from fust.core.clock import utc_naive
 from fust.core.errors import Conflict, InvalidInput, NotFound
@@ -95,8 +95,9 @@ def restore(settings: Settings, source: Path, at: str = "") -> Restored:
     with full_disk_is_clear(home):
         done = Restored(name)
         _blobs(settings, source, folder, done)
-        if (folder / "runs").is_dir():
-            shutil.copytree(folder / "runs", home / "runs", dirs_exist_ok=True)
+        for kind in FOLDERS:
+            if (folder / kind).is_dir():
+                shutil.copytree(folder / kind, home / kind, dirs_exist_ok=True)
         if (folder / "fust.toml").exists():
             shutil.copy2(folder / "fust.toml", home / "fust.toml")
         shutil.copy2(source / "fust-backup.json", home / ".source.tmp")

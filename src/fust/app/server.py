@@ -152,6 +152,7 @@ async def _serve(services: Services, ready: Callable[[Services, str], None]) -> 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     start_rooms(services)
+    app.start()
     serving = asyncio.create_task(server.run_until_stopped())
     try:
         write_atomic(

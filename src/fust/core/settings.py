@@ -96,6 +96,8 @@ class GatewaySettings:
     """Requests that one key may send in a minute. 0: no limit."""
     tokens_per_minute: int = 0
     """Tokens, of prompts and answers together, that one key may use in a minute. 0: no limit."""
+    max_file_bytes: int = 200 * 10**6
+    """Largest file that `/v1/files` takes; one user's files may take ten times as much together."""
     keep_responses: bool = True
     """Whether `/v1/responses` keeps responses (for 30 days, unless a request says `store: false`)."""
 

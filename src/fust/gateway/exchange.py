@@ -41,6 +41,8 @@ class Exchange:
         self.language: Language = language
         self.dialect: Dialect = dialect
         self.streaming = False
+        self.background = False
+        """Whether nobody waits for the answer."""
         self.more: Headers = []
         """Headers that every answer gets, such as what is left of a limit."""
 
@@ -74,6 +76,17 @@ class Exchange:
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
+            *self._common(),
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def begin_file(self, size_bytes: int) -> None:
+        """Sends the head of a file's bytes."""
+        headers = [
+            (b"content-type", b"application/octet-stream"),
+            (b"content-length", str(size_bytes).encode()),
+            (b"content-disposition", b"attachment"),
+            (b"x-content-type-options", b"nosniff"),
             *self._common(),
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -67,6 +67,8 @@ class Serving:
         meter: Meter,
         limits: Limits,
     ) -> None:
+        self.awaited = 0
+        """Requests in flight that somebody waits for."""
         self._limits = limits
         self._targets = targets
         self._pool = pool
@@ -84,6 +86,7 @@ class Serving:
         assert me is not None
         watch = _Watch(receive, me)
         self._meter.running.inc()
+        self.awaited += not exchange.background
         try:
             target = await self._acquire(plan, identity)
             check_fit(plan, target)
@@ -113,6 +116,7 @@ class Serving:
         finally:
             watch.end()
             self._meter.running.dec()
+            self.awaited -= not exchange.background
             self._finish(plan, identity, exchange, target, count, status, code)
 
     async def _end_engine(self, target: Target) -> None:

@@ -14,10 +14,16 @@ import msgspec
 from fust.accounts.rights import Identity, may_use
 from fust.core.clock import iso
 from fust.core.errors import FustError, Gated, InvalidInput, NotFound
+from fust.gateway.batches import Batches, draw_batch
+from fust.gateway.files import Files, Upload, draw_file
 from fust.gateway.serving import CheckGate, no_model
 from fust.gateway.stored import Responses, no_response
+from fust.wire.batches import BatchRequest
+from fust.wire.body import decode_request
 from fust.wire.openai import ModelObject, ModelObjects
 from fust.wire.targets import ModelEntry, Targets
+
+_BATCH = msgspec.json.Decoder(BatchRequest)
 
 
 class MethodNotAllowed(FustError):
@@ -38,6 +44,8 @@ class Call:
     body: bytes
     anthropic: bool
     """Whether the client speaks Anthropic's words."""
+    upload: Upload | None = None
+    """The file that the request brought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,10 @@ class Shelf:
     targets: Targets
     responses: Responses | None
     check_gate: CheckGate
+    files: Files
+    batches: Batches
+    wake: Callable[[], None]
+    """Tells whoever works on batches that there is something to do."""
 
 
 # Models
@@ -134,6 +146,104 @@ def _responses(shelf: Shelf, call: Call) -> Responses:
     return shelf.responses
 
 
+# Files
+
+
+def upload_file(shelf: Shelf, call: Call) -> object:
+    """Takes a file for a batch (multipart/form-data)."""
+    upload = call.upload
+    assert upload is not None
+    purpose, kept_s = upload.purpose_and_kept_s()
+    return draw_file(shelf.files.add(call.identity, upload.id, upload.filename, purpose, kept_s))
+
+
+def list_files(shelf: Shelf, call: Call) -> object:
+    """The caller's files."""
+    limit = _limit(call, 10_000, 10_000)
+    oldest_first = _choice(call, "order", ("desc", "asc")) == "asc"
+    rows = shelf.files.list_files(
+        call.identity, call.query.get("purpose"), limit, call.query.get("after"), oldest_first=oldest_first
+    )
+    return _page([draw_file(row) for row in rows], limit)
+
+
+def get_file(shelf: Shelf, call: Call) -> object:
+    """One file's size, name and purpose."""
+    return draw_file(shelf.files.get(call.identity, call.names["id"]))
+
+
+def get_content(shelf: Shelf, call: Call) -> object:
+    """A file's bytes."""
+    row = shelf.files.get(call.identity, call.names["id"])
+    return shelf.files.path(row.id)
+
+
+def delete_file(shelf: Shelf, call: Call) -> object:
+    """Deletes a file."""
+    shelf.files.delete(call.identity, call.names["id"])
+    return {"id": call.names["id"], "object": "file", "deleted": True}
+
+
+# Batches
+
+
+def create_batch(shelf: Shelf, call: Call) -> object:
+    """Queues a batch."""
+    row = shelf.batches.create(call.identity, decode_request(_BATCH, call.body))
+    shelf.wake()
+    return draw_batch(row)
+
+
+def list_batches(shelf: Shelf, call: Call) -> object:
+    """The caller's batches."""
+    limit = _limit(call, 20, 100)
+    rows = shelf.batches.list_batches(call.identity, limit, call.query.get("after"))
+    return _page([draw_batch(row) for row in rows], limit)
+
+
+def get_batch(shelf: Shelf, call: Call) -> object:
+    """Where a batch stands."""
+    return draw_batch(shelf.batches.get(call.identity, call.names["id"]))
+
+
+def cancel_batch(shelf: Shelf, call: Call) -> object:
+    """Ends a batch; what is answered by then stays."""
+    row = shelf.batches.cancel(call.identity, call.names["id"])
+    shelf.wake()
+    return draw_batch(row)
+
+
+def _limit(call: Call, default: int, most: int) -> int:
+    given = call.query.get("limit", str(default))
+    if not given.isdecimal() or not 1 <= int(given[:9]) <= most:
+        raise InvalidInput(
+            "{param} has a value that is not allowed: {reason}.",
+            param="limit",
+            reason=f"1 to {most} is wanted",
+        )
+    return int(given)
+
+
+def _choice(call: Call, name: str, allowed: tuple[str, ...]) -> str:
+    given = call.query.get(name, allowed[0])
+    if given not in allowed:
+        raise InvalidInput(
+            "{param} has a value that is not allowed: {reason}.", param=name, reason=" or ".join(allowed)
+        )
+    return given
+
+
+def _page(found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    data = found[:limit]
+    return {
+        "object": "list",
+        "data": data,
+        "has_more": len(found) > limit,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+    }
+
+
 # The table
 
 
@@ -162,6 +272,15 @@ ROUTES = (
     Route("DELETE", "/v1/responses/{id}", delete_response),
     Route("GET", "/v1/responses/{id}/input_items", list_input_items),
     Route("POST", "/v1/responses/{id}/cancel", cancel_response),
+    Route("POST", "/v1/files", upload_file),
+    Route("GET", "/v1/files", list_files),
+    Route("GET", "/v1/files/{id}", get_file),
+    Route("GET", "/v1/files/{id}/content", get_content),
+    Route("DELETE", "/v1/files/{id}", delete_file),
+    Route("POST", "/v1/batches", create_batch),
+    Route("GET", "/v1/batches", list_batches),
+    Route("GET", "/v1/batches/{id}", get_batch),
+    Route("POST", "/v1/batches/{id}/cancel", cancel_batch),
 )
 
 

@@ -9,12 +9,12 @@ import msgspec
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from fust.accounts.models import User
 from fust.accounts.rights import Identity
 from fust.core.clock import utc_naive
 from fust.core.errors import InvalidInput, NotFound
 from fust.core.ids import new_id
 from fust.gateway.models import ResponseRow
+from fust.gateway.owned import find_own, user_id_of
 from fust.store.database import Database
 from fust.wire.responses import InputItem
 
@@ -40,7 +40,7 @@ class Responses:
             item.setdefault("type", "message")
         size = len(msgspec.json.encode(body)) + len(msgspec.json.encode(inputs))
         with self._database.write() as session:
-            user_id = _user_id(session, identity)
+            user_id = user_id_of(session, identity)
             session.execute(delete(ResponseRow).where(ResponseRow.created_at < utc_naive() - KEPT))
             session.add(
                 ResponseRow(
@@ -84,7 +84,7 @@ class Responses:
         next_id: str | None = response_id
         with self._database.read() as session:
             while next_id:
-                row = _find(session, identity, next_id)
+                row = find_own(ResponseRow, session, identity, next_id)
                 if row is None:
                     raise InvalidInput(
                         "There is no response {id!r} to go on from.",
@@ -106,20 +106,8 @@ class Responses:
         return [item for turn in reversed(turns) for item in turn]
 
 
-def _user_id(session: Session, identity: Identity) -> str:
-    return session.scalars(select(User.id).where(User.name == identity.user)).one()
-
-
-def _find(session: Session, identity: Identity, response_id: str) -> ResponseRow | None:
-    query = select(ResponseRow).join(User, User.id == ResponseRow.user_id)
-    query = query.where(ResponseRow.id == response_id, User.name == identity.user)
-    if identity.grants is not None:
-        query = query.where(ResponseRow.token_id == identity.token_id)
-    return session.scalars(query).one_or_none()
-
-
 def _row(session: Session, identity: Identity, response_id: str) -> ResponseRow:
-    row = _find(session, identity, response_id)
+    row = find_own(ResponseRow, session, identity, response_id)
     if row is None:
         raise no_response(response_id)
     return row

@@ -1,7 +1,7 @@
 """Anthropic's Messages API over the engine's chat: requests in, answers and events out.
 
-docs.anthropic.com/en/api/messages and /streaming. Blocks that the vendor's own tools make (web search, code execution)
-and PDFs are refused by their place; plain-text documents and search results are read as text.
+docs.anthropic.com/en/api/messages and /streaming. Images, PDFs and blocks that the vendor's own tools make (web
+search, code execution) are refused by their place; plain-text documents and search results are read as text.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from fust.core.ids import new_id
 from fust.gateway.schemas import check_schema
 from fust.gateway.shapes import Whole, choice_of, event
 from fust.gateway.tools import Function, Tools, make_function
-from fust.gateway.translate import Plan, ask_for_stream, check_forced, put_effort, tools_of_old
+from fust.gateway.translate import Plan, ask_for_stream, check_forced, not_text, put_effort, tools_of_old
 from fust.wire.anthropic import Block, Conversation, CountRequest, MessagesRequest, Source, Tool, ToolChoice
 from fust.wire.body import check_neutral, unsupported
-from fust.wire.openai import FunctionCall, Message, Part, ToolCall, Usage
+from fust.wire.openai import FunctionCall, Message, ToolCall, Usage
 
 _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
@@ -82,7 +82,7 @@ def _plan(request: Conversation, endpoint: str, path: str, *, stream: bool) -> P
 def _user(blocks: list[Block], path: str) -> list[Message]:
     """Returns a user's turn as chat messages: results of tools first, each on its own, then the rest."""
     results: list[Message] = []
-    parts: list[Part] = []
+    texts: list[str] = []
     for index, block in enumerate(blocks):
         place = f"{path}[{index}]"
         if block.type == "tool_result":
@@ -90,14 +90,10 @@ def _user(blocks: list[Block], path: str) -> list[Message]:
             if block.is_error is True:
                 text = f"Error: {text}"
             results.append(Message("tool", text, tool_call_id=block.tool_use_id or ""))
-        elif block.type == "image":
-            parts.append(Part("image_url", image_url={"url": _image_url(block, place)}))
         else:
-            parts.append(Part("text", _block_text(block, place)))
-    if any(part.type == "image_url" for part in parts):
-        return [*results, Message("user", parts)]
-    if parts:
-        return [*results, Message("user", "\n".join(str(part.text) for part in parts))]
+            texts.append(_block_text(block, place))
+    if texts:
+        return [*results, Message("user", "\n".join(texts))]
     if not results:
         raise InvalidInput("The parameter {param!r} is empty.", param=path)
     return results
@@ -143,12 +139,7 @@ def _block_text(block: Block, path: str) -> str:
     if block.type == "search_result":
         head = "\n".join(str(part) for part in (block.title, block.source) if part)
         return f"{head}\n{_text_of(block.content or '', f'{path}.content')}"
-    raise Unsupported(
-        "Content of type {kind!r} is not offered here.",
-        hint="Send text.",
-        kind=block.type[:50],
-        param=f"{path}.type",
-    )
+    raise not_text(block.type, f"{path}.type")
 
 
 def _document_text(source: Source, path: str) -> str:
@@ -170,17 +161,6 @@ def _document_text(source: Source, path: str) -> str:
         kind=str(source.media_type or source.type)[:50],
         param=f"{path}.source",
     )
-
-
-def _image_url(block: Block, path: str) -> str:
-    source = block.source
-    if block.transformations:
-        raise unsupported(f"{path}.transformations")
-    if isinstance(source, Source) and source.type == "base64" and source.data and source.media_type:
-        return f"data:{source.media_type};base64,{source.data}"
-    if isinstance(source, Source) and source.type == "url" and source.url:
-        return source.url
-    raise unsupported(f"{path}.source")
 
 
 # Tools, thinking, form

@@ -15,9 +15,17 @@ from fust.core.ids import new_id
 from fust.gateway.schemas import check_schema
 from fust.gateway.shapes import choice_of, event
 from fust.gateway.tools import Function, Tools, choose, make_function
-from fust.gateway.translate import Plan, ask_for_stream, check_forced, mend_message, put_effort, tools_of_old
+from fust.gateway.translate import (
+    Plan,
+    ask_for_stream,
+    check_forced,
+    mend_message,
+    not_text,
+    put_effort,
+    tools_of_old,
+)
 from fust.wire.body import check_neutral
-from fust.wire.openai import FunctionCall, Message, Part, ToolCall, Usage
+from fust.wire.openai import FunctionCall, Message, ToolCall, Usage
 from fust.wire.responses import Format, InputItem, InputPart, Reasoning, ResponsesRequest, Text
 
 LOGPROBS = "message.output_text.logprobs"
@@ -109,12 +117,7 @@ def _messages(items: Sequence[InputItem], skipped: int) -> list[Message]:
                 open_turn = message
             messages.append(message)
         else:
-            raise Unsupported(
-                "Content of type {kind!r} is not offered here.",
-                hint="Send text.",
-                kind=item.type[:50],
-                param=f"{path}.type",
-            )
+            raise not_text(item.type, f"{path}.type")
     return messages
 
 
@@ -138,17 +141,7 @@ def _message(item: InputItem, path: str) -> Message:
         raise InvalidInput("The parameter {param!r} is empty.", param=f"{path}.content")
     if isinstance(item.content, str):
         return Message(item.role, item.content)
-    if any(part.type == "input_image" for part in item.content):
-        parts = [_part(part, f"{path}.content[{i}]") for i, part in enumerate(item.content)]
-        return Message(item.role, parts)
     return Message(item.role, _text(item.content, f"{path}.content"))
-
-
-def _part(part: InputPart, path: str) -> Part:
-    check_neutral(part, path)
-    if part.type == "input_image" and part.image_url:
-        return Part("image_url", image_url={"url": part.image_url})
-    return Part("text", _text([part], path))
 
 
 def _text(content: str | list[InputPart], path: str) -> str:
@@ -158,12 +151,7 @@ def _text(content: str | list[InputPart], path: str) -> str:
     for index, part in enumerate(content):
         text = part.refusal if part.type == "refusal" else part.text
         if part.type not in ("input_text", "output_text", "refusal", "text") or not isinstance(text, str):
-            raise Unsupported(
-                "Content of type {kind!r} is not offered here.",
-                hint="Send text.",
-                kind=part.type[:50],
-                param=f"{path}[{index}].type",
-            )
+            raise not_text(part.type, f"{path}[{index}].type")
         texts.append(text)
     return "\n".join(texts)
 

@@ -176,6 +176,16 @@ def check_grammar(grammar: object) -> None:
         )
 
 
+def not_text(kind: str, param: str) -> Unsupported:
+    """Returns the error for content that no model here reads."""
+    return Unsupported(
+        "Content of type {kind!r} is not offered here: models read text only.",
+        hint="Send text parts.",
+        kind=kind[:50],
+        param=param,
+    )
+
+
 def mend_message(message: Message, index: int) -> Message:
     """Returns a message as templates want it: text in one piece, roles that they know."""
     for name in ("audio", "function_call"):
@@ -185,12 +195,7 @@ def mend_message(message: Message, index: int) -> Message:
         if part.type not in ("text", "refusal") or not isinstance(
             part.text if part.type == "text" else part.refusal, str
         ):
-            raise Unsupported(
-                "Content of type {kind!r} is not offered here: models read text only.",
-                hint="Send text parts.",
-                kind=part.type[:50],
-                param=f"messages[{index}].content[{position}]",
-            )
+            raise not_text(part.type, f"messages[{index}].content[{position}]")
     message.annotations = message.audio = message.function_call = UNSET
     if message.role == "developer":
         message.role = "system"  # the same thing under its newer name, which few templates know

@@ -147,7 +147,8 @@ def test_a_file_has_a_history_and_is_deleted(visit: OpenPage, fust: RunningFust)
 def test_settings_change_hide_move_and_delete(visit: OpenPage, fust: RunningFust) -> None:
     make_repo(fust, "admin/before", "model", "# Before\n")
     page = visit("models/admin/before?tab=settings")
-    page.get_by_label("Private: its owner").check()
+    with page.expect_response(lambda it: it.url.endswith("/settings") and it.request.method == "PUT"):
+        page.get_by_label("Private: its owner").check()
     expect(page.get_by_label("Private: its owner")).to_be_checked()
     assert ask(fust, "/fust/v1/repos/model/admin/before")["private"] is True
     lines = page.get_by_label("Branches whose history nobody rewrites")

@@ -61,6 +61,7 @@ export interface RepoSummary {
   repo_id: string;
   type: RepoType;
   private: boolean;
+  gated: "no" | "auto" | "manual";
   revision: string | null;
   created_at: string;
   updated_at: string;
@@ -111,6 +112,9 @@ export interface Repo extends RepoSummary {
   liked: boolean;
   protected: string[];
   discussions_open: number;
+  /** Whether the reader may have its files. */
+  open: boolean;
+  access_pending: number;
   files: RepoFile[];
   card: string | null;
   commits: Commit[];

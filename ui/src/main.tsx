@@ -6,6 +6,7 @@ import "./styles/base.css";
 import "./styles/parts.css";
 import "./styles/pages.css";
 import "./styles/hub.css";
+import "./styles/gate.css";
 
 const root = document.getElementById("app");
 if (root !== null) render(<App />, root);

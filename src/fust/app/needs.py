@@ -51,7 +51,9 @@ def read_mark(services: Services, identity: Identity) -> datetime | None:
 
 
 def list_needs(services: Services, identity: Identity, language: Language) -> list[Need]:
-    """Returns failed deployments, runs that failed since the caller saw the news, and a disk that runs full."""
+    """Returns failed deployments, runs that failed since the caller saw the news, requests for access to decide, and a
+    disk that runs full.
+    """
     needs: list[Need] = []
 
     def add(code: str, subject: str, message: str, hint: str, href: str, **params: object) -> None:
@@ -80,6 +82,15 @@ def list_needs(services: Services, identity: Identity, language: Language) -> li
             "Look at its log, mend the reason and start it again.",
             f"jobs/{run.id}",
             reason=run.error.message if run.error else "",
+        )
+    for info, count in services.hub.access.pending(identity):
+        add(
+            "access_requested",
+            info.repo_id,
+            "{count} ask for access to {subject}." if count > 1 else "Somebody asks for access to {subject}.",
+            "Look at what they wrote, and accept or reject.",
+            f"{info.type}s/{info.repo_id}?tab=access",
+            count=count,
         )
     if identity.is_admin:
         disk = shutil.disk_usage(services.settings.home)

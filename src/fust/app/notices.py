@@ -1,4 +1,4 @@
-"""What a person should know: what needs them, and which of their runs ended since they last looked.
+"""What a person should know: what needs them, which of their runs ended, and what became of their requests for access.
 
 Nothing is copied: a notice is read from what it tells of, and one row a user says up to when they have seen the news.
 What needs someone stays until it is mended; that a run ended is news until it was seen.
@@ -39,7 +39,7 @@ class Notice(msgspec.Struct, kw_only=True):
 
 
 class NoticeList(msgspec.Struct):
-    """What needs the caller first, then ended runs, newest first."""
+    """What needs the caller first, then ended runs, newest first, then requests for access that were decided."""
 
     items: list[Notice]
     unread: int
@@ -62,6 +62,7 @@ def list_notices(services: Services, identity: Identity, language: Language) -> 
         if need.code != "run_failed"
     ]
     items += _ended_runs(services, identity, language, mark)
+    items += _decisions(services, identity, language, mark)
     return NoticeList(items, sum(it.unread for it in items))
 
 
@@ -95,6 +96,36 @@ def _ended_runs(
         found.append((row.ended_at, notice))
     found.sort(key=lambda pair: pair[0], reverse=True)
     return [notice for _, notice in found[:_SHOWN]]
+
+
+def _decisions(
+    services: Services, identity: Identity, language: Language, mark: datetime | None
+) -> list[Notice]:
+    """Returns what was decided of the caller's requests for access, and which access ended."""
+    oldest, now = utc_naive() - _AGE, utc_naive()
+    found: list[Notice] = []
+    for info, request in services.hub.access.of_user(identity):
+        at, accepted = request.decided_at, request.status == "accepted"
+        if request.is_over:
+            at = request.expires_at
+        if at is None or not oldest < at <= now or not (request.decided_by or request.is_over):
+            continue
+        message = "You have access to {subject} now." if accepted else "You have no access to {subject}."
+        if request.is_over:
+            message = "Your access to {subject} has ended."
+        params: dict[str, object] = {"subject": info.repo_id}
+        found.append(
+            Notice(
+                id=f"access:{request.id}:{request.status}:{request.is_over}",
+                state="succeeded" if accepted and not request.is_over else "failed",
+                message=fill(message, params, language),
+                hint=request.reason,
+                href=f"{info.type}s/{info.repo_id}",
+                at=iso(at),
+                unread=mark is None or at > mark,
+            )
+        )
+    return found
 
 
 def mark_read(services: Services, identity: Identity) -> None:

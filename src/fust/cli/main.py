@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gc": ("fust.cli.keep:gc", "Remove files that nothing points to any more."),
     "users": ("fust.cli.users:users", "List, add, change and remove people."),
     "orgs": ("fust.cli.orgs:orgs", "Organisations and who belongs to them."),
+    "access": ("fust.cli.access:access", "Gated repos: who asked for access, and who gets it."),
     "invite": ("fust.cli.invite:invite", "Print a link that lets somebody in."),
     "audit": ("fust.cli.audit:audit", "See who did what, export it, and check that nothing was changed."),
 }

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from fust.client.access import Access, RepoAccess
 from fust.client.http import ClientError, Event, Transport
 from fust.client.types import (
     AuditPage,
@@ -226,6 +227,14 @@ class Client:
         """Returns a repo with its files."""
         path = f"/fust/v1/repos/{repo_type}/{quote(repo_id)}?revision={quote(revision, safe='')}"
         return self._get(path, Repo)
+
+    def access(self, repo_id: str, repo_type: str = "model") -> RepoAccess:
+        """Returns the gate of a repo: asking for access, and deciding."""
+        return RepoAccess(self._http, repo_id, repo_type)
+
+    def my_access(self) -> Access:
+        """Returns what the caller asked for, and what waits for the caller."""
+        return self._get("/fust/v1/access", Access)
 
     def delete_repo(self, repo_id: str, repo_type: str = "model") -> None:
         """Deletes a repo."""

@@ -258,6 +258,12 @@ class AccessRequests:
         states: tuple[State, ...] = ("pending", "accepted", "rejected", "expired")
         return {state: self.list_requests(info, state, limit=0)[1] for state in states}
 
+    def count_pending(self, identity: Identity, info: RepoInfo) -> int:
+        """Returns how many requests for a repo wait for the caller's word."""
+        if not info.gated or not may(identity, "repo.push", info.repo_id, info.type):
+            return 0
+        return self.list_requests(info, "pending", limit=0)[1]
+
     def pending(self, identity: Identity) -> Sequence[tuple[RepoInfo, int]]:
         """Returns the repos with requests that the caller may decide, and how many each has."""
         query = (
@@ -268,7 +274,7 @@ class AccessRequests:
             .order_by(func.min(AccessRequest.asked_at))
         )
         with self._database.read() as session:
-            rows = [(to_info(row), count) for row, count in session.execute(query).tuples()]
+            rows = [(to_info(row), count) for row, count in session.execute(query)]
         return [pair for pair in rows if may(identity, "repo.push", pair[0].repo_id, pair[0].type)]
 
     def of_user(self, identity: Identity) -> Sequence[tuple[RepoInfo, Request]]:
@@ -281,7 +287,7 @@ class AccessRequests:
             .order_by(AccessRequest.asked_at.desc())
         )
         with self._database.read() as session:
-            rows = [(to_info(row), request_id) for row, request_id in session.execute(query).tuples()]
+            rows = [(to_info(row), request_id) for row, request_id in session.execute(query)]
             seen = [
                 pair
                 for pair in rows

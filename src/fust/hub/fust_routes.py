@@ -40,6 +40,7 @@ class RepoSummary(msgspec.Struct, kw_only=True):
     repo_id: str
     type: RepoType
     private: bool
+    gated: Literal["no", "auto", "manual"]
     revision: str
     created_at: str
     updated_at: str
@@ -115,6 +116,10 @@ class RepoDetails(RepoSummary, kw_only=True):
     protected: list[str]
     """Patterns of branches whose history nobody rewrites."""
     discussions_open: int
+    open: bool
+    """Whether the caller may have its files; no, before the gate of a gated one."""
+    access_pending: int
+    """Requests for access that wait for the caller's word."""
     files: list[RepoFileLine]
     card: str | None
     commits: list[CommitLine]
@@ -153,6 +158,7 @@ def _summary(hub: Hub, info: RepoInfo, language: Language) -> dict[str, object]:
         "repo_id": info.repo_id,
         "type": info.type,
         "private": info.private,
+        "gated": info.gate,
         "revision": info.head_oid,
         "created_at": iso(info.created_at),
         "updated_at": iso(info.updated_at),
@@ -222,6 +228,8 @@ def get_repo(
         "liked": hub.likes.is_liked_by(identity, info),
         "protected": info.protected,
         "discussions_open": hub.discussions.count_open(info),
+        "open": hub.gates.opens(identity, info),
+        "access_pending": hub.access.count_pending(identity, info),
         "files": _files(hub, info, oid) if files else [],
         "card": hub.read_card(info, oid) if files else None,
         "commits": _commits(hub, info, oid) if files else [],

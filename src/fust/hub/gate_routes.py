@@ -18,7 +18,6 @@ from fust.core.ids import RepoType, check_repo_type
 from fust.hub.gate_form import GateField
 from fust.hub.gate_rows import Request, Standing
 from fust.hub.service import Hub
-from fust.hub.types import RepoInfo
 
 
 class AccessCounts(msgspec.Struct):
@@ -104,10 +103,6 @@ def _own(request: Request) -> OwnRequest:
     )
 
 
-def _gated(info: RepoInfo) -> Literal["no", "auto", "manual"]:
-    return "auto" if info.gated == "auto" else "manual" if info.gated else "no"
-
-
 @get("/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}/gate", sync_to_thread=True, tags=["repos"])
 def get_gate(hub: Hub, identity: Identity, repo_type: str, owner: str, name: str) -> Gate:
     """What a repo asks before it opens, and where the caller stands; `gated` is `no` when it asks nothing."""
@@ -120,7 +115,7 @@ def get_gate(hub: Hub, identity: Identity, repo_type: str, owner: str, name: str
     return Gate(
         repo_id=info.repo_id,
         type=info.type,
-        gated=_gated(info),
+        gated=info.gate,
         open=hub.gates.opens(identity, info),
         standing=standing if info.gated else "free",
         heading=form.heading,

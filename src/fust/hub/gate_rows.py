@@ -61,7 +61,7 @@ def select_requests(
     )
     return [
         _request(row, name, full_name, version)
-        for row, name, full_name, version in session.execute(query.offset(skip).limit(limit)).tuples()
+        for row, name, full_name, version in session.execute(query.offset(skip).limit(limit))
     ]
 
 

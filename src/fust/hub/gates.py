@@ -34,7 +34,7 @@ _ONE_DOWNLOAD_S = 60.0
 """Requests for one file that are less apart than this are one download: clients fetch a file in many ranges."""
 _NOTED = 10_000
 
-How = Literal["file", "git-lfs", "xet", "git", "preview", "copy"]
+How = Literal["file", "git-lfs", "xet", "git", "preview", "copy", "tune"]
 
 
 class Gates:
@@ -101,7 +101,7 @@ class Gates:
         return "accepted", request
 
     def _find(self, user: str, info: RepoInfo) -> Request | None:
-        key, generation = (info.id, user), self._repos.generation
+        key, generation = (info.id, user), self._repos.generation + self._accounts.generation
         known = self._known.get(key)
         if known and known[1] == generation and time.monotonic() < known[0]:
             return known[2]

@@ -60,6 +60,11 @@ class RepoInfo:
         }
 
     @property
+    def gate(self) -> Literal["no", "auto", "manual"]:
+        """``gated`` in a word."""
+        return "auto" if self.gated == "auto" else "manual" if self.gated else "no"
+
+    @property
     def prefix(self) -> str:
         """Empty, `datasets/` or `spaces/`, as URLs of pages and files begin."""
         return "" if self.type == "model" else f"{self.type}s/"

@@ -37,8 +37,8 @@ def tune_kind(hub: Hub, accounts: Accounts) -> Kind:
         accounts.require(identity, "write")
         split_repo_id(wish.to)
         accounts.check(identity, "repo.create", wish.to, "model")
-        base = hub.get_repo(identity, wish.base, "model")
-        data = hub.get_repo(identity, wish.data, "dataset")
+        base = hub.get_repo_to_open(identity, wish.base, "model")
+        data = hub.get_repo_to_open(identity, wish.data, "dataset")
         # Both are taken as they are now: what is pushed to them while the run waits or works changes nothing.
         base_oid, data_oid = (
             hub.resolve_revision(base, wish.revision),

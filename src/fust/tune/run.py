@@ -128,7 +128,8 @@ class Run:
         keep_malloc_pages()
         context, wish = self._context, self._wish
         identity = self._accounts.of_run(context.spec.owner, context.spec.asked)
-        base_repo = self._hub.get_repo(identity, wish.base, "model")
+        base_repo = self._hub.get_repo_to_open(identity, wish.base, "model")
+        self._hub.gates.note_download(identity, base_repo, "tune")
         context.progress(0, 0, "", "Fetching {repo_id}", now=True, repo_id=wish.base)
         base = self._fetch_base(base_repo)
         tokenizer = _load_tokenizer(base.folder, wish.base)
@@ -198,7 +199,8 @@ class Run:
         if (folder / "manifest.json").exists():
             return Prepared.open(folder)
         identity = self._accounts.of_run(self._context.spec.owner, self._context.spec.asked)
-        repo = self._hub.get_repo(identity, self._wish.data, "dataset")
+        repo = self._hub.get_repo_to_open(identity, self._wish.data, "dataset")
+        self._hub.gates.note_download(identity, repo, "tune")
         entries = self._hub.list_tree(repo, self._wish.data_revision, recursive=True)
         names = [entry.path for entry in entries if not entry.is_folder and is_data(entry.path)]
         self._link(repo, self._wish.data_revision, names, self._work / "rows")

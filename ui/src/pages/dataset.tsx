@@ -1,6 +1,7 @@
 import type { Repo } from "../api";
 import { CopyButton, Facts, Section, Size, Time } from "../parts";
 import { endonym, integer } from "../format";
+import { accessWord } from "../gate";
 import { t } from "../i18n";
 
 export function DatasetFacts({ repo }: { repo: Repo }) {
@@ -11,7 +12,7 @@ export function DatasetFacts({ repo }: { repo: Repo }) {
           [t("facts.size"), <Size of={repo.size_bytes} />],
           [t("facts.languages"), repo.languages.length > 0 ? repo.languages.map(endonym).join(", ") : t("facts.unstated")],
           [t("facts.licence"), repo.licence || t("facts.unstated")],
-          [t("facts.access"), repo.private ? t("facet.private") : t("facet.open")],
+          [t("facts.access"), accessWord(repo)],
           [t("facts.updated"), <Time at={repo.updated_at} />],
           [t("facts.downloads"), integer(repo.downloads)],
           [t("facts.revision"), <code>{repo.revision?.slice(0, 8) ?? "–"}</code>],

@@ -3,6 +3,7 @@ import { call, type Deployment, type Page, type Repo, type RepoFile } from "../a
 import { Snippet, talkOf } from "../parts/snippet";
 import { CopyButton, Facts, Section, Size, State, Time, Trouble } from "../parts";
 import { decimal, endonym, integer } from "../format";
+import { accessWord } from "../gate";
 import { maybe, t } from "../i18n";
 import { useAct, useLoad } from "../load";
 import { Link } from "../router";
@@ -136,7 +137,7 @@ export function ModelFacts({ repo }: { repo: Repo }) {
           [t("facts.languages"), repo.languages.length > 0 ? repo.languages.map(endonym).join(", ") : t("facts.unstated")],
           [t("facts.licence"), repo.licence || t("facts.unstated")],
           [t("facts.formats"), repo.formats.join(", ") || "–"],
-          [t("facts.access"), repo.private ? t("facet.private") : t("facet.open")],
+          [t("facts.access"), accessWord(repo)],
           [t("facts.updated"), <Time at={repo.updated_at} />],
           [t("facts.downloads"), integer(repo.downloads)],
           [t("facts.revision"), <code>{repo.revision?.slice(0, 8) ?? "–"}</code>],

@@ -56,7 +56,7 @@ function facets(type: RepoType): Facet[] {
     { id: "sdk", title: t("facts.sdk"), of: (repo) => (repo.sdk ? [repo.sdk] : []), say: (value) => value },
     { id: "tag", title: t("facet.tag"), of: (repo) => repo.tags, say: (value) => value },
     { id: "owner", title: t("reposet.owner"), of: (repo) => [repo.repo_id.split("/")[0] ?? ""], say: (value) => value },
-    { id: "access", title: t("facet.access"), of: (repo) => [repo.private ? "private" : "open"], say: (value) => (value === "private" ? t("facet.private") : t("facet.open")) },
+    { id: "access", title: t("facet.access"), of: (repo) => [repo.private ? "private" : repo.gated === "no" ? "open" : "gated"], say: (value) => t(`facet.${value as "private" | "gated" | "open"}`) },
   ];
   return type === "model" ? all : all.filter((facet) => facet.id !== "here");
 }
@@ -289,6 +289,7 @@ export function RepoRow({ repo, level = 2 }: { repo: RepoSummary; level?: 2 | 3 
           {repo.sdk && <span>{repo.sdk}</span>}
           {repo.likes > 0 && <span class="num">{t("models.likes", { n: repo.likes })}</span>}
           {repo.private && <span class="tag">{t("facet.private")}</span>}
+          {repo.gated !== "no" && <span class="tag">{t("facet.gated")}</span>}
         </div>
       </div>
       {repo.type === "model" ? <div class="cell">

@@ -2,6 +2,7 @@ import type { Repo } from "../api";
 import { CopyButton, Empty, Facts, Section, Size, Time } from "../parts";
 import { filesOf } from "../hub";
 import { integer } from "../format";
+import { accessWord } from "../gate";
 import { t } from "../i18n";
 import { Link } from "../router";
 import type { Panel } from "./repo/tabs";
@@ -38,7 +39,7 @@ export function SpaceFacts({ repo }: { repo: Repo }) {
           [t("facts.sdk"), repo.sdk || t("facts.unstated")],
           [t("facts.size"), <Size of={repo.size_bytes} />],
           [t("facts.licence"), repo.licence || t("facts.unstated")],
-          [t("facts.access"), repo.private ? t("facet.private") : t("facet.open")],
+          [t("facts.access"), accessWord(repo)],
           [t("facts.updated"), <Time at={repo.updated_at} />],
           [t("facts.likes"), integer(repo.likes)],
           [t("facts.revision"), <code>{repo.revision?.slice(0, 8) ?? "–"}</code>],

@@ -38,11 +38,11 @@ export function Files({ repo, revision, act }: { repo: Repo; revision: string; a
       <tbody>
         {repo.files.map((file) => (
           <tr key={file.path}>
-            <th scope="row" class="mono"><FileLink repo={repo} revision={revision} path={file.path} /><SafetyBadge file={file} /></th>
+            <th scope="row" class="mono">{repo.open ? <FileLink repo={repo} revision={revision} path={file.path} /> : file.path}<SafetyBadge file={file} /></th>
             <td class="hide-s mono quiet" title={file.sha256 ?? file.oid}>{(file.sha256 ?? file.oid).slice(0, 12)}</td>
             {act && <td class="r">{act(file)}</td>}
             <td class="r"><Size of={file.size_bytes} /></td>
-            <td class="r"><Download bare repo={repo} revision={revision} path={file.path} /></td>
+            <td class="r">{repo.open && <Download bare repo={repo} revision={revision} path={file.path} />}</td>
           </tr>
         ))}
       </tbody>

@@ -8,6 +8,7 @@ import { go, usePlace } from "../../router";
 import { DatasetFacts } from "../dataset";
 import { DeploymentFacts, ModelButtons, ModelFacts, ModelNotes, useServing } from "../model";
 import { SpaceFacts } from "../space";
+import { GateNote } from "./gate";
 import { RepoKick, RepoMissing, useRepo } from "./load";
 import { REPO_TABS } from "./tabs";
 
@@ -40,9 +41,10 @@ export function RepoPage({ type, repoId, at }: { type: RepoType; repoId: string;
     <div class="page wrap">
       <Head kick={<RepoKick type={type} repoId={repoId} />} title={repoId.split("/")[1] ?? repoId} sum={<>{repo.description} {serving?.best && <State of={serving.best.state} />}</>}>
         <RepoButtons repo={repo} reload={loaded.reload} />
-        {serving && <ModelButtons repo={repo} serving={serving} />}
+        {serving && repo.open && <ModelButtons repo={repo} serving={serving} />}
       </Head>
       {serving && <ModelNotes repo={repo} serving={serving} />}
+      {repo.gated !== "no" && <GateNote repo={repo} reload={loaded.reload} />}
       <OldRevision revision={revision} path={page} />
       <Leaks repo={repo} changed={() => void loaded.reload()} />
       <Tabs now={tab.id} label={t(`${type}.about`)} onPick={pick} tabs={tabs.map((it) => ({ id: it.id, label: t(it.label as "tab.card"), count: it.count?.(repo) }))} />

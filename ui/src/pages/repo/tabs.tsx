@@ -3,6 +3,7 @@ import type { Repo, RepoType } from "../../api";
 import type { MessageKey } from "../../i18n";
 import type { Serving } from "../model";
 import { integer } from "../../format";
+import { AccessPanel } from "./access";
 import { CardPanel } from "./card";
 import { Community } from "./community";
 import { FilesPanel } from "./files";
@@ -42,10 +43,11 @@ export interface RepoTab {
 export const REPO_TABS: RepoTab[] = [
   { id: "card", label: "tab.card", panel: CardPanel },
   { id: "app", label: "tab.app", types: ["space"], wide: true, panel: AppPanel },
-  { id: "rows", label: "tab.rows", types: ["dataset"], wide: true, panel: Rows },
+  { id: "rows", label: "tab.rows", types: ["dataset"], shown: (repo) => repo.open, wide: true, panel: Rows },
   { id: "files", label: "tab.files", count: (repo) => integer(repo.files.length), panel: FilesPanel },
   { id: "versions", label: "tab.versions", panel: Versions },
-  { id: "community", label: "tab.community", count: (repo) => (repo.discussions_open > 0 ? integer(repo.discussions_open) : undefined), wide: true, panel: Community },
+  { id: "community", label: "tab.community", shown: (repo) => repo.open, count: (repo) => (repo.discussions_open > 0 ? integer(repo.discussions_open) : undefined), wide: true, panel: Community },
   { id: "use", label: "tab.use", types: ["model"], panel: UsePanel },
+  { id: "access", label: "tab.access", shown: (repo) => repo.may.includes("push"), count: (repo) => (repo.access_pending > 0 ? integer(repo.access_pending) : undefined), wide: true, panel: AccessPanel },
   { id: "settings", label: "tab.settings", shown: (repo) => SETTINGS.some((section) => section.shown(repo)), wide: true, panel: SettingsPanel },
 ];

@@ -22,8 +22,9 @@ gates: test-install
 	.venv/bin/lint-imports
 	sh ui/check-drift.sh
 
+# Two at a time, a file to one of them: most tests wait for servers and browsers of their own.
 test: gates
-	$(PY) -m pytest -m "not slow and not faults"
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not faults"
 
 test-faults: test-install
 	$(PY) -m pytest -m "faults and not slow"

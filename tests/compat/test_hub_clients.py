@@ -342,4 +342,4 @@ api.delete_repo(rid)
         .fetchall()
     )
     names = [name for name, body in rows if json.loads(body).get("repo_id") == "admin/told"]
-    assert names == ["repo_created", "revision_created", "repo_deleted"]
+    assert names == ["repo_created", "revision_created", "refs_changed", "repo_deleted"]

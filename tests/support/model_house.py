@@ -62,6 +62,9 @@ class FolderFiles:
         self._repo(repo_id)
         return repo_id.startswith("private")
 
+    def find_new_name(self, repo_id: str) -> str | None:
+        return None
+
     def is_gated(self, repo_id: str) -> bool:
         return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from fust.core.errors import FustError
 from fust.hub.blobs import LocalBlobs
 from fust.hub.cache import WholeFiles
 from fust.hub.errors import BadHash, BadXorb
-from fust.hub.models import LargeFile, XetFile, Xorb
+from fust.hub.models import ChunkWish, LargeFile, XetFile, Xorb
 from fust.hub.xet import hashing
 from fust.hub.xet.cas import Cas
 from fust.hub.xet.chunker import Chunker
@@ -267,6 +268,27 @@ def test_a_whole_file_is_cut_once_and_a_left_folder_goes(tmp_path: Path) -> None
     assert b"".join(cas.iter_bytes(cas.get_recipe(row.xet_hash))) == data
     assert not chunker.convert("me", sha256), "nothing is left to do"
     assert list((tmp_path / "blobs" / "tmp").iterdir()) == []
+    second = random.Random(9).randbytes(300_000)
+    other = hashlib.sha256(second).hexdigest()
+    with (
+        database.write() as session
+    ):  # as a server leaves it that was killed between the upload and the cutting
+        session.add(LargeFile(sha256=other, size=len(second), has_blob=True))
+        session.add(ChunkWish(sha256=other, namespace="me", attempts=0))
+        session.add(ChunkWish(sha256="0" * 64, namespace="me", attempts=5))
+    temporary = blobs.new_temporary()
+    temporary.write_bytes(second)
+    blobs.keep("lfs", other, temporary)
+    assert Chunker(database, blobs, cas, cache).resume() == 2
+    until = time.monotonic() + 30
+    while True:
+        with database.read() as session:
+            row, wishes = session.get(LargeFile, other), list(session.scalars(select(ChunkWish.sha256)))
+        if wishes == ["0" * 64]:
+            break
+        assert time.monotonic() < until, wishes
+        time.sleep(0.05)
+    assert row is not None and row.xet_hash and blobs.find("lfs", other) is None
     left = blobs.new_temporary()
     left.mkdir()
     (left / "half").write_bytes(b"x")

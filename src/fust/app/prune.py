@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import pygit2
 from sqlalchemy import delete, select
 
 from fust.accounts.devices import DeviceCode
 from fust.accounts.models import BrowserSession, SignInCode
 from fust.core.clock import utc_naive
-from fust.core.errors import Unavailable
+from fust.core.errors import FustError, Unavailable
+from fust.core.ids import check_repo_type
 from fust.core.locks import FileLock
 from fust.core.settings import Settings
 from fust.hub.blobs import LocalBlobs
+from fust.hub.git_store import GitStore
 from fust.hub.hooks.service import prune_deliveries
 from fust.hub.pulling.parts import sweep_parts
 from fust.hub.sweep import Swept, sweep
@@ -42,6 +45,8 @@ class Pruned:
 
     large: Swept = field(default_factory=Swept)
     runs: int = 0
+    packed: int = 0
+    """Repos whose objects were packed; none with ``dry_run``."""
     size_bytes: int = 0
     """Of all of it."""
 
@@ -79,9 +84,21 @@ def prune(settings: Settings, database: Database, blobs: LocalBlobs, *, dry_run:
             _prune_runs(settings, database, done, dry_run)
         if not dry_run:
             _prune_rows(database)
+            done.packed = pack_repos(GitStore(settings.home / "git"))
             sweep_parts(settings.home)
             blobs.clean_parts()
         return done
+
+
+def pack_repos(git: GitStore) -> int:
+    """Packs repos that grew many small files; returns how many."""
+    packed = 0
+    for plural, owner, name in list(git.iter_repos()):
+        try:
+            packed += git.repack(check_repo_type(plural), owner, name)
+        except (OSError, FustError, pygit2.GitError):  # deleted or renamed meanwhile, or its disk is full
+            log.warning("a repo was not packed", exc_info=True, extra={"repo": f"{owner}/{name}"})
+    return packed
 
 
 def _prune_runs(settings: Settings, database: Database, done: Pruned, dry_run: bool) -> None:

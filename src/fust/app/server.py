@@ -230,6 +230,7 @@ def start_rooms(services: Services) -> None:
     wire_rooms(services)
     services.outbox.start()
     services.deliverer.start()
+    services.hub.chunker.resume()
     services.jobs.start()
     services.serve.start()
     services.usage.start()

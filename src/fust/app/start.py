@@ -117,6 +117,7 @@ def wire_rooms(services: Services) -> None:
     services.hub.find_deployment = lambda repo: _deployment_of(services, repo)
     services.hub.webhooks.subscribe(services.outbox)
     services.hub.safety.start(services.outbox)
+    services.outbox.subscribe("repo_moved", lambda body: services.serve.on_repo_moved(body))
     services.outbox.subscribe("repo_deleted", lambda body: services.serve.on_repo_deleted(body))
 
 

@@ -6,8 +6,10 @@ One folder a repo, ``<root>/models/owner/name.git``.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,11 @@ from fust.core.ids import RepoType, new_id
 from fust.core.locks import FileLock
 from fust.hub.git_repo import GitRepo
 from fust.hub.tree_editor import TreeEditor
+
+log = logging.getLogger(__name__)
+
+REPACK_LOOSE, REPACK_PACKS = 2000, 50
+"""From so many loose objects, or packs, on a repo is packed; each read looks through them."""
 
 
 class GitStore:
@@ -141,6 +148,37 @@ class GitStore:
                 del pygit2.Config(str(config))["core.fsyncObjectFiles"]
                 mended += 1
         return mended
+
+    def repack(self, repo_type: RepoType, owner: str, name: str) -> bool:
+        """Packs a repo that has grown many loose objects or packs; returns whether it did.
+
+        Nothing is dropped: objects that no ref reaches stay as they are, for a commit that is being made may be theirs.
+        """
+        path = self.path(repo_type, owner, name)
+        objects = path / "objects"
+        loose = sum(len(list(folder.iterdir())) for folder in objects.glob("[0-9a-f][0-9a-f]"))
+        packs = len(list(objects.glob("pack/*.pack")))
+        if loose < REPACK_LOOSE and packs < REPACK_PACKS:
+            return False
+        command = [
+            "git",
+            "-c",
+            "safe.directory=*",
+            "-c",
+            "core.fsync=pack,pack-metadata",
+            "-c",
+            "pack.threads=1",
+        ]
+        command += ["-C", str(path), "repack", "-q", "-d", "-l", "--geometric=2"]
+        environ = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(self.root), "LC_ALL": "C"}
+        environ |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+        with GitRepo(path).lock():
+            done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            log.warning(
+                "a repo was not packed", extra={"repo": f"{owner}/{name}", "reason": done.stderr[-300:]}
+            )
+        return done.returncode == 0
 
     def iter_repos(self) -> Iterator[tuple[str, str, str]]:
         """Yields (type in the plural, owner, name) of every folder."""

@@ -78,6 +78,16 @@ class LargeFile(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
 
 
+class ChunkWish(Base):
+    """A file that arrived whole and waits to be cut into chunks; survives the server."""
+
+    __tablename__ = "chunk_wishes"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    namespace: Mapped[str]
+    attempts: Mapped[int] = mapped_column(default=0)
+
+
 class LargeFileOwner(Base):
     """A namespace that brought the bytes of a large file, and so may point to it."""
 

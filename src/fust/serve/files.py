@@ -50,6 +50,10 @@ class ModelFiles(Protocol):
         """Returns whether its files open only to those who were let in. Raises NotFound."""
         ...
 
+    def find_new_name(self, repo_id: str) -> str | None:
+        """Returns what a repo is called today that once had this name, or None."""
+        ...
+
     def check_open(self, identity: Identity, repo_id: str) -> None:
         """Raises Gated unless the caller, who may see the repo, may have its files."""
         ...

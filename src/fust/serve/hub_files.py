@@ -30,6 +30,11 @@ class HubFiles:
         """See `ModelFiles.materialise`."""
         return self._hub.materialise(repo_id, "model", revision, path)
 
+    def find_new_name(self, repo_id: str) -> str | None:
+        """See `ModelFiles.find_new_name`."""
+        moved = self._hub.repos.find_moved("model", repo_id)
+        return moved.repo_id if moved else None
+
     def is_private(self, repo_id: str) -> bool:
         """See `ModelFiles.is_private`."""
         return self._hub.get_repo(SYSTEM, repo_id, "model").private

@@ -313,6 +313,22 @@ class Serve:
         for hosted in gone:
             self._end(SYSTEM, hosted)
 
+    def on_repo_moved(self, body: dict[str, Any]) -> None:
+        """Lets deployments follow a repo that has a new name (event `repo_moved`); the old name goes on answering."""
+        if body.get("type", "model") != "model":
+            return
+        old, new = str(body["from_id"]), str(body["repo_id"])
+        with self._database.write() as session:
+            for row in session.scalars(select(DeploymentRow).where(DeploymentRow.repo_id == old)).all():
+                row.repo_id, row.name = new, new + row.name.removeprefix(old)
+        with self._lock:
+            for hosted in self._hosted.values():
+                if hosted.repo_id == old:
+                    self._by_name.pop(hosted.name, None)
+                    hosted.repo_id, hosted.name = new, new + hosted.name.removeprefix(old)
+                    hosted.visibility_s = -1e9
+                    self._by_name[hosted.name] = hosted
+
     def _view(self, hosted: Hosted) -> Deployment:
         with self._lock:
             loaded = next((r for r in hosted.engines.values() if r.spec.engine_id), None)
@@ -366,8 +382,14 @@ class Serve:
         hosted = self._by_name.get(model)
         if hosted is None and ":" not in model:
             of_repo = [known for known in tuple(self._hosted.values()) if known.repo_id == model]
-            return of_repo[0] if len(of_repo) == 1 else None
+            hosted = of_repo[0] if len(of_repo) == 1 else None
         return hosted
+
+    def _lookup_moved(self, model: str) -> Hosted | None:
+        """Finds a deployment by a name that its repo had before; asks the database, so only when nothing else helps."""
+        repo_id, colon, file = model.partition(":")
+        now = self._files.find_new_name(repo_id) if repo_id.count("/") == 1 else None
+        return self._lookup(now + colon + file) if now else None
 
     def peek(self, model: str) -> ModelEntry | None:
         """See `Targets.peek`."""
@@ -376,7 +398,7 @@ class Serve:
 
     def find(self, model: str) -> ModelEntry | None:
         """See `Targets.find`."""
-        hosted = self._lookup(model)
+        hosted = self._lookup(model) or self._lookup_moved(model)
         if hosted is None or not self._refresh_visibility(hosted):
             return None
         return hosted.entry()
@@ -397,7 +419,7 @@ class Serve:
 
     def acquire(self, model: str, mode: Mode = "generate") -> Target:
         """See `Targets.acquire`."""
-        hosted = self._lookup(model)
+        hosted = self._lookup(model) or self._lookup_moved(model)
         if hosted is None:
             raise NotFound(
                 "There is no model {model!r} here.",

@@ -14,18 +14,25 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import delete, select
+
 from fust.core.errors import FustError
 from fust.hub.blobs import LocalBlobs
 from fust.hub.cache import SPARE_BYTES, WholeFiles
-from fust.hub.models import LargeFile
+from fust.hub.models import ChunkWish, LargeFile
 from fust.hub.xet.cas import Cas
 from fust.store.database import Database
 
 log = logging.getLogger(__name__)
 
+_ATTEMPTS = 5
+
 
 class Chunker:
-    """Converts one file at a time, on a thread that begins with the first."""
+    """Converts one file at a time, on a thread that begins with the first.
+
+    What waits is a row: a server that ends, or is killed, goes on with it at its next start.
+    """
 
     def __init__(self, database: Database, blobs: LocalBlobs, cas: Cas, cache: WholeFiles) -> None:
         self._database = database
@@ -37,7 +44,20 @@ class Chunker:
         self._thread: threading.Thread | None = None
 
     def add(self, namespace: str, sha256: str) -> None:
-        """Asks for a file of a namespace to be converted; what a server that ends has not done stays whole."""
+        """Asks for a file of a namespace to be converted."""
+        with self._database.write() as session:
+            session.merge(ChunkWish(sha256=sha256, namespace=namespace, attempts=0))
+        self._enqueue(namespace, sha256)
+
+    def resume(self) -> int:
+        """Goes on with what an earlier server left; returns how many files wait."""
+        with self._database.read() as session:
+            waiting = [(row.namespace, row.sha256) for row in session.scalars(select(ChunkWish))]
+        for namespace, sha256 in waiting:
+            self._enqueue(namespace, sha256)
+        return len(waiting)
+
+    def _enqueue(self, namespace: str, sha256: str) -> None:
         self._waiting.put((namespace, sha256))
         with self._lock:
             if self._thread is None:
@@ -48,10 +68,25 @@ class Chunker:
         while True:
             namespace, sha256 = self._waiting.get()
             try:
-                self.convert(namespace, sha256)
+                if self._begin(sha256):
+                    self.convert(namespace, sha256)
+                    self._forget(sha256)
             except (FustError, OSError, RuntimeError) as error:
-                # The file stays as it came and downloads over plain HTTP.
+                # The file stays as it came and downloads over plain HTTP; the next start tries again.
                 log.warning("a file was not cut into chunks", extra={"sha256": sha256, "reason": str(error)})
+
+    def _begin(self, sha256: str) -> bool:
+        """Counts an attempt; returns whether to make it: a file that ends the server each time is left alone."""
+        with self._database.write() as session:
+            wish = session.get(ChunkWish, sha256)
+            if wish is None or wish.attempts >= _ATTEMPTS:
+                return False
+            wish.attempts += 1
+            return True
+
+    def _forget(self, sha256: str) -> None:
+        with self._database.write() as session:
+            session.execute(delete(ChunkWish).where(ChunkWish.sha256 == sha256))
 
     def convert(self, namespace: str, sha256: str) -> bool:
         """Makes xorbs of a whole file and keeps them in its stead; returns False when there is nothing to do.

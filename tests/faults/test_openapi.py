@@ -86,7 +86,7 @@ def check(
     ]
     command += ["--include-path-regex", only] if only else []
     command += ["--header", f"Authorization: Bearer {token}"] if token else []
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=900 + 9 * examples)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Tested: 0" not in done.stdout
 

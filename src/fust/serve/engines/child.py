@@ -24,6 +24,8 @@ from fust.core.locks import is_held
 log = logging.getLogger(__name__)
 
 _LOG_KEPT_BYTES = 1_000_000
+_SPINNING = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"})
+"""Would keep an engine's idle threads busy: an engine that works for nobody is taken for one that hangs."""
 # The kernel's parent-death signal follows the *thread* that started the child, so one thread that lives as long as
 # the process starts all of them.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fust-engine-starter")
@@ -79,7 +81,9 @@ class Child:
     def _spawn(self, module: str) -> subprocess.Popen[bytes]:
         _shorten(self.log_path)
         environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("LLAMA_", "FUST_"))
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("LLAMA_", "FUST_")) and key not in _SPINNING
         }
         with self.log_path.open("ab") as stderr:
             os.chmod(self.log_path, 0o600)

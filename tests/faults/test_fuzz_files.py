@@ -108,10 +108,10 @@ def test_a_gguf_of_many_or_long_values_is_refused_early(folder: Path) -> None:
     many = [text(f"k{i}") + struct.pack("<IIQ", 9, 8, 600_000) + bytes(8 * 600_000) for i in range(20)]
     long = [text(f"k{i}") + struct.pack("<I", 8) + text("x" * 15_000_000) for i in range(12)]
     path.write_bytes(gguf_of(many, []))
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(InvalidInput):
         read_gguf(path)
-    assert time.monotonic() - started < 8
+    assert time.process_time() - started < 8
     path.write_bytes(gguf_of(long, []))
     tracemalloc.start()
     with pytest.raises(InvalidInput):
@@ -176,9 +176,9 @@ def test_card_bombs_take_no_time() -> None:
         "x: [" + "a," * 90_000 + "]",
         "? " * 60_000,
     ):
-        started = time.monotonic()
+        started = time.process_time()  # of this process alone: others may keep the machine busy
         msgspec.json.encode(parse_card(f"---\n{front}\n---\n").data)
-        assert time.monotonic() - started < 8, front[:40]
+        assert time.process_time() - started < 8, front[:40]
 
 
 @bounded(150)

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from fust.hub.models import Bucket, LargeFile, Repo, RepoFile, XetFile, Xorb
 from fust.hub.service import Hub
 from fust.store.database import Database
 from tests.conftest import REPOSITORY, RunningFust
+from tests.support.archives import unpack
 
 OLDEST = REPOSITORY / "tests" / "fixtures" / "home-v0.1.0.tar.gz"
 BLOB = bytes(range(256)) * 300
@@ -36,8 +36,7 @@ BLOB = bytes(range(256)) * 300
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with xorbs (from the kept one), a whole blob, a branch and two commits."""
     folder = tmp_path_factory.mktemp("whole")
-    with tarfile.open(OLDEST) as packed:
-        packed.extractall(folder, filter="data")
+    unpack(OLDEST, folder)
     home = folder / "home"
     settings = load_settings(home, environ={})
     database = Database(settings.database_url)
@@ -246,8 +245,7 @@ def test_fresh_things_may_be_on_their_way(home: Path) -> None:
 
 
 def test_an_old_home_and_none_are_refused(tmp_path: Path) -> None:
-    with tarfile.open(OLDEST) as packed:
-        packed.extractall(tmp_path, filter="data")
+    unpack(OLDEST, tmp_path)
     with pytest.raises(SchemaDiffers):
         list(check_home(settings_of(tmp_path / "home")))
     command = [sys.executable, "-m", "fust.cli.main", "fsck", "--home", str(tmp_path / "none")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import RepositoryNotFoundError
 
 from tests.conftest import REPOSITORY, start_fust
+from tests.support.archives import unpack
 
 HOMES = sorted((REPOSITORY / "tests" / "fixtures").glob("home-v*.tar.gz"))
 
@@ -21,8 +21,7 @@ def test_there_is_a_kept_home() -> None:
 
 @pytest.mark.parametrize("archive", HOMES, ids=lambda path: path.name)
 def test_a_kept_home_opens(archive: Path, tmp_path: Path) -> None:
-    with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path, filter="data")
+    unpack(archive, tmp_path)
     home = tmp_path / "home"
     facts = json.loads((home / "facts.json").read_text())
     running = start_fust(home)

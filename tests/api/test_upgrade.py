@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from fust.app.home import UpgradeFailed, head_revision, prepare_schema
 from fust.core.errors import StorageFull
 from fust.store.database import Database
 from tests.conftest import REPOSITORY, start_fust
+from tests.support.archives import unpack
 
 OLDEST = REPOSITORY / "tests" / "fixtures" / "home-v0.1.0.tar.gz"
 HALF = """
@@ -41,8 +41,7 @@ def upgrade():
 
 @pytest.fixture
 def old_home(tmp_path: Path) -> Path:
-    with tarfile.open(OLDEST) as packed:
-        packed.extractall(tmp_path, filter="data")
+    unpack(OLDEST, tmp_path)
     return tmp_path / "home"
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -149,7 +150,8 @@ def test_async_streams_can_be_left(served: RunningFust) -> None:
             )
             assert all(answer.choices for answer in answers)
 
-    asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:  # a browser of other tests may have its loop in this one
+        thread.submit(asyncio.run, run()).result()
 
 
 def test_private_models_are_for_their_owner(served: RunningFust, client: OpenAI, tmp_path: Path) -> None:

@@ -129,7 +129,16 @@ def test_every_event_arrives_as_the_hub_words_it(
         server,
         tmp_path,
         START
+        + f"HOOK = {hook!r}\n"
         + """
+import json, os, time, urllib.request
+
+def heard(count):  # a comment is told as it is when the message is made
+    url = f"{os.environ['HF_ENDPOINT']}/fust/v1/webhooks/{HOOK}/deliveries?limit=1"
+    request = urllib.request.Request(url, headers={"authorization": "Bearer " + os.environ["HF_TOKEN"]})
+    while json.load(urllib.request.urlopen(request))["total"] < count:
+        time.sleep(0.05)
+
 api.create_repo("admin/told")
 out["oid"] = api.create_commit("admin/told", [add("a.txt", b"a")], commit_message="x").oid
 api.create_tag("admin/told", tag="v1")
@@ -137,8 +146,11 @@ api.delete_tag("admin/told", tag="v1")
 api.update_repo_settings("admin/told", private=True)
 talk = api.create_discussion("admin/told", "A question", description="Why?")
 said = api.comment_discussion("admin/told", 1, "Because.")
+heard(7)
 api.edit_discussion_comment("admin/told", 1, said.id, "Just because.")
+heard(8)
 api.hide_discussion_comment("admin/told", 1, said.id)
+heard(9)
 api.rename_discussion("admin/told", 1, "An answer")
 api.change_discussion_status("admin/told", 1, "closed")
 api.move_repo("admin/told", "admin/renamed")

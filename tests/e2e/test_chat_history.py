@@ -248,7 +248,7 @@ def test_an_answer_that_breaks_off_is_kept_as_far_as_it_came(
     assert came.strip()
     identity = chat_id(page)
     until(lambda: kept(page_server, identity)["turns"][-1]["state"] == "failed")
-    assert kept(page_server, identity)["turns"][-1]["text"].strip() == came.strip()
+    assert kept(page_server, identity)["turns"][-1]["text"].split() == came.split()
 
     page.evaluate("window.breakAfter = 0")
     page.get_by_role("button", name="Try again").click()

@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import type { Deployment } from "../../api";
 import { adopt, drop, HERE, history, remove, setSettings } from "../../chats/store";
 import { shownPath } from "../../chats/tree";
@@ -82,9 +82,10 @@ const FIGURES: Figure[] = [
 
 /** What is typed stays while the page around it is drawn anew; it counts once the field is left. */
 function useTyped(value: string): [string, (text: string) => void] {
-  const [typed, setTyped] = useState(value);
-  useEffect(() => setTyped(value), [value]);
-  return [typed, setTyped];
+  const [field, setField] = useState({ value, typed: value });
+  // Not in an effect: the first one may run after somebody has begun to type, and would wipe it out.
+  if (field.value !== value) setField({ value, typed: value });
+  return [field.typed, (typed) => setField({ value, typed })];
 }
 
 function Words({ rows, most, placeholder, value, onDone }: { rows: number; most: number; placeholder?: string; value: string; onDone: (text: string) => void }) {

@@ -443,7 +443,7 @@ def test_discussions_and_collections(trap: Trap, infested: str, page_server: Any
     assert len(found) > 9
     for text in PAYLOADS[:4]:
         item = {"type": "model", "id": infested, "note": text}
-        body = {"title": text[:50], "description": text[:100], "namespace": "admin", "item": item}
+        body = {"title": f"2 {text[:50]}", "description": text[:100], "namespace": "admin", "item": item}
         status, headers, answer = page_server.request("POST", "/api/collections", body)
         assert status in (200, 201, 400), answer
         assert headers["content-type"].startswith("application/json")

@@ -136,6 +136,8 @@ class CacheWriter:
         self.written = 0
         """Bytes that others may read already."""
         self._file = open(self._temporary, "x+b", buffering=0)  # noqa: SIM115 closed by finish or abandon
+        self._closing = threading.Lock()
+        """Held to close the file and to copy its descriptor: in between its number may become another file's."""
 
     @property
     def is_open(self) -> bool:
@@ -149,7 +151,8 @@ class CacheWriter:
             ValueError: it was closed already.
 
         """
-        return os.dup(self._file.fileno())
+        with self._closing:
+            return os.dup(self._file.fileno())
 
     def write(self, piece: bytes) -> None:
         """Adds bytes."""
@@ -163,7 +166,7 @@ class CacheWriter:
         """Puts the file in its place, on the disk first: after a power cut it must not read as zeros."""
         with full_disk_is_clear(self._final):
             os.fsync(self._file.fileno())
-        self._file.close()
+        self._close()
         if self.written != self._size:
             self._temporary.unlink(missing_ok=True)
             raise OSError(f"{self._final.name}: {self.written} bytes instead of {self._size}")
@@ -172,8 +175,12 @@ class CacheWriter:
 
     def abandon(self) -> None:
         """Leaves nothing behind."""
-        self._file.close()
+        self._close()
         self._temporary.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        with self._closing:
+            self._file.close()
 
 
 class Follower:

@@ -28,7 +28,7 @@ test: gates
 	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not faults" || $(PY) -m pytest --lf --lfnf=none -m "not slow and not faults"
 
 test-faults: test-install
-	$(PY) -m pytest -m "faults and not slow" || $(PY) -m pytest --lf --lfnf=none -m "faults and not slow"
+	$(PY) -m pytest -m "faults and not slow"
 
 test-slow: test-install
 	$(PY) -m pytest -m "slow"

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { call, type Deployment, type Page, type Repo, type RepoFile } from "../api";
 import { Snippet, talkOf } from "../parts/snippet";
-import { CopyButton, Facts, Section, Size, State, Time, Trouble } from "../parts";
+import { CloneLine, Facts, Section, Size, State, Time, Trouble } from "../parts";
 import { decimal, endonym, integer } from "../format";
 import { accessWord } from "../gate";
 import { maybe, t } from "../i18n";
@@ -143,11 +143,7 @@ export function ModelFacts({ repo }: { repo: Repo }) {
           [t("facts.revision"), <code>{repo.revision?.slice(0, 8) ?? "–"}</code>],
         ]}
       />
-      <div class="clone">
-        <p class="small quiet">{t("facts.clone")}</p>
-        <code class="small">git clone {repo.clone_url}</code>
-        <CopyButton bare text={`git clone ${repo.clone_url}`} />
-      </div>
+      <CloneLine url={repo.clone_url} />
     </Section>
   );
 }

@@ -1,5 +1,5 @@
 import type { Repo } from "../api";
-import { CopyButton, Empty, Facts, Section, Size, Time } from "../parts";
+import { CloneLine, Empty, Facts, Section, Size, Time } from "../parts";
 import { filesOf } from "../hub";
 import { integer } from "../format";
 import { accessWord } from "../gate";
@@ -45,11 +45,7 @@ export function SpaceFacts({ repo }: { repo: Repo }) {
           [t("facts.revision"), <code>{repo.revision?.slice(0, 8) ?? "–"}</code>],
         ]}
       />
-      <div class="clone">
-        <p class="small quiet">{t("facts.clone")}</p>
-        <code class="small">git clone {repo.clone_url}</code>
-        <CopyButton bare text={`git clone ${repo.clone_url}`} />
-      </div>
+      <CloneLine url={repo.clone_url} />
     </Section>
   );
 }

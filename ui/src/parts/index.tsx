@@ -125,6 +125,18 @@ export function Section({ title, id, side, children, class: extra }: { title: st
   );
 }
 
+/** The command that clones a repo, to be copied. */
+export function CloneLine({ url }: { url: string }) {
+  const command = `git clone ${url}`;
+  return (
+    <div class="clone">
+      <p class="small quiet">{t("facts.clone")}</p>
+      <code class="small">{command}</code>
+      <CopyButton bare text={command} />
+    </div>
+  );
+}
+
 export function Facts({ rows }: { rows: [string, ComponentChildren][] }) {
   return (
     <dl class="facts">

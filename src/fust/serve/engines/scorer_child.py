@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from fust.core.units import read_number
 from fust.serve.engines.child_main import ChildConfig, run_child
 from fust.serve.engines.scorer import BadRow, Scorer, TooLong, Wanted
 from fust.wire.openai import EngineFault, EngineFaultBody
@@ -48,16 +49,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Scores what is asked for."""
-        length = self.headers.get("content-length", "")
+        length = read_number(self.headers.get("content-length", ""))
         if not hmac.compare_digest(self.headers.get("authorization", ""), self._of.bearer):
             self.close_connection = True
             return self._refuse(401, "authentication_error", "the key is wrong")
-        if self.path != "/score" or not length.isdecimal() or len(length) > 9 or int(length) > _MOST_BYTES:
+        if self.path != "/score" or length is None or length > _MOST_BYTES:
             self.close_connection = True
             return self._refuse(
                 400, "invalid_request_error", "POST /score takes a body of known, bounded length"
             )
-        body = self.rfile.read(int(length))
+        body = self.rfile.read(length)
         try:
             self._answer(200, msgspec.json.encode(self._score(body)))
         except TooLong as error:

@@ -8,9 +8,10 @@ import pytest
 
 from fust.core.errors import FustError, InvalidInput, NotFound, NotOffered
 from fust.core.settings import ServeSettings
+from fust.serve.engines.kinds import choose_kind
 from fust.serve.engines.llamacpp import load_failure
 from fust.serve.facts import read_facts
-from fust.serve.files import TreeFile, choose_file, list_models
+from fust.serve.files import TreeFile, choose_file, list_models, nothing_to_serve
 from fust.serve.plan import plan_engine
 from tests.support.small_models import write_llama
 
@@ -28,7 +29,7 @@ MANY = files(
 
 
 def test_the_largest_that_fits_is_taken_and_named() -> None:
-    model, reason = choose_file("a/b", MANY, None, 12 * GB)
+    model, reason = choose_file("a/b", list_models(MANY), None, 12 * GB)
     assert model.path == "m-Q8_0.gguf"
     assert reason.draw() == "m-Q8_0.gguf (8 GB) is the largest of 3 that fits into 12 GB."
     assert "m-Q8_0.gguf" in reason.draw("zh")
@@ -40,18 +41,18 @@ def test_a_projector_is_not_a_model() -> None:
 
 @pytest.mark.parametrize("wanted", ["m-Q4_K_M.gguf", "Q4_K_M", "q4_k_m.gguf", "m-Q4_K_M"])
 def test_a_file_can_be_asked_for_by_the_end_of_its_name(wanted: str) -> None:
-    assert choose_file("a/b", MANY, wanted, GB)[0].path == "m-Q4_K_M.gguf"
+    assert choose_file("a/b", list_models(MANY), wanted, GB)[0].path == "m-Q4_K_M.gguf"
 
 
 def test_a_file_that_is_not_there_lists_those_that_are() -> None:
     with pytest.raises(NotFound, match="Q5") as caught:
-        choose_file("a/b", MANY, "Q5", GB)
+        choose_file("a/b", list_models(MANY), "Q5", GB)
     assert "m-F16.gguf" in caught.value.hint()
 
 
 def test_nothing_fits() -> None:
     with pytest.raises(InvalidInput, match=r"smallest, m-Q4_K_M\.gguf, needs about 4.86 GB") as caught:
-        choose_file("a/b", MANY, None, GB)
+        choose_file("a/b", list_models(MANY), None, GB)
     assert caught.value.code == "does_not_fit"
 
 
@@ -60,21 +61,27 @@ def test_parts_of_a_split_model_go_together() -> None:
     found = list_models(parts)
     assert found[0].paths == tuple(f"big-Q4-0000{i}-of-00003.gguf" for i in (1, 2, 3))
     assert (found[0].label, found[0].size_bytes) == ("big-Q4.gguf", 3 * GB)
-    assert choose_file("a/b", parts, "big-Q4", GB)[0].path == "big-Q4-00001-of-00003.gguf"
+    assert choose_file("a/b", found, "big-Q4", GB)[0].path == "big-Q4-00001-of-00003.gguf"
 
 
 def test_a_missing_part_is_told() -> None:
-    with pytest.raises(InvalidInput, match="not all of them") as caught:
-        choose_file("a/b", files(("big-00001-of-00002.gguf", 1)), None, GB)
-    assert caught.value.code == "split_incomplete"
+    error = nothing_to_serve("a/b", files(("big-00001-of-00002.gguf", 1)))
+    assert (error.code, "not all of them" in error.message()) == ("split_incomplete", True)
 
 
 def test_safetensors_only_is_told_what_to_do() -> None:
-    with pytest.raises(NotOffered, match="no GGUF") as caught:
-        choose_file("a/b", files(("model.safetensors", 1), ("config.json", 1)), None, GB)
-    assert "convert_hf_to_gguf" in caught.value.hint()
-    with pytest.raises(InvalidInput, match="no model file"):
-        choose_file("a/b", files(("README.md", 1)), None, GB)
+    error = nothing_to_serve("a/b", files(("model.safetensors", 1), ("config.json", 1)))
+    assert isinstance(error, NotOffered)
+    assert "convert_hf_to_gguf" in error.hint()
+    assert "no model file" in nothing_to_serve("a/b", files(("README.md", 1))).message()
+
+
+def test_an_engine_is_chosen_by_the_files_or_by_name() -> None:
+    assert choose_kind(MANY, None)[0].name == choose_kind(MANY, "llamacpp")[0].name == "llamacpp"
+    assert choose_kind(files(("README.md", 1)), None)[1] == []
+    with pytest.raises(InvalidInput, match="no engine 'none'") as caught:
+        choose_kind(MANY, "none")
+    assert "llamacpp" in caught.value.hint()
 
 
 def test_facts_of_a_header(tmp_path: Path) -> None:

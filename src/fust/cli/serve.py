@@ -32,10 +32,13 @@ _POLL_S = 0.2
 )
 @click.argument("model", metavar="OWNER/NAME[:FILE]|PATH")
 @click.option("--alias", default="", help=t("Another name under which the API knows it."))
+@click.option(
+    "--engine", default="", help=t("Which engine serves it; without this the one that fits its files.")
+)
 @click.option("--pin", is_flag=True, help=t("Never unload it to make room."))
 @click.option("-d", "--detach", is_flag=True, help=t("Do not wait until it is loaded."))
 @pass_cli
-def serve(cli: CLI, model: str, alias: str, pin: bool, detach: bool) -> None:
+def serve(cli: CLI, model: str, alias: str, engine: str, pin: bool, detach: bool) -> None:
     """Creates a deployment and waits until it is ready."""
     client = cli.client()
     path = Path(model)
@@ -43,7 +46,7 @@ def serve(cli: CLI, model: str, alias: str, pin: bool, detach: bool) -> None:
         repo_id, file = _upload(cli, client, path.expanduser())
     else:
         repo_id, _, file = model.partition(":")
-    deployment = client.create_deployment(repo_id, file, alias, pin=pin)
+    deployment = client.create_deployment(repo_id, file, alias, engine=engine, pin=pin)
     if not detach:
         deployment = _wait(client, deployment)
     cli.result(deployment, _how_to_use(deployment))

@@ -278,7 +278,7 @@ class Client:
         return self._get("/fust/v1/deployments", DeploymentList).items
 
     def create_deployment(
-        self, repo_id: str, file: str = "", alias: str = "", *, pin: bool = False
+        self, repo_id: str, file: str = "", alias: str = "", *, engine: str = "", pin: bool = False
     ) -> Deployment:
         """Makes a model answer at the API; returns at once, mostly while it loads."""
         body: dict[str, Any] = {"repo_id": repo_id, "pin": pin}
@@ -286,6 +286,8 @@ class Client:
             body["file"] = file
         if alias:
             body["alias"] = alias
+        if engine:
+            body["engine"] = engine
         return self._post("/fust/v1/deployments", Deployment, body)
 
     def get_deployment(self, deployment_id: str) -> Deployment:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fust.accounts.rights import Identity
-from fust.core.errors import InvalidInput, NotFound, NotOffered
+from fust.core.errors import FustError, InvalidInput, NotFound, NotOffered
 from fust.core.units import show_size
 from fust.serve.notes import Note, note
 
@@ -102,18 +102,20 @@ def list_models(files: Sequence[TreeFile]) -> list[ModelFile]:
 
 
 def choose_file(
-    repo_id: str, files: Sequence[TreeFile], wanted: str | None, room_bytes: int
+    repo_id: str, models: list[ModelFile], wanted: str | None, room_bytes: int
 ) -> tuple[ModelFile, Note]:
     """Returns the model to serve and why: the wanted one, else the largest that fits into `room_bytes`.
 
+    Args:
+        repo_id: whose models they are.
+        models: at least one, largest first.
+        wanted: a file's path, or the end of its name.
+        room_bytes: what a model may take.
+
     Raises:
         NotFound: no file of the wanted name.
-        NotOffered: the repo holds no GGUF file.
         InvalidInput: none fits.
     """
-    models = list_models(files)
-    if not models:
-        raise _nothing_to_serve(repo_id, files)
     if wanted:
         found = _named(models, wanted)
         if found is None:
@@ -163,7 +165,8 @@ def _named(models: list[ModelFile], wanted: str) -> ModelFile | None:
     return close[0] if len(close) == 1 else None
 
 
-def _nothing_to_serve(repo_id: str, files: Sequence[TreeFile]) -> Exception:
+def nothing_to_serve(repo_id: str, files: Sequence[TreeFile]) -> FustError:
+    """Returns the error for a repo in which no engine finds a model: what it lacks."""
     names = [file.path.lower() for file in files]
     if any("-of-" in name and name.endswith(".gguf") for name in names):
         return InvalidInput(

@@ -13,6 +13,7 @@ import msgspec
 
 from fust.core.errors import FustError
 from fust.serve.engines.base import Engine, EngineInfo, EngineSpec, Mode
+from fust.serve.engines.kinds import Kind, get_kind
 from fust.serve.facts import ModelFacts
 from fust.serve.models import DeploymentRow
 from fust.serve.notes import Note, note
@@ -58,7 +59,7 @@ class Hosted:
     file: str
     revision: str
     pinned: bool
-    engine_name: str
+    kind: Kind
     size_bytes: int
     reason: Note
     created_by: str
@@ -92,7 +93,7 @@ class Hosted:
         """Returns the run-time side of a row."""
         reason = msgspec.json.decode(row.reason, type=Note) if row.reason else note("")
         return cls(
-            row.id, row.name, row.alias, row.repo_id, row.file, row.revision, row.pinned, row.engine,
+            row.id, row.name, row.alias, row.repo_id, row.file, row.revision, row.pinned, get_kind(row.engine),
             row.size_bytes, reason, row.created_by, row.created_at, row.last_used_at,
         )  # fmt: skip
 
@@ -129,10 +130,6 @@ class Hosted:
     def entry(self) -> ModelEntry:
         """Returns what a model list says of it."""
         facts = self.facts
-        capabilities: set[str] = set()
-        if facts is not None and not facts.is_encoder:
-            capabilities |= {"completions", "scoring", *(["chat"] if facts.has_chat_template else [])}
-        capabilities.add("embeddings")
         ready = next((r for r in self.engines.values() if r.info), None)
         return ModelEntry(
             name=self.name,
@@ -144,7 +141,7 @@ class Hosted:
             state=self.state,
             aliases=(self.alias,) if self.alias else (),
             context=ready.spec.context if ready else (facts.context_train if facts else 0),
-            capabilities=frozenset(capabilities),
+            capabilities=self.kind.offers(facts) if facts else frozenset({"embeddings"}),
             has_chat_template=facts.has_chat_template if facts else True,
         )
 
@@ -157,7 +154,7 @@ class Hosted:
             model=model,
             base_url=info.base_url,
             api_key=info.api_key,
-            engine=self.engine_name,
+            engine=self.kind.name,
             engine_id=running.spec.engine_id,
             alias=running.spec.alias,
             mode=running.spec.mode,

@@ -19,9 +19,8 @@ from fust.core.machine import MachineMemory, machine_memory
 from fust.core.settings import Settings
 from fust.core.units import show_size, show_span
 from fust.serve.engines.base import Engine, EngineLoadFailed, EngineSpec, Mode
-from fust.serve.engines.llamacpp import LlamaCppEngine
-from fust.serve.facts import ModelFacts, read_facts
-from fust.serve.files import ModelFile, ModelFiles, bring, list_models
+from fust.serve.facts import ModelFacts
+from fust.serve.files import ModelFile, ModelFiles, bring
 from fust.serve.hosted import Hosted, Running
 from fust.serve.notes import note
 from fust.serve.plan import Plan, plan_engine
@@ -55,6 +54,7 @@ class Keeper:
             UpstreamFailed: the engine refused the model.
         """
         deadline = time.monotonic() + self._settings.serve.load_timeout_s
+        mode = hosted.kind.processes[mode]
         while True:
             with self.lock:
                 running = self._wait_turn(hosted, mode, deadline)
@@ -67,7 +67,7 @@ class Keeper:
     def take_ready(self, hosted: Hosted, mode: Mode) -> Running | None:
         """Returns a ready engine with one request counted on it, or None; never blocks for long."""
         with self.lock:
-            running = hosted.engines.get(mode)
+            running = hosted.engines.get(hosted.kind.processes.get(mode, mode))
             if running is None or not running.is_ready:
                 return None
             running.busy += 1
@@ -136,12 +136,12 @@ class Keeper:
             if hosted.facts is None or hosted.path is None or not hosted.path.exists():
                 tree = self._files.list_files(hosted.repo_id, hosted.revision)
                 model = next(
-                    (m for m in list_models(tree) if hosted.file in m.paths),
+                    (m for m in hosted.kind.list_models(tree) if hosted.file in m.paths),
                     ModelFile((hosted.file,), hosted.size_bytes),
                 )
                 folder = self._settings.home / "engines" / "files" / hosted.id
                 path = bring(self._files, hosted.repo_id, hosted.revision, model, folder)
-                facts = read_facts(path, model.size_bytes)
+                facts = hosted.kind.read_facts(path, model.size_bytes)
                 with self.lock:
                     hosted.path, hosted.facts = path, facts
             return hosted.facts
@@ -189,7 +189,7 @@ class Keeper:
             most_bytes=self._settings.serve.memory_bytes,
             pooling=plan.pooling,
         )
-        engine = LlamaCppEngine(spec, self._settings.home)
+        engine = hosted.kind.make(spec, self._settings.home)
         with self.lock:
             running.spec, running.engine, hosted.chosen[mode] = spec, engine, plan.why
         began = time.monotonic()

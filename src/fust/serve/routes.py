@@ -64,6 +64,8 @@ class NewDeployment(msgspec.Struct, forbid_unknown_fields=True):
     """Path of a GGUF file, or the end of its name; without it the largest that fits is taken."""
     revision: str | None = None
     alias: str | None = None
+    engine: str | None = None
+    """Kind of engine; without it the one that fits the files."""
     pin: bool = False
     """Never unloaded to make room, and loaded at the start of the server."""
 
@@ -123,6 +125,7 @@ def create_deployment(
         file=data.file or None,
         revision=data.revision or None,
         alias=data.alias or None,
+        engine=data.engine or None,
         pin=data.pin,
     )
     return draw(served, _language(request))

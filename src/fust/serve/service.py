@@ -21,13 +21,14 @@ from fust.accounts.audit import note_action
 from fust.accounts.rights import SYSTEM, Identity, may, may_see_model
 from fust.accounts.service import Accounts
 from fust.core.clock import utc_naive
-from fust.core.errors import Conflict, FustError, InvalidInput, NotFound, Unsupported
+from fust.core.errors import Conflict, FustError, InvalidInput, NotFound, NotOffered, Unsupported
 from fust.core.ids import new_id, split_repo_id
 from fust.core.settings import Settings
 from fust.serve.engines.base import Mode
 from fust.serve.engines.child import end_orphans
+from fust.serve.engines.kinds import choose_kind
 from fust.serve.facts import ModelFacts
-from fust.serve.files import ModelFiles, choose_file, discard
+from fust.serve.files import ModelFiles, choose_file, discard, nothing_to_serve
 from fust.serve.hosted import Hosted, Running, State
 from fust.serve.keeper import Keeper, failure_of
 from fust.serve.models import DeploymentRow
@@ -162,6 +163,7 @@ class Serve:
         file: str | None = None,
         revision: str | None = None,
         alias: str | None = None,
+        engine: str | None = None,
         pin: bool = False,
     ) -> Deployment:
         """Serves a model from now on and begins to load it; the same name again brings it up to date.
@@ -170,7 +172,7 @@ class Serve:
             Unauthenticated, Denied: the key may not write.
             NotFound: no such repo, revision or file, or the caller may not read it.
             Gated: the caller was not let in to its files.
-            NotOffered, InvalidInput: nothing in it can be served, or nothing fits; says what to do.
+            NotOffered, InvalidInput: nothing in it can be served, or nothing fits, or no such engine; says what to do.
             Conflict: the alias is another deployment's.
         """
         self._accounts.require(identity, "write")
@@ -182,20 +184,22 @@ class Serve:
         self._files.check_open(identity, repo_id)
         commit = self._files.resolve_revision(repo_id, revision or "main")
         tree = self._files.list_files(repo_id, commit)
-        model, reason = choose_file(repo_id, tree, file, self._keeper.room_bytes())
+        kind, models = choose_kind(tree, engine)
+        if not models:
+            raise nothing_to_serve(repo_id, tree)
+        model, reason = choose_file(repo_id, models, file, self._keeper.room_bytes())
         name = f"{repo_id}:{model.label}" if file else repo_id
         with self._database.write() as session:
             row = session.scalars(select(DeploymentRow).where(DeploymentRow.name == name)).first()
             self._check_alias(alias, name)
-            changed = row is None or (row.revision, row.file) != (commit, model.path)
+            changed = row is None or (row.revision, row.file, row.engine) != (commit, model.path, kind.name)
             if row is None:
                 row = DeploymentRow(
                     id=new_id("d"), name=name, repo_id=repo_id, created_by=identity.user or ""
                 )
                 row.created_at = utc_naive()
-                row.engine = "llamacpp"
                 session.add(row)
-            row.alias = alias or row.alias
+            row.alias, row.engine = alias or row.alias, kind.name
             row.file, row.revision, row.size_bytes = model.path, commit, model.size_bytes
             row.pinned = pin or bool(row.pinned)
             row.reason = msgspec.json.encode(reason).decode()
@@ -356,7 +360,7 @@ class Serve:
                 state=hosted.state,
                 pinned=hosted.pinned,
                 private=hosted.private,
-                engine=hosted.engine_name,
+                engine=hosted.kind.name,
                 mode=spec.mode if spec else None,
                 context=spec.context if spec else 0,
                 slots=spec.slots if spec else 0,
@@ -437,6 +441,14 @@ class Serve:
                 model=model,
                 param="model",
                 code="model_not_supported",
+            )
+        if mode not in hosted.kind.processes:
+            raise NotOffered(
+                "{model} is served by {engine}, which does not offer this.",
+                hint="Serve it with another engine: `fust serve {model} --engine NAME`.",
+                model=model,
+                engine=hosted.kind.name,
+                code="not_offered_by_engine",
             )
         return self._lend(hosted, self._keeper.ensure(hosted, mode), model)
 

@@ -7,18 +7,18 @@ import http.client
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from fust.serve.engines.base import Engine, EngineInfo, EngineLoadFailed, EngineSpec
+from fust.serve.engines.base import Engine, EngineInfo, EngineLoadFailed, EngineSpec, Mode
 from fust.serve.engines.child import Child
 from fust.serve.engines.child_main import ChildConfig, ChildReady
 
 _SERVER, _SCORER = "fust.serve.engines.llamacpp_child", "fust.serve.engines.scorer_child"
 _STAMP = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3}\s+([A-Z])\s+(?:[^:]*:\s)?\s*(?:\S+:\s)?(.*)$")
-_CAPABILITIES = {
+CLAIMS: Mapping[Mode, frozenset[str]] = {
     "generate": frozenset({"chat", "completions", "logprobs", "json_schema", "tools"}),
     "embed": frozenset({"embeddings"}),
     "score": frozenset({"scoring"}),
@@ -79,7 +79,7 @@ class LlamaCppEngine:
             api_key=api_key,
             pid=self._child.pid,
             context=spec.context,
-            capabilities=_CAPABILITIES[spec.mode],
+            capabilities=CLAIMS[spec.mode],
         )
         self.info = dataclasses.replace(self.info, capabilities=self.info.capabilities | self._found())
         return self.info

@@ -1,0 +1,84 @@
+"""The kinds of engines in one table: what each takes from a repo, reads of a model, claims, and how one is made.
+
+A kind is one entry of `KINDS`; its name stays in the deployment's row. Whatever starts, lends or describes engines asks
+the table, so a new kind needs no change there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fust.core.errors import InvalidInput
+from fust.serve.engines import llamacpp
+from fust.serve.engines.base import Engine, EngineSpec, Mode
+from fust.serve.facts import ModelFacts, read_facts
+from fust.serve.files import ModelFile, TreeFile, list_models
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What `serve` has to know of a kind of engine."""
+
+    name: str
+    claims: Mapping[Mode, frozenset[str]]
+    """What an engine of this kind can in each mode, whatever its model; loaded models may add to it."""
+    processes: Mapping[Mode, Mode]
+    """Which engine answers what is asked for: the same one for several modes where one process can do them all."""
+    list_models: Callable[[Sequence[TreeFile]], list[ModelFile]]
+    """Returns the models that it can open among a repo's files, largest first."""
+    read_facts: Callable[[Path, int], ModelFacts]
+    """Returns the shape of a model from its file and size in bytes; refuses what it cannot serve."""
+    make: Callable[[EngineSpec, Path], Engine]
+    """Returns an engine that was not started; gets the home too."""
+
+    def offers(self, facts: ModelFacts) -> frozenset[str]:
+        """Returns what a model list says of a model that may not be loaded."""
+        modes: tuple[Mode, ...] = ("embed",) if facts.is_encoder else ("generate", "embed", "score")
+        offered = frozenset[str]().union(*(self.claims.get(mode, ()) for mode in modes))
+        return offered if facts.has_chat_template else offered - {"chat"}
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            name="llamacpp",
+            claims=llamacpp.CLAIMS,
+            processes={"generate": "generate", "embed": "embed", "score": "score"},
+            list_models=list_models,
+            read_facts=read_facts,
+            make=llamacpp.LlamaCppEngine,
+        ),
+    )
+}
+"""In the order of preference: of kinds that can serve a repo the first is taken."""
+
+
+def get_kind(name: str) -> Kind:
+    """Returns a kind.
+
+    Raises:
+        InvalidInput: there is none of this name.
+    """
+    if name not in KINDS:
+        raise InvalidInput(
+            "There is no engine {name!r}.",
+            hint="There are: {names}.",
+            name=name[:100],
+            names=", ".join(KINDS),
+            param="engine",
+        )
+    return KINDS[name]
+
+
+def choose_kind(files: Sequence[TreeFile], wanted: str | None) -> tuple[Kind, list[ModelFile]]:
+    """Returns the kind that is to serve a repo, and the models that it finds there: none when no kind finds any.
+
+    Raises:
+        InvalidInput: there is no kind of the wanted name.
+    """
+    kinds = [get_kind(wanted)] if wanted else list(KINDS.values())
+    found = [(kind, kind.list_models(files)) for kind in kinds]
+    return next(((kind, models) for kind, models in found if models), found[0])

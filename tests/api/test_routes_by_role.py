@@ -650,6 +650,24 @@ FUST: list[Row] = [
         "/fust/v1/deployments/none",
         ok=(404,),
     ),
+    Row(
+        "PATCH",
+        "/fust/v1/deployments/{deployment_id:str}",
+        "a writing key",
+        "/fust/v1/deployments/none",
+        {"pinned": True},
+        ok=(404,),
+    ),
+    *(
+        Row(
+            method,
+            f"/fust/v1/deployments/{{deployment_id:str}}/{what}",
+            "a writing key",
+            f"/fust/v1/deployments/none/{what}",
+            ok=(404,),
+        )
+        for method, what in (("POST", "load"), ("POST", "unload"), ("GET", "logs"))
+    ),
 ]
 CHATS: list[Row] = [
     Row("GET", "/fust/v1/chats", "a whole writing key", "/fust/v1/chats"),

@@ -74,6 +74,28 @@ def test_the_same_again_is_the_same(house: House) -> None:
     assert refused(house, repo_id="acme/plain", alias="no good!")["http"] == 400
 
 
+def test_a_deployment_is_changed_freed_and_loaded_by_who_may_stop_it(house: House) -> None:
+    served = house.serve("acme/chat")
+    path = f"/fust/v1/deployments/{served['id']}"
+    changed = house.json("PATCH", path, {"alias": "talker", "pinned": True})
+    assert (changed["alias"], changed["pinned"], changed["busy"]) == ("talker", True, 0)
+    assert complete(house, "talker")["model"] == "talker"
+    assert house.json("POST", f"{path}/unload")["state"] == "idle"
+    assert house.json("POST", f"{path}/load")["state"] in ("loading", "ready")
+    changed = house.json("PATCH", path, {"alias": "", "pinned": False})
+    assert (changed["alias"], changed["pinned"]) == (None, False)
+    assert house.request("POST", "/v1/completions", {"model": "talker", "prompt": "a"})[0] == 404
+    assert complete(house, "acme/chat")["model"] == "acme/chat"
+    assert isinstance(house.json("GET", f"{path}/logs")["items"], list)
+    assert house.json("PATCH", path, {})["alias"] is None
+    for method, tail, body in (
+        ("PATCH", "", {"pinned": True}),
+        ("POST", "/unload", None),
+        ("GET", "/logs", None),
+    ):
+        assert house.request(method, path + tail, body, token=house.tokens["repo only"])[0] == 403
+
+
 def test_what_cannot_be_served_says_what_to_do(house: House) -> None:
     assert refused(house, repo_id="acme/nothing")["http"] == 404
     torch = refused(house, repo_id="acme/torch")

@@ -67,6 +67,8 @@ def places(
         "job": f"jobs/{failed_run}",
         "keys": "keys",
         "health": "health",
+        "deployments": "deployments",
+        "deployment": f"deployments/{model['id']}",
         "people": "people",
         "organisations": "organisations",
         "audit": "audit",

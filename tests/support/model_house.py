@@ -89,7 +89,7 @@ def open_house(
 
 
 async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> None:
-    from litestar import Litestar, Response
+    from litestar import Litestar, Response, Router
     from litestar.di import Provide
 
     from fust.app.http_server import HttpServer, listen
@@ -121,7 +121,7 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
 
     identity.__annotations__ = {"request": Request, "return": object}
     fust = Litestar(
-        handlers,
+        [Router(path="/", route_handlers=handlers)],  # see `app.fust_api`
         dependencies={
             "serve": Provide(lambda: serve, sync_to_thread=False),
             "accounts": Provide(lambda: accounts, sync_to_thread=False),

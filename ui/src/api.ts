@@ -227,6 +227,8 @@ export interface Deployment {
   has_chat_template: boolean | null;
   why: string[];
   tokens_per_s: number | null;
+  /** Requests on it now; those beyond `slots` wait. */
+  busy: number;
 }
 export type RunState = "queued" | "running" | "succeeded" | "failed" | "cancelled";
 export interface Progress {

@@ -7,6 +7,7 @@ import { ChatPage } from "./pages/chat";
 import { CollectionPage } from "./pages/collection";
 import { CollectionsPage } from "./pages/collections";
 import { CommitPage } from "./pages/commit";
+import { DeploymentPage, DeploymentsPage } from "./pages/deployments";
 import { DevicePage } from "./pages/device";
 import { FilePage } from "./pages/file";
 import { HealthPage } from "./pages/health";
@@ -43,7 +44,7 @@ import { useStore } from "./store";
 
 // Places of the server that one-part and two-part paths must not be taken for.
 const PLACES = new Set(
-  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join device collections search".split(" "),
+  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join device collections search deployments".split(" "),
 );
 
 function Page() {
@@ -64,12 +65,14 @@ function Page() {
     if (first === "audit") return <AuditPage />;
     if (first === "chat") return <ChatPage />;
     if (first === "jobs") return <JobsPage />;
+    if (first === "deployments") return <DeploymentsPage />;
     if (first === "device") return <DevicePage />;
     if (first === "keys") return <KeysPage />;
     if (first === "reference") return <ReferencePage />;
     if (first && !PLACES.has(first)) return <ProfilePage key={first} name={first} />;
   }
   if (parts.length === 2 && first && second) {
+    if (first === "deployments") return <DeploymentPage key={second} id={second} />;
     if (first === "jobs") return <JobPage key={second} id={second} />;
     if (first === "organisations") return <OrganisationPage key={second} name={second} />;
   }

@@ -65,6 +65,7 @@ ACTIONS: dict[str, str] = {
     "discussion.create": "Discussion or pull request opened",
     "repo.recover": "Repo read again after a crash",
     "deployment.start": "Model served",
+    "deployment.change": "Serving of a model changed",
     "deployment.stop": "Model taken off",
     "run.create": "Run started",
     "run.cancel": "Run cancelled",

@@ -169,6 +169,11 @@ class Hosted:
             revision=self.revision,
         )
 
+    def forgive(self) -> None:
+        """Forgets former failures, so that it is loaded once more."""
+        self.failed, self.error, self.note, self.crashes = False, None, None, []
+        self.retry_at = 0.0
+
     def note_crash(self, reason: FustError) -> float | None:
         """Counts a crash; returns the seconds to wait before the next start, None when it crashed too often."""
         moment = time.monotonic()

@@ -19,6 +19,7 @@ from fust.core.machine import MachineMemory, machine_memory
 from fust.core.settings import Settings
 from fust.core.units import show_size, show_span
 from fust.serve.engines.base import Engine, EngineLoadFailed, EngineSpec, Mode
+from fust.serve.engines.child import log_name
 from fust.serve.facts import ModelFacts
 from fust.serve.files import ModelFile, ModelFiles, bring
 from fust.serve.hosted import Hosted, Running
@@ -180,7 +181,7 @@ class Keeper:
         spec = EngineSpec(
             engine_id=new_id("e"),
             path=hosted.path,
-            log_name=f"engine-{hosted.id}" + ("" if mode == "generate" else f"-{mode}"),
+            log_name=log_name(hosted.id, mode),
             alias=f"fust-{hosted.id}",
             mode=mode,
             context=plan.context,

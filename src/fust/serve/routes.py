@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from litestar import Request, delete, get, post
+from litestar import Request, delete, get, patch, post
 from litestar.datastructures import State
 from litestar.types import ControllerRouterHandler
 
@@ -48,6 +48,8 @@ class Deployment(msgspec.Struct):
     why: list[str]
     """What was chosen for it, and why."""
     tokens_per_s: float
+    busy: int
+    """Requests that are on it now; those beyond `slots` wait for one."""
 
 
 class DeploymentList(msgspec.Struct):
@@ -68,6 +70,28 @@ class NewDeployment(msgspec.Struct, forbid_unknown_fields=True):
     """Kind of engine; without it the one that fits the files."""
     pin: bool = False
     """Never unloaded to make room, and loaded at the start of the server."""
+
+
+class DeploymentChange(msgspec.Struct, forbid_unknown_fields=True):
+    """What to change; what is left out stays."""
+
+    pinned: bool | None = None
+    alias: str | None = None
+    """An empty one takes it away."""
+
+
+class EngineLog(msgspec.Struct):
+    """The end of what one engine of a deployment wrote."""
+
+    mode: str
+    """`generate`, `embed` or `score`."""
+    text: str
+
+
+class EngineLogs(msgspec.Struct):
+    """The logs of a deployment's engines."""
+
+    items: list[EngineLog]
 
 
 def draw(served: Served, language: Language) -> Deployment:
@@ -97,6 +121,7 @@ def draw(served: Served, language: Language) -> Deployment:
         has_chat_template=served.facts.has_chat_template if served.facts else None,
         why=[item.draw(language) for item in served.why],
         tokens_per_s=served.tokens_per_s,
+        busy=served.busy,
     )
 
 
@@ -146,9 +171,53 @@ def delete_deployment(serve: Serve, identity: Identity, deployment_id: str) -> N
     serve.remove(identity, deployment_id)
 
 
+@patch("/fust/v1/deployments/{deployment_id:str}", sync_to_thread=True, tags=["deployments"])
+def change_deployment(
+    request: AnyRequest, serve: Serve, identity: Identity, deployment_id: str, data: DeploymentChange
+) -> Deployment:
+    """Pins a model, lets it go, or names it anew."""
+    served = serve.change(identity, deployment_id, pinned=data.pinned, alias=data.alias)
+    return draw(served, _language(request))
+
+
+@post(
+    "/fust/v1/deployments/{deployment_id:str}/load",
+    status_code=200,
+    sync_to_thread=True,
+    tags=["deployments"],
+)
+def load_deployment(request: AnyRequest, serve: Serve, identity: Identity, deployment_id: str) -> Deployment:
+    """Loads a model now, not at the next request."""
+    return draw(serve.load(identity, deployment_id), _language(request))
+
+
+@post(
+    "/fust/v1/deployments/{deployment_id:str}/unload",
+    status_code=200,
+    sync_to_thread=True,
+    tags=["deployments"],
+)
+def unload_deployment(
+    request: AnyRequest, serve: Serve, identity: Identity, deployment_id: str
+) -> Deployment:
+    """Frees a model's memory, and ends its requests; the next one loads it again."""
+    return draw(serve.unload(identity, deployment_id), _language(request))
+
+
+@get("/fust/v1/deployments/{deployment_id:str}/logs", sync_to_thread=True, tags=["deployments"])
+def get_deployment_logs(serve: Serve, identity: Identity, deployment_id: str) -> EngineLogs:
+    """The end of what its engines wrote; for those who may stop it."""
+    logs = serve.read_logs(identity, deployment_id)
+    return EngineLogs([EngineLog(mode, text) for mode, text in logs.items()])
+
+
 handlers: list[ControllerRouterHandler] = [
     list_deployments,
     create_deployment,
     get_deployment,
     delete_deployment,
+    change_deployment,
+    load_deployment,
+    unload_deployment,
+    get_deployment_logs,
 ]

@@ -24,8 +24,8 @@ from fust.core.clock import utc_naive
 from fust.core.errors import Conflict, FustError, InvalidInput, NotFound, NotOffered, Unsupported
 from fust.core.ids import new_id, split_repo_id
 from fust.core.settings import Settings
-from fust.serve.engines.base import Mode
-from fust.serve.engines.child import end_orphans
+from fust.serve.engines.base import MODES, Mode
+from fust.serve.engines.child import end_orphans, log_name, read_tail
 from fust.serve.engines.kinds import choose_kind
 from fust.serve.facts import ModelFacts
 from fust.serve.files import ModelFiles, choose_file, discard, nothing_to_serve
@@ -75,6 +75,8 @@ class Deployment:
     facts: ModelFacts | None
     why: tuple[Note, ...]
     tokens_per_s: float
+    busy: int
+    """Requests that are on its engines now; more than `slots` wait inside the engine."""
 
 
 class Serve:
@@ -236,12 +238,8 @@ class Serve:
         with self._lock:
             known = self._hosted.get(fresh.id)
             if known is not None and not changed:
-                if known.alias and known.alias != fresh.alias:
-                    self._by_name.pop(known.alias, None)
-                known.alias, known.pinned = fresh.alias, fresh.pinned
-                known.failed, known.error, known.note, known.crashes = False, None, None, []
-                known.retry_at = 0.0
-                self._put(known)
+                known.forgive()
+                self._set(known, fresh.pinned, fresh.alias)
                 return known
             if known is not None:
                 known.deleted = True
@@ -258,11 +256,86 @@ class Serve:
             NotFound: no such deployment that the caller may see.
             Denied: it is neither the caller's nor of a repo of theirs.
         """
+        self._end(identity, self._own(identity, deployment))
+
+    def change(
+        self, identity: Identity, deployment: str, *, pinned: bool | None = None, alias: str | None = None
+    ) -> Deployment:
+        """Pins a deployment or lets it go; gives it another alias (an empty one takes it away). None changes nothing.
+
+        Raises:
+            NotFound, Denied: as `remove`.
+            InvalidInput, Conflict: the alias cannot be one, or is taken.
+        """
+        hosted = self._own(identity, deployment)
+        with self._database.write() as session:
+            self._check_alias(alias or None, hosted.name)
+            row = session.get_one(DeploymentRow, hosted.id)
+            if pinned is not None:
+                row.pinned = pinned
+            if alias is not None:
+                row.alias = alias or None
+            note_action(
+                session,
+                identity,
+                "deployment.change",
+                f"deployment:{hosted.name}",
+                pinned=row.pinned,
+                alias=row.alias or "",
+            )
+            now = (row.pinned, row.alias)
+        with self._lock:
+            self._set(hosted, *now)
+        return self._view(hosted)
+
+    def _set(self, hosted: Hosted, pinned: bool, alias: str | None) -> None:
+        if hosted.alias and hosted.alias != alias:
+            self._by_name.pop(hosted.alias, None)
+        hosted.pinned, hosted.alias = pinned, alias
+        self._put(hosted)
+
+    def load(self, identity: Identity, deployment: str) -> Deployment:
+        """Begins to load a model that is unloaded or failed.
+
+        Raises:
+            NotFound, Denied: as `remove`.
+        """
+        hosted = self._own(identity, deployment)
+        hosted.forgive()
+        if hosted.state != "ready":
+            self._keeper.load_soon(hosted)
+        return self._view(hosted)
+
+    def unload(self, identity: Identity, deployment: str) -> Deployment:
+        """Ends a deployment's engines, those that work too; the next request loads it again.
+
+        Raises:
+            NotFound, Denied: as `remove`.
+        """
+        hosted = self._own(identity, deployment)
+        self._keeper.unload(hosted)
+        return self._view(hosted)
+
+    def read_logs(self, identity: Identity, deployment: str) -> dict[Mode, str]:
+        """Returns the end of what its engines wrote, for those who may stop it: prompts can stand in it.
+
+        Raises:
+            NotFound, Denied: as `remove`.
+        """
+        hosted = self._own(identity, deployment)
+        logs: dict[Mode, str] = {}
+        for mode in MODES:
+            if text := read_tail(self._settings.home / "log" / f"{log_name(hosted.id, mode)}.log"):
+                logs[mode] = text
+        return logs
+
+    def _own(self, identity: Identity, deployment: str) -> Hosted:
+        """Returns a deployment that the caller may change: theirs, or of a repo that they may write to."""
         self._accounts.require(identity, "write")
         hosted = self._readable(identity, deployment)
         if hosted.created_by != identity.user or identity.grants is not None:
             self._accounts.check(identity, "repo.push", hosted.repo_id)
-        self._end(identity, hosted)
+        return hosted
 
     def _end(self, identity: Identity, hosted: Hosted) -> None:
         with self._database.write() as session:
@@ -377,6 +450,7 @@ class Serve:
                 facts=hosted.facts,
                 why=tuple(item for item in why if item.template),
                 tokens_per_s=round(hosted.tokens_per_s, 1),
+                busy=sum(running.busy for running in hosted.engines.values()),
             )
 
     # Targets

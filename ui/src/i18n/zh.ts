@@ -1,11 +1,13 @@
 import type { en } from "./en";
 import { gateZh } from "./gate/zh.ts";
 import { hubZh } from "./hub/zh.ts";
+import { servingZh } from "./serving/zh.ts";
 
 /** 简体中文。 */
 export const zh: Record<keyof typeof en, string> = {
   ...hubZh,
   ...gateZh,
+  ...servingZh,
   "number.words": "零 一 两 三 四 五 六 七 八 九 十",
   "list.comma": "，",
   "list.stop": "。",

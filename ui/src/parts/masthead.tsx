@@ -21,6 +21,7 @@ const PLACES: [path: string, name: MessageKey][] = [
 /** Reached by Operate or the account's menu, not by the first line. */
 const OTHERS: [path: string, name: MessageKey][] = [
   ["health", "place.health"],
+  ["deployments", "place.deployments"],
   ["people", "place.people"],
   ["organisations", "place.organisations"],
   ["audit", "place.audit"],
@@ -29,7 +30,7 @@ const OTHERS: [path: string, name: MessageKey][] = [
   ["collections", "place.collections"],
   ["search", "search.title"],
 ];
-const OPERATE = new Set(["health", "people", "organisations", "audit"]);
+const OPERATE = new Set(["health", "deployments", "people", "organisations", "audit"]);
 
 function currentPlace(path: string): string | null {
   const first = path.split("/")[0] ?? "";
@@ -64,7 +65,7 @@ export function Masthead() {
                 {t(name as "place.home")}
               </Link>
             ))}
-            <Link to={admin ? "health" : "organisations"} aria-current={now !== null && OPERATE.has(now) ? "page" : undefined} onGo={close}>
+            <Link to={admin ? "health" : "deployments"} aria-current={now !== null && OPERATE.has(now) ? "page" : undefined} onGo={close}>
               {t("place.operate")}
             </Link>
           </nav>

@@ -6,6 +6,7 @@ import { useStore } from "../store";
 type Entry = [path: string, name: MessageKey, admin: boolean];
 const OPERATE: Entry[] = [
   ["health", "place.health", true],
+  ["deployments", "place.deployments", false],
   ["people", "place.people", true],
   ["organisations", "place.organisations", false],
   ["audit", "place.audit", true],

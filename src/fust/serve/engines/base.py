@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from fust.core.errors import UpstreamFailed
 
 Mode = Literal["generate", "embed", "score"]
+MODES: tuple[Mode, ...] = ("generate", "embed", "score")
 SCORE_LOGITS = 16 << 20
 """How many numbers the logits of one batch may be when a model scores."""
 

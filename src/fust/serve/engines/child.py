@@ -20,6 +20,7 @@ import psutil
 
 from fust.core.files import atomic_file
 from fust.core.locks import is_held
+from fust.serve.engines.base import Mode
 
 log = logging.getLogger(__name__)
 
@@ -156,13 +157,7 @@ class Child:
 
     def log_tail(self, size_bytes: int = 16_384) -> str:
         """Returns the end of what the process wrote."""
-        try:
-            with self.log_path.open("rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - size_bytes))
-                return file.read().decode("utf-8", "replace")
-        except OSError:
-            return ""
+        return read_tail(self.log_path, size_bytes)
 
     def cpu_s(self) -> float:
         """Returns the processor time of all its threads; 0 when it is gone."""
@@ -184,6 +179,22 @@ class Child:
                 return int(process.memory_info().rss)
         except psutil.Error:
             return 0
+
+
+def log_name(deployment_id: str, mode: Mode) -> str:
+    """Returns the name of a deployment's log for a mode: its engines follow one another in it."""
+    return f"engine-{deployment_id}" + ("" if mode == "generate" else f"-{mode}")
+
+
+def read_tail(path: Path, size_bytes: int = 16_384) -> str:
+    """Returns the end of a log; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - size_bytes))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _shorten(path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Deployments as one meets them on the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import serve_model
+from tests.support.small_models import write_llama
+
+pytestmark = pytest.mark.e2e
+
+OpenPage = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def deployed(page_server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return serve_model(
+        page_server, write_llama(tmp_path_factory.mktemp("served") / "served.gguf", context=256)
+    )
+
+
+def test_a_deployment_is_freed_loaded_pinned_named_and_stopped(
+    open_page: OpenPage, page_server: Any, deployed: dict[str, Any]
+) -> None:
+    page = open_page("deployments")
+    row = page.get_by_role("row", name=deployed["name"])
+    expect(row).to_contain_text("0 of 4")
+    row.get_by_role("link").click()
+    expect(page.locator("h1")).to_have_text(deployed["name"])
+    expect(page.get_by_role("region", name="Why so")).to_contain_text("was asked for")
+    page.get_by_role("button", name="Free its memory").click()
+    page.get_by_role("button", name="Load it now").click()
+    expect(page.get_by_role("button", name="Free its memory")).to_be_visible()
+    page.get_by_role("button", name="Pin it").click()
+    expect(page.get_by_text("never unloaded to make room")).to_be_visible()
+    page.get_by_role("textbox", name="Another name in the API").fill("served-here")
+    page.get_by_role("button", name="Save the name").click()
+    expect(page.locator("h1")).to_have_text("served-here")
+    names = json.loads(page_server.request("GET", "/fust/v1/deployments")[2])["items"]
+    assert [(it["pinned"], it["alias"]) for it in names if it["id"] == deployed["id"]] == [
+        (True, "served-here")
+    ]
+    page.get_by_role("button", name="Stop serving").click()
+    page.get_by_role("button", name="Take served-here off the API").click()
+    expect(page.locator("h1")).not_to_have_text("served-here")
+    expect(page.get_by_role("link", name=deployed["name"])).to_have_count(0)
+    page.goto(f"/deployments/{deployed['id']}")
+    expect(page.locator("h1")).to_have_text("There is no such deployment.")

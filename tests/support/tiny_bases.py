@@ -104,3 +104,19 @@ def write_base(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_pairs(path: Path, count: int = 40) -> Path:
+    """Writes questions with a better and a worse answer, as messages (OpenAI); what makes the better one is easy to learn."""
+    lines = []
+    for i in range(count):
+        word = WORDS[i % len(WORDS)]
+        pair = {
+            "prompt": [{"role": "user", "content": f"Say {word} {i}"}],
+            "chosen": [{"role": "assistant", "content": f"{word} {word} it is."}],
+            "rejected": [{"role": "assistant", "content": f"{word} again again"}],
+        }
+        lines.append(json.dumps(pair, ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -34,7 +34,7 @@ from fust.tune.train import Batches, Training, Tuned, set_up_torch
 RECIPE = Recipe(
     method="lora", base="me/base", base_revision="", data="me/rows", data_revision="", data_key="", seed=7, precision="fp32",
     threads=1, row_tokens=128, rows_per_pass=1, passes_per_step=2, steps=6, warmup_steps=2, learning_rate=5e-3, weight_decay=0.0,
-    betas=(0.9, 0.999), clip_norm=1.0, lora_rank=4, lora_alpha=8, checkpointing=False, evaluate_every=3, versions={},
+    betas=(0.9, 0.999), clip_norm=1.0, lora_rank=4, lora_alpha=8, beta=0.0, checkpointing=False, evaluate_every=3, versions={},
 )  # fmt: skip
 
 
@@ -44,10 +44,14 @@ class Quiet:
     def __init__(self, stop_after: int | None = None) -> None:
         self.points: list[Point] = []
         self.said: list[str] = []
+        self.told: list[tuple[int, int]] = []
         self._stop_after = stop_after
 
     def point(self, point: Point, steps: int) -> None:
         self.points.append(point)
+
+    def tell(self, done: int, total: int, template: str, /, **params: object) -> None:
+        self.told.append((done, total))
 
     def say(self, template: str, /, **params: object) -> None:
         self.said.append(template.format(**params))
@@ -57,6 +61,8 @@ class Quiet:
 
 
 def recipe_with(**changes: Any) -> Recipe:
+    if changes.get("method") in ("full", "continue"):
+        changes = {"lora_rank": 0} | changes
     return msgspec.structs.replace(RECIPE, **changes)
 
 

@@ -40,9 +40,10 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 @click.option("--to", required=True, metavar="OWNER/NAME", help=t("Repo for the result."))
 @click.option(
     "--method",
-    type=click.Choice(["lora", "full", "continue"]),
+    type=click.Choice(["lora", "full", "dpo", "continue"]),
     help=t(
-        "lora (a small adapter), full (all weights), or continue (documents instead of questions and answers)."
+        "lora (a small adapter), full (all weights), dpo (pairs of a better and a worse answer), or continue "
+        "(documents instead of questions and answers)."
     ),
 )
 @click.option("--budget", metavar="SPAN", help=t("Time to train at most, such as 30m."))
@@ -142,8 +143,13 @@ def _plan(run: Run) -> str:
             share=f"{forecast['saving']:.3%}",
         )
     )
-    for view in result["preview"][:1]:
-        lines += ["", t("The first sample; what is learned is in brackets:"), _marked(view)]
+    for view in result["preview"][: 2 if report["pairs"] else 1]:
+        said = {
+            "": t("The first sample; what is learned is in brackets:"),
+            "chosen": t("The first better answer; what is compared is in brackets:"),
+            "rejected": t("The worse one:"),
+        }
+        lines += ["", said[view["side"]], _marked(view)]
     return "\n".join(lines)
 
 
@@ -203,6 +209,10 @@ def _outcome(run: Run) -> str:
         lines.append(
             t("Held-out loss: {before} before, {after} after.", before=f"{before:.4f}", after=f"{after:.4f}")
         )
-    if recipe["method"] == "lora":
+    if trained["held_out_accuracy"] is not None:
+        lines.append(
+            t("Of the held-out pairs {share} are judged right.", share=f"{trained['held_out_accuracy']:.0%}")
+        )
+    if recipe["lora_rank"]:
         lines.append(t("It is an adapter of {base}.", base=recipe["base"]))
     return "\n".join(lines)

@@ -26,14 +26,14 @@ def write_card(
     weights_sha256: str,
 ) -> str:
     """Returns README.md: front matter that the Hub reads, then what a person asks."""
-    is_adapter = recipe.method == "lora"
+    is_adapter = recipe.is_adapter
     front: dict[str, Any] = {
         "base_model": recipe.base,
         "base_model_relation": "adapter" if is_adapter else "finetune",
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-generation",
         "datasets": [recipe.data],
-        "tags": ["fust", *(["lora"] if is_adapter else [])],
+        "tags": ["fust", *(["lora"] if is_adapter else []), *(["dpo"] if recipe.method == "dpo" else [])],
     }
     if licence:
         front["license"] = licence
@@ -53,9 +53,11 @@ def write_card(
 
 
 def _kind(recipe: Recipe) -> str:
+    adapter = f"A LoRA adapter (rank {recipe.lora_rank})"
     return {
-        "lora": f"A LoRA adapter (rank {recipe.lora_rank})",
+        "lora": adapter,
         "full": "A full fine-tuning",
+        "dpo": f"{adapter if recipe.is_adapter else 'A full fine-tuning'} by preferences (DPO, beta {recipe.beta:g})",
         "continue": "A continued pre-training",
     }[recipe.method]
 
@@ -77,8 +79,12 @@ def _record(
         ),
         ("Tokens", f"{trained.tokens} read, {trained.learned_tokens} learned"),
         ("Steps", f"{trained.steps} of {recipe.step_tokens} token places"),
-        ("Loss", f"{trained.loss:.4f} (moving average, nats per learned token)"),
+        (
+            "Loss",
+            f"{trained.loss:.4f} (moving average, nats per {'pair' if report.pairs else 'learned token'})",
+        ),
         ("Held-out loss, before and after", held_out),
+        *_preferred(report, trained),
         ("Licence", licence or "the base's card names none"),
         ("Hardware", hardware),
         ("Time", f"{show_span(trained.spent_s)} ({core_hours:.2f} core hours)"),
@@ -87,6 +93,16 @@ def _record(
     ]
     lines = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"## Record\n\n| | |\n|---|---|\n{lines}\n"
+
+
+def _preferred(report: DataReport, trained: Trained) -> list[tuple[str, str]]:
+    if not report.pairs:
+        return []
+    won = trained.held_out_accuracy
+    return [
+        ("Pairs", str(report.pairs)),
+        ("Held-out pairs judged right", "nothing held out" if won is None else f"{won:.1%}"),
+    ]
 
 
 def _curve(points: list[Point]) -> str:

@@ -45,6 +45,8 @@ class State(msgspec.Struct):
     first_held_out_loss: float | None = None
     """Before the first step."""
     held_out_loss: float | None = None
+    held_out_accuracy: float | None = None
+    """Of preferences."""
     rate_scale: float = 1.0
     """Of the learning rate; halved by a roll-back."""
     rolled_back_at: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fust.tune.base import BaseConfig
-from fust.tune.recipe import Method
 
 PROCESS_BYTES = 700 * 10**6
 """Python, torch, transformers and their threads."""
@@ -13,15 +12,15 @@ TOKENS_PER_PARAMETER = 20
 """Training from scratch reads so many tokens for each parameter (Hoffmann et al. 2022, arXiv 2203.15556)."""
 
 
-def memory_needed(config: BaseConfig, parameters: int, method: Method, *, checkpointing: bool = False) -> int:
+def memory_needed(config: BaseConfig, parameters: int, rank: int, *, checkpointing: bool = False) -> int:
     """Returns bytes that a run takes at most: the process, the weights, what belongs to them, one pass's activations.
 
     It errs on the large side by up to two times; a dry run measures.
     """
-    if method == "lora":
+    if rank:
         weights = parameters * (4 if parameters <= 300_000_000 else 2) + parameters * 2
         adapter = (
-            config.num_hidden_layers * 16 * 7 * 2 * max(config.hidden_size, config.intermediate_size) // 2
+            config.num_hidden_layers * rank * 7 * 2 * max(config.hidden_size, config.intermediate_size) // 2
         )
         trained = adapter * 16
     else:
@@ -34,9 +33,9 @@ def memory_needed(config: BaseConfig, parameters: int, method: Method, *, checkp
     return PROCESS_BYTES + weights + trained + activations + head
 
 
-def training_flops(parameters: int, tokens: int, method: Method) -> float:
+def training_flops(parameters: int, tokens: int, *, is_adapter: bool) -> float:
     """Returns floating-point operations: 6 for each parameter and token, 4 where weights get no gradient (LoRA)."""
-    return (4.0 if method == "lora" else 6.0) * parameters * tokens
+    return (4.0 if is_adapter else 6.0) * parameters * tokens
 
 
 def flops_from_scratch(parameters: int) -> float:

@@ -20,7 +20,7 @@ from fust.jobs.worker import JobContext
 from fust.tune.base import read_config, wanted_files
 from fust.tune.estimate import memory_needed
 from fust.tune.files import is_data
-from fust.tune.recipe import Wish, longest_sample, parse_span
+from fust.tune.recipe import Wish, longest_sample, parse_span, rank_of
 
 if TYPE_CHECKING:
     from fust.tune.run import TuneResult
@@ -84,6 +84,9 @@ def read_wish(params: dict[str, Any]) -> Wish:
         parse_span(wish.budget)
     if wish.epochs is not None and not 0 < wish.epochs <= 1000:
         raise InvalidInput("epochs is {value}, and goes from 0 to 1000.", value=wish.epochs)
+    if wish.beta is not None and (wish.method != "dpo" or not 0 < wish.beta <= 10):
+        raise InvalidInput("beta is {value}; it belongs to dpo, and goes from 0 to 10.", value=wish.beta)
+    rank_of(wish)
     return wish
 
 
@@ -109,7 +112,7 @@ def _memory(hub: Hub, base: RepoInfo, revision: str, wish: Wish) -> int:
         if entry.path.endswith(".safetensors") and not entry.is_folder
     )
     width = 4 if (config.dtype or config.torch_dtype) == "float32" else 2
-    return memory_needed(config, stored // width, wish.method, checkpointing=wish.checkpointing)
+    return memory_needed(config, stored // width, rank_of(wish), checkpointing=wish.checkpointing)
 
 
 # At work

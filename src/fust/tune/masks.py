@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from fust.tune.rows import Chat, Completion, Message, Unusable
+from fust.tune.rows import Chat, Completion, Message, Pair, Unusable
 
 
 class Tokenizer(Protocol):
@@ -86,6 +86,40 @@ class Masker:
                 Marked(example.prompt + example.completion, ((start, start + len(example.completion)),), True)
             ]
         return self._mark_chat(example)
+
+    def mark_pair(self, pair: Pair) -> list[Marked]:
+        """Returns the better and the worse text; learned is what they do not share: what is said after the same question.
+
+        Raises:
+            Unusable: the two are not answers to one question, or the template refuses them.
+
+        """
+        good, bad = pair.chosen, pair.rejected
+        if isinstance(good, Completion) or isinstance(bad, Completion):
+            if not (
+                isinstance(good, Completion) and isinstance(bad, Completion) and good.prompt == bad.prompt
+            ):
+                raise Unusable("different_questions")
+            return [*self.mark(good), *self.mark(bad)]
+        shared = next(
+            (
+                i
+                for i, (one, other) in enumerate(zip(good.messages, bad.messages, strict=False))
+                if one != other
+            ),
+            -1,
+        )
+        if shared < 1 or any(side.messages[shared].role != "assistant" for side in (good, bad)):
+            raise Unusable("different_questions")
+        return [self._mark_end(side, shared) for side in (good, bad)]
+
+    def _mark_end(self, chat: Chat, first: int) -> Marked:
+        """Returns one text, of which the answers from message ``first`` on are learned."""
+        [*_, last] = texts = self._mark_chat(chat)
+        answers = [i for i, message in enumerate(chat.messages) if message.role == "assistant"]
+        kept = sum(i >= first for i in answers)
+        # Where the template rewrites, the last text has the last answer alone.
+        return Marked(last.text, last.spans[-kept:] if len(texts) == 1 else last.spans)
 
     def _mark_chat(self, chat: Chat) -> list[Marked]:
         messages = list(chat.messages)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -23,7 +24,18 @@ from fust.core.files import fsync_folder, full_disk_is_clear, write_atomic
 from fust.tune.files import DataFile, RawRow, choose_files, iter_rows
 from fust.tune.masks import Marked, Masker, Sample
 from fust.tune.report import DataReport, Tally
-from fust.tune.rows import Chat, Completion, Example, Format, Pair, Unusable, detect, read_example
+from fust.tune.rows import (
+    Chat,
+    Completion,
+    Example,
+    Format,
+    Pair,
+    Unusable,
+    detect,
+    is_good,
+    read_example,
+    read_judged,
+)
 
 _AT_ONCE = 512
 """Rows that are tokenised together."""
@@ -46,6 +58,8 @@ class DataWish:
     held_out_share: float = 0.05
     documents: bool = False
     """Whether rows are documents, all of which is learned."""
+    pairs: bool = False
+    """Whether rows are two answers that are compared: then samples 2i and 2i + 1 are a better and a worse one."""
 
 
 class SampleView(msgspec.Struct):
@@ -55,6 +69,8 @@ class SampleView(msgspec.Struct):
     learned: list[bool]
     more: bool
     """Whether it has more tokens than are shown."""
+    side: Literal["", "chosen", "rejected"] = ""
+    """Which of two answers that are compared it is."""
 
 
 @dataclass(slots=True)
@@ -166,6 +182,36 @@ def prepare(
     return Prepared.open(folder)
 
 
+@dataclass(slots=True)
+class _Counterparts:
+    """Answers that were judged one by one, made into pairs: a good and a bad one to the same question, in their order."""
+
+    waiting: dict[tuple[bytes, bool], list[tuple[Chat | Completion, str]]] = field(
+        default_factory=lambda: dict[tuple[bytes, bool], list[tuple["Chat | Completion", str]]]()
+    )
+
+    def match(self, answer: Chat | Completion, good: bool, place: str) -> Pair | None:
+        """Returns the pair that an answer completes; else it waits."""
+        question = hashlib.sha256(msgspec.json.encode(_before(answer))).digest()
+        others = self.waiting.get((question, not good))
+        if not others:
+            self.waiting.setdefault((question, good), []).append((answer, place))
+            return None
+        other = others.pop(0)[0]
+        return Pair(answer, other) if good else Pair(other, answer)
+
+    def left(self) -> list[str]:
+        """Returns the places of those that found none."""
+        return [place for waiting in self.waiting.values() for _, place in waiting]
+
+
+def _before(answer: Chat | Completion) -> object:
+    """Returns all that stands before an answer."""
+    return (
+        answer.prompt if isinstance(answer, Completion) else [list(answer.messages[:-1]), list(answer.tools)]
+    )
+
+
 class _Work:
     """One pass over the files."""
 
@@ -177,6 +223,7 @@ class _Work:
         self._tally = Tally()
         has_own = any(file.part == "held_out" for file in files) and any(f.part != "held_out" for f in files)
         self._sorting = _Sorting(wish.held_out_share, has_own, self._tally)
+        self._counterparts = _Counterparts()
         self._formats: dict[str, int] = {}
         self._rows = 0
         self._sums = {"kept": 0, "held_out": 0, "tokens": 0, "learned": 0, "longest": 0, "samples": 0}
@@ -215,9 +262,15 @@ class _Work:
                     self._tally.drop(reason.code, place, reason.detail)
                     continue
                 self._formats[format] = self._formats.get(format, 0) + 1
-                yield kept
+                if kept is not None:
+                    yield kept
+        for place in self._counterparts.left():
+            self._tally.drop("no_counterpart", place)
 
-    def _mark(self, row: RawRow, format: Format, part: str | None, place: str) -> _Kept:
+    def _mark(self, row: RawRow, format: Format, part: str | None, place: str) -> _Kept | None:
+        """Returns the row with what is learned of it; None: a judged answer that waits for its counterpart."""
+        if self._wish.pairs:
+            return self._mark_pair(row, format, part, place)
         example = read_example(
             row.values, format, chat=self._masker.has_template and not self._wish.documents
         )
@@ -225,6 +278,22 @@ class _Work:
         held_out = self._sorting.place(row, example, part)
         asks = isinstance(example, Chat) or bool(example.prompt)
         return _Kept(place, self._masker.mark(example), held_out, asks)
+
+    def _mark_pair(self, row: RawRow, format: Format, part: str | None, place: str) -> _Kept | None:
+        chat = self._masker.has_template
+        if format == "unpaired":
+            judged = read_judged(row.values, chat=chat)
+            self._suited(judged, format)
+            held_out = self._sorting.place(row, judged, part)
+            pair = self._counterparts.match(judged, is_good(row.values), place)
+            return None if pair is None else _Kept(place, self._masker.mark_pair(pair), held_out, True)
+        if format != "preference":
+            raise Unusable("no_pair")
+        pair = read_example(row.values, format, chat=chat)
+        assert isinstance(pair, Pair)
+        self._suited(pair, format)
+        marked = self._masker.mark_pair(pair)
+        return _Kept(place, marked, self._sorting.place(row, pair.chosen, part), True)
 
     def _suited(self, example: Example, format: Format) -> Chat | Completion:
         """Returns the example as the method takes it."""
@@ -299,6 +368,7 @@ class _Work:
             rewritten=masker.rewritten,
             endless=masker.endless,
             end_is_padding=masker.end_is_padding,
+            pairs=sums["samples"] // 2 if self._wish.pairs else 0,
             key=self._sorting.key.hex(),
         )
 
@@ -314,6 +384,7 @@ def view_samples(prepared: Prepared, decode: Callable[[int], str]) -> list[Sampl
                 [decode(int(i)) for i in shown],
                 [bool(flag) for flag in learned[:_SHOWN_TOKENS]],
                 len(ids) > len(shown),
+                ("chosen", "rejected")[number % 2] if prepared.report.pairs else "",
             )
         )
     return views

@@ -18,6 +18,11 @@ class Point(msgspec.Struct, frozen=True):
     tokens_per_s: float
     tokens: int
     held_out_loss: float | None = None
+    reward_margin: float | None = None
+    """Of preferences: how much more than the reference the model favours the better answers, mean, in nats times beta."""
+    reward_accuracy: float | None = None
+    """Of preferences: the share of pairs whose better answer it favours more than the worse."""
+    held_out_accuracy: float | None = None
 
 
 class Trained(msgspec.Struct, frozen=True):
@@ -32,6 +37,8 @@ class Trained(msgspec.Struct, frozen=True):
     first_held_out_loss: float | None
     finished: bool
     """False: it was asked to stop; its newest checkpoint is where it stopped."""
+    held_out_accuracy: float | None = None
+    """Of preferences: the share of held-out pairs whose better answer is favoured."""
 
 
 class Watcher(Protocol):
@@ -39,6 +46,10 @@ class Watcher(Protocol):
 
     def point(self, point: Point, steps: int) -> None:
         """Hears of a step."""
+        ...
+
+    def tell(self, done: int, total: int, template: str, /, **params: object) -> None:
+        """Hears how far a stage beside the steps is."""
         ...
 
     def say(self, template: str, /, **params: object) -> None:

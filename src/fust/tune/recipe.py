@@ -14,7 +14,7 @@ from fust.core.units import show_span
 from fust.tune.base import Base, BaseConfig
 from fust.tune.report import DataReport
 
-Method = Literal["lora", "full", "continue"]
+Method = Literal["lora", "full", "dpo", "continue"]
 Precision = Literal["bf16", "fp32"]
 
 _SPAN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*$")
@@ -41,6 +41,9 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     epochs: float | None = None
     learning_rate: float | None = None
     lora_rank: int | None = None
+    """Of `lora` and `dpo`; 0 with `dpo`: all weights are trained."""
+    beta: float | None = None
+    """Of `dpo`: how firmly the model is kept near its base."""
     row_tokens: int | None = None
     step_tokens: int | None = None
     precision: Precision | None = None
@@ -88,10 +91,17 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     clip_norm: float
     lora_rank: int
     lora_alpha: int
+    beta: float
+    """Of `dpo`, else 0."""
     checkpointing: bool
     """Whether activations are computed twice to save memory."""
     evaluate_every: int
     versions: dict[str, str]
+
+    @property
+    def is_adapter(self) -> bool:
+        """Returns whether an adapter is trained, and not all weights."""
+        return self.lora_rank > 0
 
     @property
     def rows_per_step(self) -> int:
@@ -127,8 +137,25 @@ def parse_span(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def rank_of(wish: Wish) -> int:
+    """Returns the rank of the adapter; 0 where all weights are trained.
+
+    Raises:
+        InvalidInput: it is not one that an adapter can have.
+
+    """
+    least = 0 if wish.method == "dpo" else 1
+    if wish.lora_rank is not None and not least <= wish.lora_rank <= 1024:
+        raise InvalidInput(
+            "lora_rank is {value}, and goes from {least} to 1024.", value=wish.lora_rank, least=least
+        )
+    if wish.method not in ("lora", "dpo"):
+        return 0
+    return 16 if wish.lora_rank is None else wish.lora_rank
+
+
 def longest_sample(config: BaseConfig, wish: Wish) -> int:
-    """Returns how many tokens a sample may have."""
+    """Returns how many tokens a sample may have; two that are compared share a row."""
     most = min(config.max_position_embeddings, 4096)
     if wish.row_tokens is None:
         return min(most, 2048)
@@ -138,7 +165,7 @@ def longest_sample(config: BaseConfig, wish: Wish) -> int:
             value=wish.row_tokens,
             most=config.max_position_embeddings,
         )
-    return wish.row_tokens
+    return wish.row_tokens // 2 if wish.method == "dpo" else wish.row_tokens
 
 
 def derive(
@@ -175,7 +202,8 @@ def derive(
     )
     per_epoch = max(1, math.ceil(packed_rows / (per_pass * passes)))
     steps = _steps(wish, report, per_epoch, why)
-    rate = wish.learning_rate or _rate(wish.method, base.parameters)
+    rank = rank_of(wish)
+    rate = wish.learning_rate or _rate(wish.method, rank, base.parameters)
     if wish.learning_rate is None:
         why.append(
             Reasoned(
@@ -185,7 +213,11 @@ def derive(
                 {"method": wish.method, "parameters": round(base.parameters / 1e6, 1)},
             )
         )
-    rank = wish.lora_rank or 16
+    beta = wish.beta or 0.1
+    if wish.method == "dpo" and wish.beta is None:
+        why.append(
+            Reasoned("beta", f"{beta:g}", "The usual firmness with which the model is kept near its base.")
+        )
     recipe = Recipe(
         method=wish.method,
         base=wish.base,
@@ -202,11 +234,12 @@ def derive(
         steps=steps,
         warmup_steps=max(1, min(100, steps // 20)),
         learning_rate=rate,
-        weight_decay=0.0 if wish.method == "lora" else 0.01,
+        weight_decay=0.0 if rank else 0.01,
         betas=(0.9, 0.999),
         clip_norm=1.0,
-        lora_rank=rank if wish.method == "lora" else 0,
-        lora_alpha=2 * rank if wish.method == "lora" else 0,
+        lora_rank=rank,
+        lora_alpha=2 * rank,
+        beta=beta if wish.method == "dpo" else 0.0,
         checkpointing=wish.checkpointing,
         evaluate_every=max(1, steps // 8),
         versions=versions,
@@ -260,7 +293,10 @@ def _steps(wish: Wish, report: DataReport, per_epoch: int, why: list[Reasoned]) 
     return max(1, round(per_epoch * epochs))
 
 
-def _rate(method: Method, parameters: int) -> float:
-    """Returns the peak learning rate: 2e-4 for LoRA and 2e-5 for all weights at a billion parameters, more below."""
-    at_a_billion = 2e-4 if method == "lora" else 2e-5
+def _rate(method: Method, rank: int, parameters: int) -> float:
+    """Returns the peak learning rate: 2e-4 for LoRA and 2e-5 for all weights at a billion parameters, more below.
+
+    Preferences, whose loss is steep, take a tenth of it.
+    """
+    at_a_billion = (2e-4 if rank else 2e-5) * (0.1 if method == "dpo" else 1.0)
     return at_a_billion * min(10.0, max(0.5, (1e9 / max(1, parameters)) ** 0.4))

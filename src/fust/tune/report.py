@@ -36,6 +36,12 @@ REASONS = {
         Reason("empty_answer", "An empty answer: {count} ({rows})."),
         Reason("no_prompt", "No question: {count} ({rows})."),
         Reason("same_answers", "Two answers that are the same: {count} ({rows})."),
+        Reason("different_questions", "Two answers that do not follow the same question: {count} ({rows})."),
+        Reason("no_pair", "Not two answers, a better and a worse one: {count} ({rows})."),
+        Reason(
+            "no_counterpart",
+            "A judged answer with none of the other judgement to the same question: {count} ({rows}).",
+        ),
         Reason("judged_bad", "Judged as bad: {count} ({rows})."),
         Reason("template_refuses", "The chat template refuses them: {count} ({rows}): {detail}"),
         Reason(
@@ -87,6 +93,8 @@ class DataReport(msgspec.Struct):
     rewritten: int
     endless: int
     end_is_padding: bool
+    pairs: int
+    """Of two samples each; 0 where rows are not compared."""
     key: str
     """SHA-256 of all that was read and of what was made of it."""
 

@@ -111,6 +111,17 @@ def detect(columns: Iterable[str]) -> Format | None:
     return "text" if have & {"text", "content"} else None
 
 
+def read_judged(values: Mapping[str, Any], *, chat: bool) -> Chat | Completion:
+    """Returns the answer of a row of the format `unpaired`, whatever its judgement is (see ``is_good``).
+
+    Raises:
+        Unusable: it is empty.
+
+    """
+    row = {key.lower(): value for key, value in values.items()}
+    return _answer(_first(row, _PROMPTS), _first(row, _ANSWERS), chat=chat)
+
+
 def read_example(values: Mapping[str, Any], format: Format, *, chat: bool) -> Example:
     """Returns the example that a row is; ``chat``: a lone prompt and its answer are turns of a conversation.
 
@@ -128,7 +139,7 @@ def read_example(values: Mapping[str, Any], format: Format, *, chat: bool) -> Ex
     if format == "preference":
         return _preference(row, chat=chat)
     if format in ("completion", "unpaired"):
-        if format == "unpaired" and not _is_good(row.get("label")):
+        if format == "unpaired" and not is_good(row):
             raise Unusable("judged_bad")
         return _answer(_first(row, _PROMPTS), _first(row, _ANSWERS), chat=chat)
     text = _text(row.get("text", row.get("content")))
@@ -166,10 +177,19 @@ def _preference(row: Mapping[str, Any], *, chat: bool) -> Pair:
         prompt = row.get("conversations", row.get("question", row.get("instruction")))
     if prompt is not None and row.get("input"):
         prompt = f"{_text(prompt)}\n{_text(row['input'])}"
-    good, bad = (_preferred(prompt, row[name], chat=chat) for name in ("chosen", "rejected"))
+    good, bad = (_whole(row, _preferred(prompt, row[name], chat=chat)) for name in ("chosen", "rejected"))
     if good == bad:
         raise Unusable("same_answers")
     return Pair(good, bad)
+
+
+def _whole(row: Mapping[str, Any], answer: Chat | Completion) -> Chat | Completion:
+    """Returns a conversation with the row's system prompt and tools."""
+    system, tools = _text(row.get("system") or ""), _tools(row.get("tools"))
+    if isinstance(answer, Completion) or not (system or tools):
+        return answer
+    before = (Message("system", system),) if system and answer.messages[0].role != "system" else ()
+    return Chat((*before, *answer.messages), tools)
 
 
 def _preferred(prompt: object, answer: object, *, chat: bool) -> Chat | Completion:
@@ -285,5 +305,7 @@ def _first(row: Mapping[str, Any], names: Iterable[str]) -> object:
     raise Unusable("empty")
 
 
-def _is_good(label: object) -> bool:
+def is_good(row: Mapping[str, Any]) -> bool:
+    """Returns whether the label of a judged answer says that it is a good one."""
+    label = next((value for key, value in row.items() if key.lower() == "label"), None)
     return label in (True, 1, "1", "true", "True", "good", "yes")

@@ -209,7 +209,8 @@ class Run:
         wish = DataWish(
             longest_sample(base.config, self._wish),
             _HELD_OUT_SHARE * min(1.0, _HELD_OUT_BYTES / max(1, size)),
-            self._wish.method == "continue",
+            documents=self._wish.method == "continue",
+            pairs=self._wish.method == "dpo",
         )
 
         def tell(rows: int) -> None:
@@ -292,6 +293,10 @@ class Run:
             speed=f"{point.tokens_per_s:.0f}",
         )
 
+    def tell(self, done: int, total: int, template: str, /, **params: object) -> None:
+        """Hands on how far a stage beside the steps is."""
+        self._context.progress(done, total, "items", template, data=None, now=False, **params)
+
     def say(self, template: str, /, **params: object) -> None:
         """Hands a sentence on."""
         self._context.say(template, data=None, **params)
@@ -330,7 +335,7 @@ class Run:
         tuned.write(out)
         for path in base.folder.iterdir():
             if is_tokenizer_file(path.name) or (
-                recipe.method != "lora" and path.name == "generation_config.json"
+                not recipe.is_adapter and path.name == "generation_config.json"
             ):
                 shutil.copyfile(path, out / path.name)  # unchanged, byte by byte
         result.weights_sha256 = _hash_weights(out)
@@ -400,10 +405,11 @@ def _load_tokenizer(folder: Path, repo_id: str) -> Tokenizer:
 
 
 def _row_tokens(prepared: Prepared, wish: Wish) -> int:
-    """Returns the length of a row: that of the longest sample, rounded up, and at least 256."""
+    """Returns the length of a row: that of the longest sample (or pair), rounded up, and at least 256."""
     if wish.row_tokens is not None:
         return wish.row_tokens
-    longest = int(prepared.lengths.max()) - 1
+    together = prepared.lengths.reshape(-1, 2 if prepared.report.pairs else 1) - 1
+    longest = int(together.sum(axis=1).max())
     return max(256, (longest + 63) // 64 * 64)
 
 
@@ -413,9 +419,11 @@ def _highest(prepared: Prepared) -> int:
 
 def _forecast(recipe: Recipe, base: Base, report: DataReport, packed_rows: int, step_s: float) -> Forecast:
     tokens = report.tokens * recipe.steps * recipe.rows_per_step // packed_rows
-    flops = training_flops(base.parameters, tokens, recipe.method)
+    flops = training_flops(base.parameters, tokens, is_adapter=recipe.is_adapter)
     scratch = flops_from_scratch(base.parameters)
-    time_s = step_s * recipe.steps * 1.03
+    # The reference of preferences is one pass forward over all rows, a third of what learning from them takes.
+    referring_s = step_s * packed_rows / recipe.rows_per_step / 3 if recipe.method == "dpo" else 0.0
+    time_s = step_s * recipe.steps * 1.03 + referring_s
     return Forecast(
         step_s,
         time_s,

@@ -20,48 +20,28 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fust.core.errors import FustError, StorageFull
 from fust.core.files import full_disk_is_clear
+from fust.tune.batches import IGNORED, Batch, Batches
 from fust.tune.checkpoints import Checkpoint, State, Tensors, disk_errors, find_checkpoint, save_checkpoint
-from fust.tune.packing import pack, rows_of_step
-from fust.tune.prepare import Prepared
+from fust.tune.preference import Preference, Reference
 from fust.tune.progress import Point, Trained, Watcher
 from fust.tune.recipe import Recipe
 
-IGNORED = -100
 CHECKPOINT_EVERY_S = 60.0
 _HEAD_VALUES = 2**26
 """Logits that are made at once; more are made in parts, each again for the backward pass."""
 _FROZEN_FP32_PARAMETERS = 300_000_000
-_HELD_OUT_ROWS = 64
 _MEASURE_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Packed rows: token ids, what follows each (IGNORED where nothing is learned), places in the samples; (B, T)."""
-
-    ids: torch.Tensor
-    targets: torch.Tensor
-    positions: torch.Tensor
-    tokens: int
-    """Places that are not padding."""
-
-    @property
-    def learned(self) -> int:
-        """Returns the number of learned tokens."""
-        return int((self.targets != IGNORED).sum())
 
 
 class Diverged(FustError):
@@ -82,54 +62,6 @@ def keep_malloc_pages() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-# Data
-
-
-class Batches:
-    """The rows of prepared samples, train and held out, as batches."""
-
-    def __init__(self, prepared: Prepared, row_tokens: int) -> None:
-        self._prepared = prepared
-        self._row_tokens = row_tokens
-        self.train = self._pack(np.flatnonzero(~prepared.held_out))
-        self.held_out = self._pack(np.flatnonzero(prepared.held_out))[:_HELD_OUT_ROWS]
-
-    def _pack(self, samples: np.ndarray[Any, Any]) -> list[list[int]]:
-        # A sample of n tokens has n - 1 places at which something follows.
-        lengths = [int(self._prepared.lengths[i]) - 1 for i in samples]
-        return [[int(samples[i]) for i in row] for row in pack(lengths, self._row_tokens)]
-
-    def of_step(self, recipe: Recipe, step: int) -> Iterator[Batch]:
-        """Yields the batches that make step ``step``."""
-        rows = rows_of_step(len(self.train), recipe.rows_per_step, step, recipe.seed)
-        for first in range(0, len(rows), recipe.rows_per_pass):
-            yield self.build([self.train[int(i)] for i in rows[first : first + recipe.rows_per_pass]])
-
-    def of_held_out(self, rows_per_pass: int) -> Iterator[Batch]:
-        """Yields all that is held out (a part of it when there is much)."""
-        for first in range(0, len(self.held_out), rows_per_pass):
-            yield self.build(self.held_out[first : first + rows_per_pass])
-
-    def build(self, rows: Sequence[Sequence[int]]) -> Batch:
-        """Returns rows of samples as a batch. Positions start again with each sample: so attention parts them."""
-        shape = (len(rows), self._row_tokens)
-        ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        targets = np.full(shape, IGNORED, np.int64)
-        tokens = 0
-        for i, row in enumerate(rows):
-            at = 0
-            for sample in row:
-                said, learned = self._prepared.sample(sample)
-                n = len(said) - 1
-                ids[i, at : at + n] = said[:-1]
-                targets[i, at : at + n] = np.where(learned[1:] == 1, said[1:].astype(np.int64), IGNORED)
-                positions[i, at : at + n] = np.arange(n)
-                at += n
-            positions[i, at:] = np.arange(shape[1] - at)
-            tokens += at
-        return Batch(torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(positions), tokens)
-
-
 # Model
 
 
@@ -143,7 +75,7 @@ class Tuned:
         self._bf16 = recipe.precision == "bf16"
         self._stored = cast("torch.dtype", AutoConfig.from_pretrained(folder).dtype or torch.float32)
         self._base = recipe.base
-        self._is_adapter = recipe.method == "lora"
+        self._is_adapter = recipe.is_adapter
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
@@ -186,6 +118,10 @@ class Tuned:
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Returns the sum of -log p over the learned tokens."""
+        return self.losses(batch)[0].sum()
+
+    def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns -log p of each learned token, and which of the batch's places it has when they are counted through."""
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16):
             # No cache and no mask: only then does transformers part packed samples by their positions.
             hidden = self._backbone(
@@ -196,18 +132,18 @@ class Tuned:
             hidden, wanted = hidden.flatten(0, 1).index_select(0, places), wanted[places]
             at_once = max(1, _HEAD_VALUES // self._head.weight.shape[0])
             if len(wanted) <= at_once:
-                return self._head_loss(hidden, wanted)
+                return self._head_loss(hidden, wanted), places
             parts = zip(hidden.split(at_once), wanted.split(at_once), strict=True)
-            sums = [
+            found = [
                 cast("torch.Tensor", checkpoint(self._head_loss, h, w, use_reentrant=False)) for h, w in parts
             ]
-            return torch.stack(sums).sum()
+            return torch.cat(found), places
 
     def _head_loss(self, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         logits = self._head(hidden).float()
         if self._soft_cap:
             logits = torch.tanh(logits / self._soft_cap) * self._soft_cap
-        return F.cross_entropy(logits, wanted, reduction="sum")
+        return F.cross_entropy(logits, wanted, reduction="none")
 
     def weights(self) -> Tensors:
         """Returns what is trained, by name."""
@@ -305,6 +241,7 @@ class Training:
         self._folder = folder
         self._watcher = watcher
         self._mover = Mover(tuned, recipe)
+        self._preference: Preference | None = None
         self.state = State()
         self._saved_at = time.monotonic()
 
@@ -315,6 +252,8 @@ class Training:
             Diverged: the loss broke a second time.
 
         """
+        if self._recipe.method == "dpo" and not self._refer():
+            return self._ended(finished=False)
         self._resume()
         while self.state.step < self._recipe.steps:
             if self._watcher.wants_to_stop():
@@ -337,10 +276,12 @@ class Training:
         All memory that training takes has been taken once after it.
         """
         torch.manual_seed(self._recipe.seed)
+        if self._recipe.method == "dpo":  # any reference will do
+            self._preference = Preference(self._recipe.beta, torch.zeros(self._batches.count))
         took: list[float] = []
         for batch in self._batches.of_step(self._recipe, 0):
             began = time.monotonic()
-            (self.tuned.loss(batch) / max(1, batch.learned)).backward()  # pyright: ignore[reportUnknownMemberType]
+            (self._loss(batch)[0] / max(1, self._weight(batch))).backward()  # pyright: ignore[reportUnknownMemberType]
             took.append(time.monotonic() - began)
             if len(took) > 3 and sum(took) > _MEASURE_S:
                 break
@@ -351,7 +292,7 @@ class Training:
         if len(took) < 3:  # the first pass also fills caches and takes memory from the system
             again = time.monotonic()
             for batch in self._batches.of_step(self._recipe, 1):
-                self.tuned.loss(batch).backward()  # pyright: ignore[reportUnknownMemberType]
+                self._loss(batch)[0].backward()  # pyright: ignore[reportUnknownMemberType]
             self._mover.forget()
             return time.monotonic() - again + moved_s
         return sorted(took[1:])[len(took[1:]) // 2] * self._recipe.passes_per_step + moved_s
@@ -360,13 +301,15 @@ class Training:
         """Does one step; None when the loss broke, and then nothing has moved."""
         torch.manual_seed(self._recipe.seed * 1_000_003 + step)
         batches = list(self._batches.of_step(self._recipe, step))
-        learned = sum(batch.learned for batch in batches)
+        weight = sum(self._weight(batch) for batch in batches)
         total = 0.0
+        margins: list[float] = []
         for batch in batches:
-            loss = self.tuned.loss(batch)
-            (loss / learned).backward()  # pyright: ignore[reportUnknownMemberType]
+            loss, of_batch = self._loss(batch)
+            (loss / weight).backward()  # pyright: ignore[reportUnknownMemberType]
             total += loss.item()
-        mean = total / learned
+            margins += of_batch
+        mean = total / weight
         if not math.isfinite(mean) or self._is_diverging(mean):
             self._mover.forget()
             return None
@@ -376,8 +319,40 @@ class Training:
             return None
         tokens = sum(batch.tokens for batch in batches)
         self.state.tokens += tokens
-        self.state.learned_tokens += learned
-        return Point(step + 1, mean, rate, norm, tokens, self.state.tokens)
+        self.state.learned_tokens += sum(batch.learned for batch in batches)
+        point = Point(step + 1, mean, rate, norm, tokens, self.state.tokens)
+        if not margins:
+            return point
+        return msgspec.structs.replace(
+            point, reward_margin=sum(margins) / len(margins), reward_accuracy=_share_won(margins)
+        )
+
+    def _loss(self, batch: Batch) -> tuple[torch.Tensor, list[float]]:
+        """Returns the loss summed over what counts, and of pairs their margins."""
+        if self._preference is None:
+            return self.tuned.loss(batch), []
+        judged = self._preference.judge(self.tuned, batch)
+        return judged.loss, judged.margins.tolist()
+
+    def _weight(self, batch: Batch) -> int:
+        """Returns what the loss is a mean over: the learned tokens, or the pairs."""
+        return batch.learned if self._preference is None else len(batch.samples) // 2
+
+    def _refer(self) -> bool:
+        """Has the reference ready; to be called while the weights are those of the start. False: asked to stop."""
+        watcher = self._watcher
+
+        def go_on(done: int, total: int) -> bool:
+            watcher.tell(done, total, "Asking the base about both answers")
+            return not watcher.wants_to_stop()
+
+        self.tuned.model.eval()
+        reference = Reference(self._folder.parent / "reference.jsonl", self._key)
+        found = reference.compute(self.tuned, self._batches, self._recipe.rows_per_pass, go_on)
+        self.tuned.model.train()
+        if found is not None:
+            self._preference = Preference(self._recipe.beta, found)
+        return found is not None
 
     def _note(self, point: Point, took_s: float) -> None:
         state, recipe = self.state, self._recipe
@@ -385,11 +360,14 @@ class Training:
         state.step = point.step
         state.mean_loss = point.loss if point.step == 1 else 0.9 * state.mean_loss + 0.1 * point.loss
         state.best_loss = state.mean_loss if point.step == 1 else min(state.best_loss, state.mean_loss)
-        held_out = None
+        held_out = won = None
         if point.step % recipe.evaluate_every == 0 or point.step == recipe.steps:
-            held_out = state.held_out_loss = self._evaluate()
+            held_out, won = self._evaluate()
+            state.held_out_loss, state.held_out_accuracy = held_out, won
         speed = point.tokens_per_s / max(took_s, 1e-9)
-        known = msgspec.structs.replace(point, tokens_per_s=speed, held_out_loss=held_out)
+        known = msgspec.structs.replace(
+            point, tokens_per_s=speed, held_out_loss=held_out, held_out_accuracy=won
+        )
         self._watcher.point(known, recipe.steps)
 
     def _is_diverging(self, loss: float) -> bool:
@@ -424,15 +402,18 @@ class Training:
         self._save()
 
     @torch.no_grad()
-    def _evaluate(self) -> float | None:
-        """Returns the held-out loss, or None when nothing is held out."""
-        total, learned = 0.0, 0
+    def _evaluate(self) -> tuple[float | None, float | None]:
+        """Returns the held-out loss, None when nothing is held out; and of pairs the share that is judged right."""
+        total, weight = 0.0, 0
+        margins: list[float] = []
         self.tuned.model.eval()
         for batch in self._batches.of_held_out(self._recipe.rows_per_pass):
-            total += self.tuned.loss(batch).item()
-            learned += batch.learned
+            loss, of_batch = self._loss(batch)
+            total += loss.item()
+            weight += self._weight(batch)
+            margins += of_batch
         self.tuned.model.train()
-        return total / learned if learned else None
+        return (total / weight if weight else None), (_share_won(margins) if margins else None)
 
     # Checkpoints
 
@@ -456,7 +437,8 @@ class Training:
             self._load(found)
             self._watcher.say("Going on from step {step}.", step=self.state.step)
         else:
-            self.state.first_held_out_loss = self.state.held_out_loss = self._evaluate()
+            loss, self.state.held_out_accuracy = self._evaluate()
+            self.state.first_held_out_loss = self.state.held_out_loss = loss
             self._save()  # where a loss that breaks early goes back to
 
     def _load(self, found: Checkpoint) -> None:
@@ -475,4 +457,10 @@ class Training:
             state.held_out_loss,
             state.first_held_out_loss,
             finished,
+            state.held_out_accuracy,
         )
+
+
+def _share_won(margins: list[float]) -> float:
+    """Returns the share of pairs whose better answer is favoured; a draw, as at the start, counts as half."""
+    return sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins) / len(margins)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import tokenizers
 import torch
 import transformers
 
-from fust.formats.hf_tokenizer import PRE_TOKENIZERS
+from fust.formats.hf_tokenizer import IGNORES_MERGES, PRE_TOKENIZERS
 
 PROBE = [
     "The cat's hat isn't   red.\n\n  She'LL say: \"don't!\" 12345 times…",
@@ -23,7 +24,7 @@ PROBE = [
 def tokenizer_of(rule: str | None, folder: Path) -> object:
     pre = tokenizers.pre_tokenizers
     tokenizer = tokenizers.Tokenizer(
-        tokenizers.models.BPE(ignore_merges=PRE_TOKENIZERS.get(rule) == "llama-bpe")
+        tokenizers.models.BPE(ignore_merges=PRE_TOKENIZERS.get(rule) in IGNORES_MERGES)
     )
     if rule is None:
         tokenizer.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
@@ -48,20 +49,79 @@ def tokenizer_of(rule: str | None, folder: Path) -> object:
     return tokenizer
 
 
-def model_in(folder: Path, kind: str, tied: bool) -> object:
-    torch.manual_seed(1)
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=256,
-        tie_word_embeddings=tied,
-        initializer_range=0.15,
+def fallback_tokenizer(
+    folder: Path, *, prepends: str = "", strips: bool = False, template: bool = True
+) -> object:
+    """Writes a tokenizer as those made from sentencepiece are: BPE whose unknown characters become bytes.
+
+    Args:
+        folder: where to.
+        prepends: what puts a space before a text: "" (nothing, Gemma), "normalizer" (Llama 2) or "first" (Mistral).
+        strips: whether added tokens swallow the spaces behind them, as Phi 3's do.
+        template: whether it has a chat template.
+
+    """
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=330, special_tokens=[], show_progress=False)
+    scratch = tokenizers.Tokenizer(tokenizers.models.BPE())
+    scratch.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    scratch.train_from_iterator([text for text in PROBE if "<|" not in text] * 3, trainer)
+    learned = json.loads(scratch.to_str())["model"]
+    special = ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    order = {"".join(pair): place for place, pair in enumerate(learned["merges"])}
+    ways = [
+        (order[piece], piece[:cut], piece[cut:])
+        for piece in order
+        for cut in range(1, len(piece))
+        if piece[:cut] in vocab and piece[cut:] in vocab
+    ]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            vocab, [way[1:] for way in sorted(ways)], byte_fallback=True, unk_token="<unk>", fuse_unk=True
+        )
     )
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    changes = tokenizers.normalizers
+    marks = changes.Replace(" ", "▁")
+    if prepends == "first":
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        tokenizer.normalizer = changes.Sequence([changes.Prepend("▁"), marks]) if prepends else marks
+    tokenizer.add_special_tokens(
+        [
+            tokenizers.AddedToken(t, normalized=False, rstrip=strips and t not in special[:2] + special[3:4])
+            for t in special
+        ]
+    )
+    wrapped = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="</s>",
+        bos_token="<s>",
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+    )
+    if template:
+        wrapped.chat_template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    wrapped.save_pretrained(folder)
+    return tokenizer
+
+
+def model_in(folder: Path, kind: str, tied: bool, **more: object) -> object:
+    torch.manual_seed(1)
+    shape: dict[str, object] = {
+        "vocab_size": 640 if kind in ("Gemma3Text", "Phi3", "Mistral") else 512,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": tied,
+        "initializer_range": 0.15,
+        "pad_token_id": 0,
+    }
+    config = getattr(transformers, f"{kind}Config")(**(shape | more))
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(folder)
     return model

@@ -1,8 +1,12 @@
-"""Reads tokenizer.json and its neighbours as far as GGUF needs them: byte-level BPE only, refused when unsure.
+"""Reads tokenizer.json and its neighbours as far as GGUF needs them: two kinds of BPE, refused when unsure.
 
-llama.cpp cuts text by a rule compiled into it and named in ``tokenizer.ggml.pre``; tokenizer.json spells the rule out.
-The table below maps one to the other. A rule that is not in it is refused: with a wrong one, a model reads other tokens
-than it was trained on and nothing says so.
+Byte-level BPE (GPT-2's, Llama 3's, Qwen's): llama.cpp cuts text by a rule compiled into it and named in
+``tokenizer.ggml.pre``; tokenizer.json spells the rule out. The table below maps one to the other. A rule that is not in
+it is refused: with a wrong one, a model reads other tokens than it was trained on and nothing says so.
+
+BPE with byte fallback (sentencepiece's: Llama 2, Mistral, Gemma, Phi 3): llama.cpp joins the two neighbours whose whole
+has the best score, where tokenizer.json lists which pairs may be joined, in order. Both are the same when the list has
+every way to make a piece, side by side; that is checked, and the scores follow from the order.
 """
 
 from __future__ import annotations
@@ -21,17 +25,26 @@ PRE_TOKENIZERS = {
     _QUOTES + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _ENDS: "qwen2",
     _QUOTES + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _ENDS: "qwen35",
 }
-"""The Split rule of tokenizer.json: the name that llama.cpp has for it (src/llama-vocab.cpp)."""
+"""The Split rule of tokenizer.json: the name that llama.cpp has for it (src/llama-vocab.cpp).
+
+Mistral Nemo's rule (tekken) is not here: llama.cpp has an approximation of it, which cuts Indic scripts otherwise.
+"""
 
 IGNORES_MERGES = ("llama-bpe",)
 """Rules for which llama.cpp takes a whole word from the vocabulary before trying merges."""
+_WITH_MERGES = {"llama-bpe": "dbrx"}
+"""What llama.cpp calls the same rule where it does not."""
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_SPACE = "▁"
+_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+_ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
+_PHI3_KEEP_SPACES = {"<unk>", "<s>", "<|endoftext|>"}
 
 
 @dataclass(frozen=True, slots=True)
 class BPETokenizer:
-    """A byte-level BPE tokenizer as GGUF stores it; ``types`` are those of llama.h (enum llama_token_type)."""
+    """A BPE tokenizer as GGUF stores it; ``types`` are those of llama.h (enum llama_token_type)."""
 
     pre: str
     tokens: tuple[str, ...]
@@ -42,16 +55,26 @@ class BPETokenizer:
     pad: int | None
     adds_bos: bool
     chat_template: str | None
+    scores: tuple[float, ...] = ()
+    """Of tokens with byte fallback; empty for byte-level BPE."""
+    unknown: int | None = None
+    space_prefix: bool = False
+    """Whether a space is put before a text; only with byte fallback."""
+    strips_like_phi3: bool = False
+    """Whether added tokens swallow the spaces behind them, all but three, as llama.cpp does for models named Phi-3."""
 
 
 class _Added(msgspec.Struct):
     id: int
     content: str
     special: bool
+    lstrip: bool = False
+    rstrip: bool = False
 
 
 class _Pattern(msgspec.Struct):
     Regex: str | None = None
+    String: str | None = None
 
 
 class _Step(msgspec.Struct):
@@ -65,6 +88,12 @@ class _Step(msgspec.Struct):
     use_regex: bool = True
     individual_digits: bool = False
     pretokenizers: list[_Step] = []
+    normalizers: list[_Step] = []
+    prepend: str | None = None
+    content: str | None = None
+    prepend_scheme: str = "always"
+    replacement: str | None = None
+    split: bool = True
     processors: list[_Step] = []
     single: list[dict[str, dict[str, object]]] = []
 
@@ -74,6 +103,7 @@ class _Model(msgspec.Struct):
     merges: list[str | tuple[str, str]]
     type: str = "BPE"
     byte_fallback: bool = False
+    unk_token: str | None = None
     ignore_merges: bool = False
     dropout: float | None = None
 
@@ -107,7 +137,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> BPETokenizer:
     """Returns the tokenizer of a Hugging Face folder; ids without a token are filled up to ``vocab_size``.
 
     Raises:
-        InvalidInput: not a byte-level BPE tokenizer whose rules llama.cpp knows by name.
+        InvalidInput: not a BPE tokenizer whose rules llama.cpp has too.
         OSError: a file cannot be read.
     """
     try:
@@ -115,13 +145,19 @@ def read_tokenizer(folder: Path, vocab_size: int) -> BPETokenizer:
         path = folder / "tokenizer_config.json"
         config = msgspec.json.decode(path.read_bytes() if path.exists() else b"{}", type=_TokenizerConfig)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise _refused("its files are not those of a byte-level BPE tokenizer") from error
-    pre = _pre_tokenizer(file)
+        raise _refused("its files are not those of a BPE tokenizer") from error
+    if file.model.type != "BPE" or file.model.dropout:
+        raise _refused("its model is not BPE")
+    falls_back = file.model.byte_fallback
+    pre = "default" if falls_back else _pre_tokenizer(file)
     by_id = {number: token for token, number in file.model.vocab.items()}
-    kinds = dict.fromkeys(by_id, NORMAL)
+    if falls_back:  # Gemma has a second name for one of them
+        by_id |= {number: name for name, number in file.model.vocab.items() if name in _BYTES}
+    kinds = dict.fromkeys(by_id, NORMAL) | (_kinds_of_pieces(file) if falls_back else {})
     for added in file.added_tokens:
         by_id[added.id] = added.content
-        kinds[added.id] = CONTROL if added.special else USER_DEFINED
+        if added.content != file.model.unk_token:
+            kinds[added.id] = CONTROL if added.special else USER_DEFINED
     if not by_id or min(by_id) < 0 or max(by_id) >= vocab_size:
         raise _refused("it has more tokens than the model")
     ids = {token: number for number, token in by_id.items()}
@@ -133,7 +169,21 @@ def read_tokenizer(folder: Path, vocab_size: int) -> BPETokenizer:
     adds_bos = (
         config.add_bos_token if config.add_bos_token is not None else _template_adds_bos(file.post_processor)
     )
-    merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in file.model.merges)
+    template = _chat_template(folder, config)
+    if falls_back:
+        scores = _scores(file)
+        added_ids = {added.id for added in file.added_tokens}
+        all_scores = tuple(
+            _ADDED_SCORE if i in added_ids else scores.get(by_id[i], 0.0) if i in by_id else _UNUSED_SCORE
+            for i in range(vocab_size)
+        )
+    else:
+        all_scores = ()
+    merges = (
+        []
+        if falls_back
+        else [merge if isinstance(merge, str) else " ".join(merge) for merge in file.model.merges]
+    )
     return BPETokenizer(
         pre,
         tuple(by_id.get(i, f"[PAD{i}]") for i in range(vocab_size)),
@@ -143,14 +193,16 @@ def read_tokenizer(folder: Path, vocab_size: int) -> BPETokenizer:
         id_of(config.eos_token),
         id_of(config.pad_token),
         bos is not None and adds_bos,
-        _chat_template(folder, config),
+        template,
+        all_scores,
+        file.model.vocab.get(file.model.unk_token or ""),
+        falls_back and _puts_space(file, has_template=template is not None),
+        _strips_like_phi3(file),
     )
 
 
 def _pre_tokenizer(file: _TokenizerFile) -> str:
     """Returns llama.cpp's name for the tokenizer's rules."""
-    if file.model.type != "BPE" or file.model.byte_fallback or file.model.dropout:
-        raise _refused("its model is not byte-level BPE")
     if file.normalizer is not None and file.normalizer.type != "NFC":
         raise _refused("its normalizer is " + file.normalizer.type[:50])
     step = file.pre_tokenizer
@@ -165,9 +217,99 @@ def _pre_tokenizer(file: _TokenizerFile) -> str:
         pattern = steps[0].pattern
         if pattern is not None and pattern.Regex and steps[0].behavior == "Isolated" and not steps[0].invert:
             name = PRE_TOKENIZERS.get(pattern.Regex)
+    if name is not None and not file.model.ignore_merges:
+        name = _WITH_MERGES.get(name, name)
     if name is None or file.model.ignore_merges != (name in IGNORES_MERGES):
         raise _refused("its pre-tokenizer has no known name in llama.cpp")
     return name
+
+
+# Byte fallback
+
+
+def _kinds_of_pieces(file: _TokenizerFile) -> dict[int, int]:
+    """Returns the types of the tokens for single bytes and for what is unknown."""
+    vocab = file.model.vocab
+    if any(name not in vocab for name in _BYTES):
+        raise _refused("it has no token for each byte")
+    if file.model.unk_token is None or file.model.unk_token not in vocab:
+        raise _refused("it has no token for what is unknown")
+    return {vocab[name]: BYTE for name in _BYTES} | {vocab[file.model.unk_token]: UNKNOWN}
+
+
+def _scores(file: _TokenizerFile) -> dict[str, float]:
+    """Returns minus the place of each piece in the order of the merges.
+
+    Raises:
+        InvalidInput: a piece could be made of two others in a way that is not listed, or its ways do not stand together.
+
+    """
+    vocab, order = file.model.vocab, dict[str, int]()
+    added = {token.content for token in file.added_tokens}  # found before anything is joined
+    listed: set[tuple[str, str]] = set()
+    last = ""
+    for merge in file.model.merges:
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        piece = left + right
+        if piece != last and piece in order and piece not in added:
+            raise _refused("the ways to make one piece do not stand together in its merges")
+        order.setdefault(piece, len(order))
+        listed.add((left, right))
+        last = piece
+    joinable = vocab.keys() - _BYTES - added
+    for piece in order.keys() - added:
+        for cut in range(1, len(piece)):
+            halves = (piece[:cut], piece[cut:])
+            if halves[0] in joinable and halves[1] in joinable and halves not in listed:
+                raise _refused("its merges are not those of sentencepiece")
+    return {piece: -float(place) for piece, place in order.items()}
+
+
+def _puts_space(file: _TokenizerFile, *, has_template: bool) -> bool:
+    """Returns whether a text begins with a space of its own.
+
+    llama.cpp puts one at the start and behind every special token. A tokenizer that puts it at the start alone
+    (`prepend_scheme` first) is read so where it has no chat template; where it has one, texts begin with a special token,
+    and there is none.
+
+    Raises:
+        InvalidInput: text is changed in a way that llama.cpp does not know.
+
+    """
+    step = file.normalizer
+    changes = step.normalizers if step is not None and step.type == "Sequence" else [step] if step else []
+    prepends = False
+    for change in changes:
+        if change.type == "Prepend" and change.prepend == _SPACE:
+            prepends = True
+        elif not (
+            change.type == "Replace"
+            and change.content == _SPACE
+            and change.pattern is not None
+            and change.pattern.String == " "
+        ):
+            raise _refused("its normalizer is " + change.type[:50])
+    pre = file.pre_tokenizer
+    if pre is None:
+        if not any(change.type == "Replace" for change in changes):
+            raise _refused("it does not mark spaces")
+        return prepends
+    if pre.type == "Split" and changes and pre.pattern is not None and pre.pattern.String == " ":
+        return prepends  # nothing is left to split: spaces are marked before
+    if pre.type != "Metaspace" or pre.split or pre.replacement != _SPACE or changes:
+        raise _refused("its pre-tokenizer is " + pre.type[:50])
+    return pre.prepend_scheme == "always" or (pre.prepend_scheme == "first" and not has_template)
+
+
+def _strips_like_phi3(file: _TokenizerFile) -> bool:
+    """Returns whether added tokens swallow spaces behind them as llama.cpp has it for Phi-3; else none may swallow any."""
+    strip = {added.content for added in file.added_tokens if added.rstrip}
+    others = {added.content for added in file.added_tokens if not added.rstrip}
+    if any(added.lstrip for added in file.added_tokens):
+        raise _refused("one of its added tokens swallows the spaces before it")
+    if strip and not ("</s>" in strip and others == _PHI3_KEEP_SPACES):
+        raise _refused(f"its token {min(strip)[:50]} swallows the spaces behind it")
+    return bool(strip)
 
 
 def _template_adds_bos(step: _Step | None) -> bool:

@@ -28,25 +28,35 @@ _POLL_S = 0.2
         "fust serve Qwen/Qwen3-0.6B-GGUF --alias small",
         "fust serve Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf --pin",
         "fust serve ./my-model.gguf",
+        "fust serve parrot --engine echo --misbehave 429,ok",
     ),
 )
-@click.argument("model", metavar="OWNER/NAME[:FILE]|PATH")
+@click.argument("model", metavar="OWNER/NAME[:FILE]|PATH|NAME")
 @click.option("--alias", default="", help=t("Another name under which the API knows it."))
 @click.option(
     "--engine", default="", help=t("Which engine serves it; without this the one that fits its files.")
 )
+@click.option(
+    "--misbehave",
+    default="",
+    help=t("For the engine echo: how it is to fail, request by request, such as `slow:0.5,cut,ok`."),
+)
 @click.option("--pin", is_flag=True, help=t("Never unload it to make room."))
 @click.option("-d", "--detach", is_flag=True, help=t("Do not wait until it is loaded."))
 @pass_cli
-def serve(cli: CLI, model: str, alias: str, engine: str, pin: bool, detach: bool) -> None:
+def serve(cli: CLI, model: str, alias: str, engine: str, misbehave: str, pin: bool, detach: bool) -> None:
     """Creates a deployment and waits until it is ready."""
     client = cli.client()
     path = Path(model)
-    if path.is_file() or model.startswith((".", "/", "~")):
-        repo_id, file = _upload(cli, client, path.expanduser())
+    if engine == "echo":
+        options = {"misbehave": misbehave.split(",")} if misbehave else {}
+        deployment = client.create_bare_deployment(model, engine, options, alias, pin=pin)
     else:
-        repo_id, _, file = model.partition(":")
-    deployment = client.create_deployment(repo_id, file, alias, engine=engine, pin=pin)
+        if path.is_file() or model.startswith((".", "/", "~")):
+            repo_id, file = _upload(cli, client, path.expanduser())
+        else:
+            repo_id, _, file = model.partition(":")
+        deployment = client.create_deployment(repo_id, file, alias, engine=engine, pin=pin)
     if not detach:
         deployment = _wait(client, deployment)
     cli.result(deployment, _how_to_use(deployment))

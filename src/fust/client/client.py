@@ -290,6 +290,15 @@ class Client:
             body["engine"] = engine
         return self._post("/fust/v1/deployments", Deployment, body)
 
+    def create_bare_deployment(
+        self, name: str, engine: str, options: dict[str, Any], alias: str = "", *, pin: bool = False
+    ) -> Deployment:
+        """Makes an engine answer that serves no file of the hub; returns at once, mostly while it loads."""
+        body: dict[str, Any] = {"name": name, "engine": engine, "options": options, "pin": pin}
+        if alias:
+            body["alias"] = alias
+        return self._post("/fust/v1/deployments", Deployment, body)
+
     def get_deployment(self, deployment_id: str) -> Deployment:
         """Returns a model at the API."""
         return self._get(f"/fust/v1/deployments/{quote(deployment_id, safe='')}", Deployment)

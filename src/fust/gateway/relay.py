@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 
 from fust.core.errors import UpstreamFailed
-from fust.gateway.upstream import explain_fault, lost
+from fust.gateway.upstream import explain_fault, lost, no_answer
 from fust.wire.openai import Answer, Usage
 from fust.wire.targets import Target
 
@@ -37,8 +37,24 @@ class Names:
         return data.replace(self._old, self._new)
 
 
+def decode_answer(data: bytes, target: Target) -> dict[str, Any]:
+    """Returns an answer or a chunk; raises UpstreamFailed for what is none."""
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise no_answer(target) from None
+
+
+def usage_of_answer(data: bytes, target: Target) -> Usage:
+    """Returns the usage that a whole answer tells; raises UpstreamFailed for what is no answer."""
+    try:
+        return _ANSWER.decode(data).usage or Usage()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise no_answer(target) from None
+
+
 def usage_of(data: bytes) -> Usage | None:
-    """Returns the usage that a JSON answer tells, or None."""
+    """Returns the usage that an event tells, or None."""
     try:
         return _ANSWER.decode(data).usage
     except msgspec.DecodeError:
@@ -63,6 +79,8 @@ class EventStream:
         Raises:
             FustError: the engine told of an error, or ended before the end mark.
         """
+        if self._response.content_type != "text/event-stream":
+            raise no_answer(self._target)
         rest = b""
         async for data in self._response.content.iter_any():
             if rest:
@@ -82,6 +100,7 @@ class EventStream:
                 or b'"usage":' in piece
                 or b"[DONE]" in piece
                 or b'"error":' in piece
+                or piece.count(b"\n\ndata: ") + piece.startswith(b"data: ") != piece.count(b"\n\n")
             ):
                 piece = self._look(piece)
             if piece:
@@ -90,7 +109,7 @@ class EventStream:
             raise lost(self._target)
 
     def _look(self, piece: bytes) -> bytes:
-        """Reads events that say more than a token: the first, the last, the usage, an error."""
+        """Reads events that say more than a token: the first, the last, the usage, an error, what is no event."""
         kept: list[bytes] = []
         for event in piece.split(b"\n\n"):
             line = event.strip()
@@ -108,6 +127,8 @@ class EventStream:
                         continue
             elif self.first_token_s is None and line.startswith(b"data: ") and b'"content":null' not in line:
                 self.first_token_s = time.perf_counter()
+            elif not line.startswith((b"data:", b":", b"event:", b"error:")):
+                raise no_answer(self._target)
             kept.append(line)
         return b"".join(line + b"\n\n" for line in kept)
 
@@ -117,7 +138,7 @@ class EventStream:
             for event in piece.split(b"\n\n"):
                 line = event.strip()
                 if line.startswith(b"data: {"):
-                    yield msgspec.json.decode(line[6:])
+                    yield decode_answer(line[6:], self._target)
 
 
 def _error_body(line: bytes) -> bytes:

@@ -23,7 +23,7 @@ from fust.gateway.echo import follows_greedily, greedy_end, put_before, score_re
 from fust.gateway.exchange import Exchange
 from fust.gateway.limits import Limits
 from fust.gateway.meter import Meter
-from fust.gateway.relay import DONE, EventStream, Names, usage_of
+from fust.gateway.relay import DONE, EventStream, Names, decode_answer, usage_of_answer
 from fust.gateway.translate import Plan
 from fust.gateway.upstream import EngineRefused, TemplateWithoutEnd, Upstream
 from fust.records.usage import Usage as UsageRecord
@@ -168,7 +168,7 @@ class Serving:
             await self._relay(plan, target, exchange, count)
         else:
             body = await self._ask(plan, target, 0)
-            count.usage = usage_of(body) or Usage()
+            count.usage = usage_of_answer(body, target)
             await exchange.answer(Names(target).put(body))
 
     async def _ask(self, plan: Plan, target: Target, number: int) -> bytes:
@@ -209,7 +209,7 @@ class Serving:
         async def one(index: int) -> dict[str, Any]:
             async with gate:
                 body = await self._ask(plan, target, index)
-            answer: dict[str, Any] = msgspec.json.decode(Names(target).put(body))
+            answer = decode_answer(Names(target).put(body), target)
             if plan.logprobs:
                 old_logprobs(answer)
             reader = plan.tools.reader(target) if plan.tools else None

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 import aiohttp
 import msgspec
 
-from fust.core.errors import FustError, InvalidInput, NotOffered, Unavailable, UpstreamFailed
+from fust.core.errors import FustError, InvalidInput, NotOffered, RateLimited, Unavailable, UpstreamFailed
 from fust.wire.openai import EngineFault, EngineFaultBody
 from fust.wire.targets import Target
 
@@ -97,9 +97,8 @@ class Upstream:
             response = await self._send(target, path, body)
             try:
                 if response.status != 200:
-                    raise explain_fault(
-                        await response.content.read(_FAULT_BYTES), response.status, target, param
-                    )
+                    raw = await response.content.read(_FAULT_BYTES)
+                    raise explain_fault(raw, response.status, target, param, _wait_of(response))
                 yield response
             except aiohttp.ClientError as error:
                 raise lost(target) from error
@@ -193,7 +192,26 @@ def lost(target: Target, kind: type[EngineLost] = EngineLost) -> EngineLost:
     )
 
 
-def explain_fault(raw: bytes, status: int, target: Target, param: str = "messages") -> FustError:
+def no_answer(target: Target) -> UpstreamFailed:
+    """Returns the error for an engine that sent what is none of its API's answers."""
+    return UpstreamFailed(
+        "The engine of {model} sent something that is no answer.",
+        hint="Send the request once more; if it happens again, the engine's log may tell why.",
+        model=target.model,
+        code="engine_nonsense",
+    )
+
+
+def _wait_of(response: aiohttp.ClientResponse) -> float | None:
+    try:
+        return min(max(0.0, float(response.headers.get("Retry-After", ""))), 86_400.0)
+    except ValueError:
+        return None
+
+
+def explain_fault(
+    raw: bytes, status: int, target: Target, param: str = "messages", retry_after_s: float | None = None
+) -> FustError:
     """Returns an engine's error (its HTTP body, or the object of an error event) as one of ours."""
     try:
         fault = msgspec.json.decode(raw, type=EngineFaultBody).error
@@ -229,6 +247,15 @@ def explain_fault(raw: bytes, status: int, target: Target, param: str = "message
             context=target.context,
             model=target.model,
             param=param,
+        )
+    if status == 429:
+        return RateLimited(
+            "{model} has too much to do: {reason}.",
+            hint="Try again later.",
+            model=target.model,
+            reason=message[:500],
+            code="engine_busy",
+            retry_after_s=retry_after_s,
         )
     if status == 501:
         return NotOffered("{model} does not offer this: {reason}.", model=target.model, reason=message)

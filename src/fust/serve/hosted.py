@@ -65,6 +65,9 @@ class Hosted:
     created_by: str
     created_at: datetime
     last_used_at: datetime | None
+    options: bytes = b"{}"
+    """What an engine without a file was told, as JSON."""
+    sealed: str = field(default="", repr=False)
     engines: dict[Mode, Running] = field(default_factory=lambda: {})
     facts: ModelFacts | None = None
     path: Path | None = None
@@ -94,7 +97,8 @@ class Hosted:
         reason = msgspec.json.decode(row.reason, type=Note) if row.reason else note("")
         return cls(
             row.id, row.name, row.alias, row.repo_id, row.file, row.revision, row.pinned, get_kind(row.engine),
-            row.size_bytes, reason, row.created_by, row.created_at, row.last_used_at,
+            row.size_bytes, reason, row.created_by, row.created_at, row.last_used_at, row.options.encode() or b"{}",
+            row.sealed,
         )  # fmt: skip
 
     @property

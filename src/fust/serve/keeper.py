@@ -36,12 +36,19 @@ _IDLE_LOAD = 0.2
 class Keeper:
     """Starts and ends the engines of all deployments."""
 
-    def __init__(self, settings: Settings, files: ModelFiles, hosted: Callable[[], Iterable[Hosted]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        files: ModelFiles,
+        hosted: Callable[[], Iterable[Hosted]],
+        unseal: Callable[[Hosted], str],
+    ) -> None:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self._settings = settings
         self._files = files
         self._hosted = hosted
+        self._unseal = unseal
         self._admission = threading.Lock()
         self._stopping = False
 
@@ -133,6 +140,9 @@ class Keeper:
 
     def facts_of(self, hosted: Hosted) -> ModelFacts:
         """Returns the shape of the deployment's model, its file brought from the hub when needed."""
+        if hosted.kind.bare is not None:
+            hosted.path, hosted.facts = Path(), hosted.kind.bare.facts_of(hosted.options)
+            return hosted.facts
         with hosted.bringing:  # two requests may meet here; the folder of links is made by one of them
             if hosted.facts is None or hosted.path is None or not hosted.path.exists():
                 tree = self._files.list_files(hosted.repo_id, hosted.revision)
@@ -189,6 +199,8 @@ class Keeper:
             threads=plan.threads,
             most_bytes=self._settings.serve.memory_bytes,
             pooling=plan.pooling,
+            options=hosted.options,
+            secret=self._unseal(hosted),
         )
         engine = hosted.kind.make(spec, self._settings.home)
         with self.lock:
@@ -241,7 +253,12 @@ class Keeper:
         """
         with self._admission:
             room = self.room_bytes(besides=hosted)
-            plan = plan_engine(facts, mode, self._settings.serve, room)
+            bare = hosted.kind.bare
+            plan = (
+                bare.plan_of(hosted.options, self._settings.serve)
+                if bare
+                else plan_engine(facts, mode, self._settings.serve, room)
+            )
             if plan.memory_bytes > room:
                 raise InvalidInput(
                     "{model} needs about {need}, and {room} can be used for it.",

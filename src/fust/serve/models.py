@@ -22,6 +22,7 @@ class DeploymentRow(Base):
     """`owner/name`, or `owner/name:FILE` when the caller picked a file."""
     alias: Mapped[str | None] = mapped_column(default=None, unique=True)
     repo_id: Mapped[str]
+    """Of an engine without a file its own name, when that names an owner; else empty."""
     file: Mapped[str]
     """Path in the repo; of a split model the first part."""
     revision: Mapped[str]
@@ -29,6 +30,10 @@ class DeploymentRow(Base):
     pinned: Mapped[bool] = mapped_column(default=False)
     engine: Mapped[str] = mapped_column(default="llamacpp")
     size_bytes: Mapped[int] = mapped_column(default=0)
+    options: Mapped[str] = mapped_column(default="", server_default="")
+    """What an engine without a file was told, as JSON."""
+    sealed: Mapped[str] = mapped_column(default="", server_default="")
+    """The key that such an engine was given, sealed (`accounts.seal`)."""
     reason: Mapped[str] = mapped_column(default="")
     """Why this file, as JSON of a `Note`."""
     created_by: Mapped[str] = mapped_column(default="")

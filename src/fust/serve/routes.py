@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from litestar import Request, delete, get, patch, post
 from litestar.datastructures import State
@@ -10,6 +12,7 @@ from litestar.types import ControllerRouterHandler
 from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
 from fust.core.clock import iso
+from fust.core.errors import InvalidInput
 from fust.core.i18n import Language, accepted_language
 from fust.serve.service import Deployment as Served
 from fust.serve.service import Serve
@@ -50,6 +53,8 @@ class Deployment(msgspec.Struct):
     tokens_per_s: float
     busy: int
     """Requests that are on it now; those beyond `slots` wait for one."""
+    options: dict[str, Any]
+    """What an engine without a file was told; never its key."""
 
 
 class DeploymentList(msgspec.Struct):
@@ -61,7 +66,7 @@ class DeploymentList(msgspec.Struct):
 class NewDeployment(msgspec.Struct, forbid_unknown_fields=True):
     """What to serve."""
 
-    repo_id: str
+    repo_id: str = ""
     file: str | None = None
     """Path of a GGUF file, or the end of its name; without it the largest that fits is taken."""
     revision: str | None = None
@@ -70,6 +75,10 @@ class NewDeployment(msgspec.Struct, forbid_unknown_fields=True):
     """Kind of engine; without it the one that fits the files."""
     pin: bool = False
     """Never unloaded to make room, and loaded at the start of the server."""
+    name: str = ""
+    """In the place of `repo_id`, for an engine that serves no file of the hub (`echo`, `upstream`)."""
+    options: dict[str, Any] | None = None
+    """What such an engine is told; a key in it is sealed and never shown again."""
 
 
 class DeploymentChange(msgspec.Struct, forbid_unknown_fields=True):
@@ -122,6 +131,7 @@ def draw(served: Served, language: Language) -> Deployment:
         why=[item.draw(language) for item in served.why],
         tokens_per_s=served.tokens_per_s,
         busy=served.busy,
+        options=msgspec.json.decode(served.options),
     )
 
 
@@ -144,6 +154,15 @@ def create_deployment(
     request: AnyRequest, serve: Serve, identity: Identity, data: NewDeployment
 ) -> Deployment:
     """Serves a model; it loads meanwhile. The same model again brings it to the revision of now."""
+    if data.name:
+        if data.repo_id or data.file or data.revision:
+            raise InvalidInput("A deployment has a repo_id or a name, not both.", param="name")
+        served = serve.deploy_bare(
+            identity, data.name, data.engine or "", data.options or {}, alias=data.alias or None, pin=data.pin
+        )
+        return draw(served, _language(request))
+    if data.options is not None:
+        raise InvalidInput("Options go with a name, not with a model of the hub.", param="options")
     served = serve.deploy(
         identity,
         data.repo_id,

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -26,20 +25,19 @@ from fust.core.ids import new_id, split_repo_id
 from fust.core.settings import Settings
 from fust.serve.engines.base import MODES, Mode
 from fust.serve.engines.child import end_orphans, log_name, read_tail
-from fust.serve.engines.kinds import choose_kind
+from fust.serve.engines.kinds import choose_kind, get_kind
 from fust.serve.facts import ModelFacts
 from fust.serve.files import ModelFiles, choose_file, discard, nothing_to_serve
 from fust.serve.hosted import Hosted, Running, State
 from fust.serve.keeper import Keeper, failure_of
 from fust.serve.models import DeploymentRow
 from fust.serve.notes import Note, note
+from fust.serve.unfiled import ALIAS, Unfiled
 from fust.store.database import Database
 from fust.wire.targets import ModelEntry, Target
 
 log = logging.getLogger(__name__)
 
-# No "/" and no ":", so that an alias never looks like a repo or like a file or an adapter of one.
-_ALIAS = re.compile(r"^[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9_])?$")
 _SWEEP_S = 2.0
 _THOROUGH_EVERY = 3
 
@@ -77,6 +75,8 @@ class Deployment:
     tokens_per_s: float
     busy: int
     """Requests that are on its engines now; more than `slots` wait inside the engine."""
+    options: bytes
+    """What an engine without a file was told, as JSON."""
 
 
 class Serve:
@@ -89,7 +89,8 @@ class Serve:
         self._settings = settings
         self._hosted: dict[str, Hosted] = {}
         self._by_name: dict[str, Hosted] = {}
-        self._keeper = Keeper(settings, files, lambda: tuple(self._hosted.values()))
+        self._unfiled = Unfiled(accounts)
+        self._keeper = Keeper(settings, files, lambda: tuple(self._hosted.values()), self._unfiled.unseal)
         self._lock = self._keeper.lock
         self._suspects: list[tuple[Hosted, Running]] = []
         self._by_engine: dict[str, tuple[Hosted, Running]] = {}
@@ -196,11 +197,10 @@ class Serve:
             self._check_alias(alias, name)
             changed = row is None or (row.revision, row.file, row.engine) != (commit, model.path, kind.name)
             if row is None:
-                row = DeploymentRow(
-                    id=new_id("d"), name=name, repo_id=repo_id, created_by=identity.user or ""
-                )
-                row.created_at = utc_naive()
+                row = _new_row(name, repo_id, identity)
                 session.add(row)
+            elif get_kind(row.engine).bare is not None:
+                raise _name_taken(name)
             row.alias, row.engine = alias or row.alias, kind.name
             row.file, row.revision, row.size_bytes = model.path, commit, model.size_bytes
             row.pinned = pin or bool(row.pinned)
@@ -215,10 +215,58 @@ class Serve:
         self._keeper.load_soon(hosted)
         return self._view(hosted)
 
+    def deploy_bare(
+        self,
+        identity: Identity,
+        name: str,
+        engine: str,
+        options: object,
+        *,
+        alias: str | None = None,
+        pin: bool = False,
+    ) -> Deployment:
+        """Serves an engine that needs no file of the hub; the same name again gives it other options.
+
+        A name without an owner is for everybody here, and only administrators give one; `owner/name` is for those who
+        may read the owner's private repos, and made by those who may write them.
+
+        Raises:
+            Unauthenticated, Denied: the caller may not.
+            InvalidInput: no such engine, or a name or options that cannot be.
+            Conflict: the name or the alias is another deployment's.
+        """
+        self._accounts.require(identity, "write")
+        repo_id = self._unfiled.check_name(identity, name)
+        wish = self._unfiled.read_wish(identity, engine, options)
+        with self._lock:
+            other = self._by_name.get(name)
+        if other is not None and other.name != name:
+            raise _name_taken(name)
+        with self._database.write() as session:
+            row = session.scalars(select(DeploymentRow).where(DeploymentRow.name == name)).first()
+            self._check_alias(alias, name)
+            if row is None:
+                row = _new_row(name, repo_id, identity)
+                session.add(row)
+            elif row.engine != engine:
+                raise _name_taken(name)
+            row.file = row.revision = ""
+            row.alias, row.engine = alias or row.alias, engine
+            row.pinned = pin or bool(row.pinned)
+            row.options = wish.options.decode()
+            row.sealed = self._unfiled.seal(wish.secret)
+            note_action(session, identity, "deployment.start", f"deployment:{name}", engine=engine)
+            session.flush()
+            fresh = Hosted.of(row)
+        hosted = self._adopt(fresh, changed=True)
+        self._refresh_visibility(hosted)
+        self._keeper.load_soon(hosted)
+        return self._view(hosted)
+
     def _check_alias(self, alias: str | None, name: str) -> None:
         if alias is None:
             return
-        if not _ALIAS.match(alias):
+        if not ALIAS.match(alias):
             raise InvalidInput(
                 "{alias!r} cannot be an alias.",
                 hint="Use 1 to 128 letters, digits, '.', '_' or '-'.",
@@ -334,7 +382,10 @@ class Serve:
         self._accounts.require(identity, "write")
         hosted = self._readable(identity, deployment)
         if hosted.created_by != identity.user or identity.grants is not None:
-            self._accounts.check(identity, "repo.push", hosted.repo_id)
+            if hosted.repo_id:
+                self._accounts.check(identity, "repo.push", hosted.repo_id)
+            else:
+                self._accounts.check_admin(identity)
         return hosted
 
     def _end(self, identity: Identity, hosted: Hosted) -> None:
@@ -386,7 +437,9 @@ class Serve:
         if body.get("type", "model") != "model":
             return
         with self._lock:
-            gone = [hosted for hosted in self._hosted.values() if hosted.repo_id == body.get("repo_id")]
+            gone = [
+                h for h in self._hosted.values() if h.repo_id == body.get("repo_id") and h.kind.bare is None
+            ]
         for hosted in gone:
             self._end(SYSTEM, hosted)
 
@@ -397,10 +450,12 @@ class Serve:
         old, new = str(body["from_id"]), str(body["repo_id"])
         with self._database.write() as session:
             for row in session.scalars(select(DeploymentRow).where(DeploymentRow.repo_id == old)).all():
+                if get_kind(row.engine).bare is not None:
+                    continue
                 row.repo_id, row.name = new, new + row.name.removeprefix(old)
         with self._lock:
             for hosted in self._hosted.values():
-                if hosted.repo_id == old:
+                if hosted.repo_id == old and hosted.kind.bare is None:
                     self._by_name.pop(hosted.name, None)
                     hosted.repo_id, hosted.name = new, new + hosted.name.removeprefix(old)
                     hosted.visibility_s = -1e9
@@ -451,6 +506,7 @@ class Serve:
                 why=tuple(item for item in why if item.template),
                 tokens_per_s=round(hosted.tokens_per_s, 1),
                 busy=sum(running.busy for running in hosted.engines.values()),
+                options=hosted.options,
             )
 
     # Targets
@@ -559,6 +615,14 @@ class Serve:
         """Looks up whether the repo is private or gated; returns False when the repo is gone."""
         if hosted.has_fresh_visibility():
             return True
+        if hosted.kind.bare is not None:
+            with self._lock:
+                hosted.private, hosted.gated, hosted.visibility_s = (
+                    bool(hosted.repo_id),
+                    False,
+                    time.monotonic(),
+                )
+            return True
         try:
             private, gated = self._files.is_private(hosted.repo_id), self._files.is_gated(hosted.repo_id)
         except NotFound:
@@ -566,6 +630,20 @@ class Serve:
         with self._lock:
             hosted.private, hosted.gated, hosted.visibility_s = private, gated, time.monotonic()
         return True
+
+
+def _new_row(name: str, repo_id: str, identity: Identity) -> DeploymentRow:
+    row = DeploymentRow(id=new_id("d"), name=name, repo_id=repo_id, created_by=identity.user or "")
+    row.created_at = utc_naive()
+    return row
+
+
+def _name_taken(name: str) -> Conflict:
+    return Conflict(
+        "The name {name!r} is taken by another deployment.",
+        hint="Choose another, or stop that one first: `fust stop {name}`.",
+        name=name,
+    )
 
 
 def no_repo(repo_id: str) -> NotFound:

@@ -6,7 +6,7 @@ An engine is one process for one base model in one mode. `serve` starts and ends
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,6 +38,10 @@ class EngineSpec:
     """What it may take besides the model at most (setting `serve.memory_bytes`); 0: what the machine has left."""
     pooling: str = ""
     """`mean`, `cls`, `last`, `rank` or `none`; for mode `embed`."""
+    options: bytes = b"{}"
+    """What a kind without a model's file was told, as JSON."""
+    secret: str = field(default="", repr=False)
+    """The key that such a kind was given."""
 
 
 @dataclass(frozen=True, slots=True)

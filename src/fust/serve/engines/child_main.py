@@ -39,6 +39,9 @@ class ChildConfig(msgspec.Struct):
     pooling: str
     most_bytes: int
     parent_pid: int
+    options: msgspec.Raw = msgspec.Raw(b"{}")
+    """What an engine without a model's file was told, as JSON."""
+    secret: str = ""
 
 
 class ChildReady(msgspec.Struct, omit_defaults=True):
@@ -46,13 +49,17 @@ class ChildReady(msgspec.Struct, omit_defaults=True):
 
     port: int = 0
     error: str = ""
+    context: int = 0
+    """Tokens of one slot, where the child knows better."""
+    capabilities: list[str] | None = None
+    """What it can, where that is found out at the start."""
 
 
-def run_child(start: Callable[[ChildConfig], int]) -> int:
+def run_child(start: Callable[[ChildConfig], int | ChildReady]) -> int:
     """Serves until standard input ends; returns the exit status.
 
     Args:
-        start: begins to serve on a free loopback port, in threads of its own, and returns the port.
+        start: begins to serve on a free loopback port, in threads of its own, and returns the port, or it with more.
     """
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=ChildConfig)
     _die_with_parent(config.parent_pid)
@@ -62,12 +69,12 @@ def run_child(start: Callable[[ChildConfig], int]) -> int:
     os.dup2(2, 1)  # llama.cpp prints on standard output now and then; that channel carries one line only
     try:
         _bound_growth(machine_memory().available_bytes)
-        port = start(config)
+        started = start(config)
         _bound_growth(min(machine_memory().available_bytes // 2, config.most_bytes or sys.maxsize))
     except Exception as error:
         _say(out, ChildReady(error=str(error)))
         return 1
-    _say(out, ChildReady(port=port))
+    _say(out, started if isinstance(started, ChildReady) else ChildReady(port=started))
     with contextlib.suppress(OSError):
         sys.stdin.buffer.read()
     os._exit(0)  # the model needs no farewell; a destructor that waits for a running request would

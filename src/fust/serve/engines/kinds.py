@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fust.core.errors import InvalidInput
-from fust.serve.engines import llamacpp
+from fust.serve.engines import echo, llamacpp
+from fust.serve.engines.bare import Bare
 from fust.serve.engines.base import Engine, EngineSpec, Mode
 from fust.serve.facts import ModelFacts, read_facts
 from fust.serve.files import ModelFile, TreeFile, list_models
@@ -32,12 +33,28 @@ class Kind:
     """Returns the shape of a model from its file and size in bytes; refuses what it cannot serve."""
     make: Callable[[EngineSpec, Path], Engine]
     """Returns an engine that was not started; gets the home too."""
+    bare: Bare | None = None
+    """Of a kind that serves no file of the hub: what it needs instead."""
 
     def offers(self, facts: ModelFacts) -> frozenset[str]:
         """Returns what a model list says of a model that may not be loaded."""
         modes: tuple[Mode, ...] = ("embed",) if facts.is_encoder else ("generate", "embed", "score")
         offered = frozenset[str]().union(*(self.claims.get(mode, ()) for mode in modes))
         return offered if facts.has_chat_template else offered - {"chat"}
+
+
+def _without_files(
+    name: str,
+    claims: Mapping[Mode, frozenset[str]],
+    processes: Mapping[Mode, Mode],
+    bare: Bare,
+    make: Callable[[EngineSpec, Path], Engine],
+) -> Kind:
+    return Kind(name, claims, processes, lambda _: [], _no_file, make, bare)
+
+
+def _no_file(path: Path, size_bytes: int) -> ModelFacts:
+    raise AssertionError(f"{path}: this kind of engine reads no file")
 
 
 KINDS: Mapping[str, Kind] = {
@@ -50,6 +67,9 @@ KINDS: Mapping[str, Kind] = {
             list_models=list_models,
             read_facts=read_facts,
             make=llamacpp.LlamaCppEngine,
+        ),
+        _without_files(
+            "echo", echo.CLAIMS, echo.PROCESSES, Bare(echo.read_wish, echo.facts_of, echo.plan_of), echo.make
         ),
     )
 }

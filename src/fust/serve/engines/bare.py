@@ -1,0 +1,34 @@
+"""What `serve` has to know of a kind of engine that serves no file of the hub: it is told what to do by options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fust.core.settings import ServeSettings
+from fust.serve.facts import ModelFacts
+from fust.serve.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a deployment was told, checked."""
+
+    options: bytes
+    """JSON, without secrets: it is shown to whoever may see the deployment."""
+    secret: str = ""
+    """Sealed in the row, opened for the engine's process only."""
+    hosts: tuple[str, ...] = ()
+    """Private addresses or names that it leads to, which only administrators may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """The functions of such a kind."""
+
+    read_wish: Callable[[object], Wish]
+    """Returns the options and the secret of a new deployment; raises InvalidInput for what is wrong in them."""
+    facts_of: Callable[[bytes], ModelFacts]
+    """Returns what stands for the shape of its model, from the options."""
+    plan_of: Callable[[bytes, ServeSettings], Plan]
+    """Returns how it is started, from the options."""

@@ -215,6 +215,14 @@ def lines_of_a_commit(town: Town, role: str, repo: str) -> bytes:
     return town.call(role, "GET", f"/fust/v1/repos/model/{repo}/commits/{town.oids[repo]}")[2]
 
 
+@surface(f"GET {_FUST}/app", *(f"{method} /static/{{ticket}}/{{path*}}" for method in ("GET", "HEAD")))
+def static_space(town: Town, role: str, repo: str) -> bytes:
+    """A space of the same name, with the same gate; its pages are fetched as a browser does: by their address alone."""
+    status, _, body = town.call(role, "GET", f"/fust/v1/repos/space/{repo}/app")
+    assert (status == 200) == (b"path" in body)
+    return town.fetch("/" + json.loads(body)["path"])[1] if status == 200 else b""
+
+
 @surface(f"GET {_API}/compare/{{range}}")
 def compare(town: Town, role: str, repo: str) -> bytes:
     return town.call(role, "GET", f"/api/models/{repo}/compare/start..main")[2]
@@ -306,8 +314,12 @@ for repo in REPOS:
     files = [add("a.txt", name.encode()), add("w.bin", name.encode() * 30_000), add("model.safetensors", tensors)]
     out["oids"][repo] = api.create_commit(repo, files, commit_message="x").oid
     api.create_commit(repo, [add("b.txt", name.encode())], commit_message="a change", create_pr=True)
+    api.create_repo(repo, repo_type="space", space_sdk="static", private=repo.endswith(("closed", "both")))
+    pages = [add("README.md", b"---\\nsdk: static\\n---\\n"), add("index.html", name.encode())]
+    api.create_commit(repo, pages, commit_message="x", repo_type="space")
     if repo.endswith(("gated", "both")):
-        api.update_repo_settings(repo, gated="manual")
+        for kind in ("model", "space"):
+            api.update_repo_settings(repo, gated="manual", repo_type=kind)
 [file] = api.get_paths_info("guild/open", "w.bin")
 out["sha256"], out["xet"] = file.lfs.sha256, file.xet_hash
 """
@@ -361,18 +373,19 @@ def stand(town: Town) -> None:
         status, _, answer = town.call(role, method, path, body)
         assert status == 200, answer
 
-    for repo in (GATED, BOTH):
-        requests = f"/api/models/{repo}/user-access-request"
+    for kind, repo in ((kind, repo) for kind in ("model", "space") for repo in (GATED, BOTH)):
+        requests = f"/api/{kind}s/{repo}/user-access-request"
         call("POST", requests + "/grant", {"user": "outdated"})
-        call("PUT", f"/api/models/{repo}/settings", {"askAgain": True})
+        call("PUT", f"/api/{kind}s/{repo}/settings", {"askAgain": True})
         moment = (datetime.now(UTC) + timedelta(seconds=0.2)).isoformat()
         call("POST", requests + "/grant", {"user": "expired", "until": moment})
         for user in ("accepted", "reader-in"):
             call("POST", requests + "/grant", {"user": user})
         call("POST", requests + "/grant", {"user": "rejected"})
         call("POST", requests + "/handle", {"user": "rejected", "status": "rejected"})
-    terms = json.loads(town.call("stranger", "GET", f"/fust/v1/repos/model/{GATED}/gate")[2])["terms"]
-    call("POST", f"/{GATED}/ask-access", {"terms": terms}, "pending")
+    for kind, prefix in (("model", ""), ("space", "/spaces")):
+        terms = json.loads(town.call("stranger", "GET", f"/fust/v1/repos/{kind}/{GATED}/gate")[2])["terms"]
+        call("POST", f"{prefix}/{GATED}/ask-access", {"terms": terms}, "pending")
 
 
 @pytest.mark.parametrize("name", SURFACES)
@@ -395,7 +408,7 @@ def test_what_is_seen_and_counted(town: Town, role: str) -> None:
     assert {found["id"] for found in listed} == seen
     gated = json.loads(town.call(role, "GET", "/api/models?author=guild&gated=true")[2])
     assert {found["id"] for found in gated} == seen & {GATED, BOTH}
-    page = json.loads(town.call(role, "GET", "/fust/v1/repos?author=guild")[2])
+    page = json.loads(town.call(role, "GET", "/fust/v1/repos?author=guild&type=model")[2])
     assert {found["repo_id"] for found in page["items"]} == seen and page["total"] == len(seen)
     overview = json.loads(town.call(role, "GET", "/api/organizations/guild/overview")[2])
     assert overview["numModels"] == len(seen)
@@ -419,20 +432,25 @@ def test_what_was_handed_out_ends_with_the_access(town: Town) -> None:
     plan = f"{said['casUrl']}/v1/reconstructions/{town.xet_hash}"
     recipe = json.loads(town.fetch(plan, **bearer)[1])
     xorb = next(iter(recipe["fetch_info"].values()))[0]["url"]
+    app = "/" + json.loads(town.call("accepted", "GET", f"/fust/v1/repos/space/{GATED}/app")[2])["path"]
     ranged = {"range": "bytes=0-9"}
+    assert town.fetch(app) == (200, CANARY)
     assert town.fetch(lfs)[0] == 200 and town.fetch(xorb)[0] == 206
     assert town.call("accepted", "GET", f"/{GATED}/resolve/main/w.bin", **ranged)[0] == 206
     handle = f"/api/models/{GATED}/user-access-request/handle"
-    out = town.call("guild writer", "POST", handle, {"user": "accepted", "status": "rejected"})
-    assert out[0] == 200, out
+    for path in (handle, handle.replace("models", "spaces")):
+        out = town.call("guild writer", "POST", path, {"user": "accepted", "status": "rejected"})
+        assert out[0] == 200, out
     try:
+        assert town.fetch(app)[0] == 403
         assert town.fetch(lfs)[0] == 403
         assert town.fetch(xorb)[0] == 403
         assert town.fetch(plan, **bearer)[0] == 401
         assert town.call("accepted", "GET", f"/{GATED}/resolve/main/w.bin", **ranged)[0] == 403
     finally:
-        back = town.call("guild writer", "POST", handle, {"user": "accepted", "status": "accepted"})
-        assert back[0] == 200, back
+        for path in (handle, handle.replace("models", "spaces")):
+            back = town.call("guild writer", "POST", path, {"user": "accepted", "status": "accepted"})
+            assert back[0] == 200, back
 
 
 def test_a_large_file_is_no_way_around(town: Town) -> None:

@@ -200,6 +200,19 @@ HUB: list[Row] = [
     Row("GET", "/api/users/{name}/overview", "anybody", "/api/users/ada/overview"),
     Row("GET", "/api/organizations/{name}/overview", "anybody", "/api/organizations/guild/overview"),
     Row("GET", "/api/organizations/{name}/members", "a whole key", "/api/organizations/guild/members"),
+    *(
+        Row("GET", f"/api/{kind}/{{name}}/{what}", "anybody", f"/api/{kind}/{name}/{what}")
+        for kind, name, what in (
+            ("users", "ada", "followers"),
+            ("users", "ada", "following"),
+            ("organizations", "guild", "followers"),
+        )
+    ),
+    *(
+        Row(method, f"/api/{kind}/{{name}}/follow", "a whole writing key", f"/api/{kind}/{name}/follow")
+        for kind, name in (("users", "victim"), ("organizations", "guild"))
+        for method in ("POST", "DELETE")
+    ),
     Row("GET", "/api/agent-harnesses", "anybody", "/api/agent-harnesses"),
     Row("POST", "/api/validate-yaml", "anybody", "/api/validate-yaml", {"content": "---\na: b\n---"}),
     Row("POST", "/api/repos/create", "guild push", "/api/repos/create", {"name": "guild/new-{slug}"}),
@@ -580,6 +593,12 @@ FUST: list[Row] = [
     Row("GET", _FUST, "see", "/fust/v1/repos/model/{repo}"),
     Row("GET", _FUST + "/gate", "see", "/fust/v1/repos/model/{repo}/gate"),
     Row("GET", "/fust/v1/access", "a key", "/fust/v1/access"),
+    # A model is no static space; that one is walked in tests/api/test_gates_by_surface.py.
+    Row("GET", _FUST + "/app", "read", "/fust/v1/repos/model/{repo}/app", ok=(400,)),
+    *(
+        Row(method, "/static/{ticket}/{path*}", "nobody at all", "/static/none/index.html", ok=(403,))
+        for method in ("GET", "HEAD")
+    ),
     Row("GET", _FUST + "/preview", "read", "/fust/v1/repos/model/{repo}/preview?path=folder/file.txt"),
     Row("GET", _FUST + "/commits", "see", "/fust/v1/repos/model/{repo}/commits"),
     Row("GET", _FUST + "/commits/{oid:str}", "read", "/fust/v1/repos/model/{repo}/commits/{oid}"),

@@ -105,18 +105,31 @@ api.download_bucket_files("team/to", [("model/w.bin", "w"), ("copy/2", "2")])
 assert pathlib.Path("w").read_bytes() == weights and pathlib.Path("2").read_bytes() == b"two"
 api.move_bucket("team/to", "team/renamed")
 fails(409, lambda: api.move_bucket("team/renamed", "admin/from"))
-try:
-    api.bucket_info("team/to"); raise SystemExit("still there")
-except BucketNotFoundError:
-    pass
 assert api.bucket_info("team/renamed").total_files == 4
 nobody = HfApi(token=False)
 assert nobody.bucket_info("team/renamed").private is False
+# The old name: everything that asks for it is sent on.
+assert api.bucket_info("team/to").id == nobody.bucket_info("team/to").id == "team/renamed"
+api.batch_bucket_files("team/to", add=[(b"late", "late.txt")])
+assert ("f", "late.txt") in lists("team/to")
+api.download_bucket_files("team/to", [("late.txt", "late"), ("model/w.bin", "w2")])
+assert pathlib.Path("late").read_bytes() == b"late" and pathlib.Path("w2").read_bytes() == weights
 api.update_bucket_settings("team/renamed", private=True)
-fails(401, lambda: nobody.bucket_info("team/renamed"))
-assert [b.id for b in nobody.list_buckets("team")] == []
+for name in ("team/renamed", "team/to"):
+    fails(401, lambda: nobody.bucket_info(name))
+api.move_bucket("team/renamed", "admin/third")
+assert api.bucket_info("team/to").id == api.bucket_info("team/renamed").id == "admin/third"
+api.create_bucket("team/to")  # the name is free: what is made under it answers from now on
+assert api.bucket_info("team/to").total_files == 0
+api.move_bucket("admin/third", "team/renamed")
+assert api.bucket_info("admin/third").id == "team/renamed"
+assert [b.id for b in nobody.list_buckets("team")] == ["team/to"]
 fails(401, lambda: nobody.batch_bucket_files("admin/from", delete=["d/1"]))
 api.delete_bucket("team/renamed")
+try:
+    api.bucket_info("admin/third"); raise SystemExit("still there")
+except BucketNotFoundError:
+    pass
 api.delete_bucket("team/renamed", missing_ok=True)
 try:
     api.delete_bucket("team/renamed"); raise SystemExit("deleted twice")

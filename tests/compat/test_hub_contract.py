@@ -214,6 +214,54 @@ api.delete_collection(made.slug, missing_ok=True)
     )
 
 
+def test_followers(server: RunningFust, tmp_path: Path) -> None:
+    """The client lists; following is a button of the Hub's page, whose requests are sent here as it sends them."""
+    for name in ("flo", "guy"):
+        assert server.cli("users", "new", name).returncode == 0
+    keys = {
+        name: json.loads(
+            server.cli("--json", "tokens", "new", "k", "--scope", "write", "--user", name).stdout
+        )["token"]
+        for name in ("flo", "guy")
+    }
+    assert server.cli("orgs", "new", "flock").returncode == 0
+
+    def follow(who: str, path: str, method: str = "POST") -> tuple[int, dict[str, object]]:
+        status, _, body = server.request(method, f"/api/{path}/follow", token=keys[who])
+        return status, json.loads(body)
+
+    assert follow("flo", "users/Admin") == (200, {"isFollowing": True, "numFollowers": 1})
+    assert follow("flo", "users/admin") == (200, {"isFollowing": True, "numFollowers": 1}), "once is enough"
+    assert follow("guy", "users/admin")[1]["numFollowers"] == 2
+    assert follow("flo", "organizations/flock")[1]["numFollowers"] == 1
+    assert follow("flo", "users/flo")[0] == 400
+    assert follow("flo", "users/nobody-here")[0] == follow("flo", "users/flock")[0] == 404
+    seen = """
+names = lambda people: [person.username for person in people]
+assert names(api.list_user_followers("admin")) == ["guy", "flo"]
+assert names(api.list_organization_followers("flock")) == ["flo"]
+assert names(api.list_user_following("flo")) == ["admin"] and names(api.list_user_followers("flo")) == []
+about = api.get_user_overview("admin")
+assert (about.num_followers, about.num_following, about.is_following) == (2, 0, False)
+assert api.get_organization_overview("flock").num_followers == 1
+assert HfApi(token=os.environ["FLO"]).get_user_overview("admin").is_following is True
+assert HfApi(token=False).get_user_overview("admin").is_following is None
+fails(404, lambda: list(api.list_user_followers("flock")))
+fails(404, lambda: list(api.list_organization_followers("admin")))
+"""
+    run_client(server, tmp_path, START + f"os.environ['FLO'] = {keys['flo']!r}\n" + seen)
+    status, headers, body = server.request("GET", "/api/users/admin/followers?limit=1")
+    assert status == 200 and [one["user"] for one in json.loads(body)] == ["guy"]
+    _, headers, body = server.request(
+        "GET", headers["link"].partition(">")[0].lstrip("<").removeprefix(server.url)
+    )
+    assert [one["user"] for one in json.loads(body)] == ["flo"] and "link" not in headers
+    assert follow("guy", "users/admin", "DELETE") == (200, {"isFollowing": False, "numFollowers": 1})
+    assert server.cli("users", "remove", "flo").returncode == 0
+    _, _, body = server.request("GET", "/api/users/admin/overview")
+    assert json.loads(body)["numFollowers"] == 0, "who is gone follows nobody"
+
+
 def test_what_is_not_offered_says_so(server: RunningFust) -> None:
     for method, path in (
         ("GET", "/api/papers/1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -93,6 +94,76 @@ def test_what_an_organisation_has_is_on_its_page(open_page: OpenPage, school: st
     expect(page.locator("h1")).to_have_text("Nobody is called nobody-of-this-name here.")
 
 
+def test_people_and_organisations_are_followed(open_page: OpenPage, page_server: Any, school: str) -> None:
+    page = open_page("oak-school", token=make_person(page_server, "fan"))
+    page.get_by_role("button", name="Follow 0").click()
+    expect(page.get_by_role("button", name="Following 1")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("tab", name="Followers 1").click()
+    expect(page.get_by_role("tabpanel").get_by_role("link", name="fan")).to_be_visible()
+    page.goto("/admin")
+    page.get_by_role("button", name="Follow 0").click()
+    page.goto("/fan?show=following")
+    expect(page.get_by_role("tabpanel").get_by_role("link", name="admin")).to_be_visible()
+    expect(page.get_by_role("button", name="Follow")).to_have_count(0)
+    page.goto("/admin")
+    page.get_by_role("button", name="Following 1").click()
+    expect(page.get_by_role("button", name="Follow 0")).to_be_visible()
+
+
+def test_a_repository_is_made_in_the_page(open_page: OpenPage, page_server: Any, school: str) -> None:
+    page = open_page("datasets")
+    page.get_by_role("link", name="New dataset").click()
+    expect(page.get_by_role("radio", name="A dataset")).to_be_checked()
+    page.get_by_role("combobox", name="Owner").select_option("oak-school")
+    page.get_by_label("Name").fill("spaces are not allowed")
+    page.get_by_role("button", name="Make it").click()
+    assert page.evaluate("document.querySelector('input[type=text]').validity.patternMismatch")
+    page.get_by_label("Name").fill("oak-leaves")
+    page.get_by_label("Licence").select_option("cc-by-4.0")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("h1")).to_have_text("oak-leaves")
+    made = json.loads(page_server.request("GET", "/api/datasets/oak-school/oak-leaves")[2])
+    assert made["private"] and made["cardData"]["license"] == "cc-by-4.0"
+    page.goto("/new?type=space")
+    page.get_by_label("Name").fill("oak-pages")
+    page.get_by_label("Private").uncheck()
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("h1")).to_have_text("oak-pages")
+    made = json.loads(page_server.request("GET", "/api/spaces/admin/oak-pages")[2])
+    assert made["sdk"] == "static" and not made["private"]
+    page.goto("/new?type=dataset&owner=oak-school")
+    page.get_by_label("Name").fill("oak-leaves")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.get_by_role("alert")).to_contain_text("oak-school/oak-leaves")
+
+
+def test_lists_go_on(open_page: OpenPage, page_server: Any, school: str) -> None:
+    """The server is asked for two rows at a time, so that few are enough."""
+    for n in range(3):
+        make_repo(page_server, f"admin/acorn-{n}", "model", "# An acorn\n")
+        body = {"title": f"Acorns {n}", "namespace": "oak-school"}
+        assert page_server.request("POST", "/api/collections", body)[0] == 200
+    page = open_page(None)
+
+    def fewer(route: Any) -> None:
+        route.continue_(url=re.sub(r"\blimit=\d+", "limit=2", route.request.url))
+
+    page.route("**/fust/v1/repos?**", fewer)
+    page.route("**/api/collections?**", fewer)
+    more = page.get_by_role("button", name="Show more")
+    page.goto("/models?search=acorn")
+    expect(page.locator(".repos > li")).to_have_count(2)
+    expect(page.get_by_text("2 of 3 are here.")).to_be_visible()
+    more.click()
+    expect(page.locator(".repos > li")).to_have_count(3)
+    expect(more).to_have_count(0)
+    page.goto("/collections?search=acorns")
+    expect(page.locator(".talks > li")).to_have_count(2)
+    more.click()
+    expect(page.locator(".talks > li")).to_have_count(3)
+    expect(more).to_have_count(0)
+
+
 def test_one_search_finds_every_kind(open_page: OpenPage, page_server: Any, school: str) -> None:
     body = {"title": "Oak things", "namespace": "oak-school"}
     page_server.request("POST", "/api/collections", body)
@@ -137,20 +208,15 @@ def test_lists_are_filtered_and_ordered(open_page: OpenPage, page_server: Any, s
 
 
 def test_spaces_are_listed_and_looked_at(open_page: OpenPage, page_server: Any, school: str) -> None:
-    commit_file(page_server, "oak-school/oak-space", "space", "index.html", "<h1>Quiz</h1>")
+    make_repo(page_server, "oak-school/oak-app", "space", "# An app that runs elsewhere\n")
     page = open_page("spaces", lang="zh-CN")
-    page.get_by_role("link", name="oak-school/oak-space").click()
-    expect(page.locator("h1")).to_have_text("oak-space")
+    page.get_by_role("link", name="oak-school/oak-app").click()
+    expect(page.locator("h1")).to_have_text("oak-app")
     page.get_by_role("tab", name="应用").click()
     expect(page.get_by_text("这里没有链接应用。")).to_be_visible()
     for app in ("javascript:window.pwned=1", "https://quiz.example/<b>"):
-        commit_file(
-            page_server,
-            "oak-school/oak-space",
-            "space",
-            "README.md",
-            f"---\napp_url: {app}\n---\n# Oak quiz\n",
-        )
+        card = f"---\napp_url: {app}\n---\n# Oak quiz\n"
+        commit_file(page_server, "oak-school/oak-app", "space", "README.md", card)
     page.reload()
     expect(page.get_by_role("link", name="打开应用")).to_have_attribute(
         "href", "https://quiz.example/%3Cb%3E"
@@ -158,4 +224,4 @@ def test_spaces_are_listed_and_looked_at(open_page: OpenPage, page_server: Any, 
     page.get_by_role("tab", name="社区").click()
     expect(page.get_by_role("link", name="发起讨论")).to_be_visible()
     page.get_by_role("tab", name="文件").click()
-    expect(page.get_by_role("link", name="index.html", exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name="README.md", exact=True)).to_be_visible()

@@ -53,6 +53,7 @@ def places(
         "missing commit": f"datasets/{dataset}/commit/{'0' * 40}",
         "spaces": "spaces",
         "space": f"spaces/{hub['space']}?tab=app",
+        "new repository": "new?type=space",
         "collections": "collections",
         "collection": f"collections/{hub['collection']}",
         "profile": "admin",

@@ -15,6 +15,7 @@ import { HomePage } from "./pages/home";
 import { JobPage } from "./pages/job";
 import { JobsPage } from "./pages/jobs";
 import { KeysPage } from "./pages/keys";
+import { NewRepoPage } from "./pages/newrepo";
 import { NotFoundPage } from "./pages/notfound";
 import { OrganisationPage, OrganisationsPage } from "./pages/organisations";
 import { PeoplePage } from "./pages/people";
@@ -44,11 +45,11 @@ import { useStore } from "./store";
 
 // Places of the server that one-part and two-part paths must not be taken for.
 const PLACES = new Set(
-  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join device collections search deployments".split(" "),
+  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join device collections search deployments new static".split(" "),
 );
 
 function Page() {
-  const { path } = usePlace();
+  const { path, query } = usePlace();
   const parts = path.split("/").map(decode);
   const [first, second] = parts;
   if (path === "") return <HomePage />;
@@ -57,6 +58,7 @@ function Page() {
     if (first === "datasets") return <ReposPage key="dataset" type="dataset" />;
     if (first === "spaces") return <ReposPage key="space" type="space" />;
     if (first === "collections") return <CollectionsPage />;
+    if (first === "new") return <NewRepoPage key={query.get("type") ?? ""} />;
     if (first === "search") return <SearchPage />;
     if (first === "settings") return <SettingsPage />;
     if (first === "health") return <HealthPage />;

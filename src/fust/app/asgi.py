@@ -37,7 +37,7 @@ _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _HUB = re.compile(
     rb"^/(?:api/|xet/|oauth/|\.well-known/oauth-|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:resolve|raw)/|(?:datasets/|spaces/)?[^/]+/[^/]+\.git(?:/|$)"
     rb"|(?:datasets/|spaces/)?[^/]+/[^/]+/(?:info/refs|info/lfs/|git-upload-pack|git-receive-pack|ask-access$"
-    rb"|user-access-report$)|buckets/[^/]+/[^/]+/resolve/|lfs/|[^/]+/resolve/)"
+    rb"|user-access-report$)|buckets/[^/]+/[^/]+/resolve/|static/|lfs/|[^/]+/resolve/)"
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,7 +21,7 @@ from fust.core.ids import new_id, split_repo_id
 from fust.core.settings import HubSettings
 from fust.hub.bucket_batch import Failure, PutFile, Written, write_batch
 from fust.hub.errors import EntryNotFound, RepoExists, repo_not_found
-from fust.hub.models import Bucket, BucketFile
+from fust.hub.models import Bucket, BucketFile, OldBucketName
 from fust.hub.types import StoredFile
 from fust.store.database import Database
 
@@ -114,6 +114,15 @@ class Buckets:
         self._accounts.check(identity, action, info.repo_id, "bucket")
         return info
 
+    def find_moved(self, identity: Identity, bucket_id: str) -> BucketInfo | None:
+        """Returns the bucket that once had a name that is free now, when the caller may read it."""
+        with self._database.read() as session:
+            if session.scalars(select(Bucket.id).where(Bucket.key == bucket_id.lower())).first():
+                return None
+            old = session.get(OldBucketName, bucket_id.lower())
+            row = session.get(Bucket, old.bucket_id) if old else None
+        return self.find(identity, f"{row.owner}/{row.name}") if row else None
+
     def find_by_row_id(self, row_id: str) -> BucketInfo | None:
         """Returns a bucket by its row's id, whatever the rights; at most one second old."""
         entry = self._cache.get(row_id)
@@ -168,6 +177,7 @@ class Buckets:
         try:
             with self._database.write() as session:
                 self._accounts.organisations.hold(session, owner)
+                session.execute(delete(OldBucketName).where(OldBucketName.key == row.key))
                 session.add(row)
                 session.flush()
                 note_action(session, identity, "bucket.create", f"bucket:{owner}/{name}", private=private)
@@ -191,7 +201,7 @@ class Buckets:
         self._forget()
 
     def move(self, identity: Identity, from_id: str, to_id: str) -> BucketInfo:
-        """Gives a bucket another name.
+        """Gives a bucket another name; requests for the old one are sent on until somebody takes that name.
 
         Raises:
             RepoExists: the new name is taken.
@@ -200,11 +210,15 @@ class Buckets:
         """
         info = self.get_for(identity, "repo.delete", from_id)
         owner, name = self._target(identity, to_id)
+        key = f"{owner}/{name}".lower()
         try:
             with self._database.write() as session:
                 self._accounts.organisations.hold(session, owner)
                 row = _locked(session, info)
-                row.owner, row.name, row.key = owner, name, f"{owner}/{name}".lower()
+                session.execute(delete(OldBucketName).where(OldBucketName.key == key))
+                if key != row.key:
+                    session.merge(OldBucketName(key=row.key, bucket_id=row.id))
+                row.owner, row.name, row.key = owner, name, key
                 session.flush()
                 note_action(session, identity, "bucket.move", f"bucket:{info.repo_id}", to=f"{owner}/{name}")
         except IntegrityError as error:

@@ -64,6 +64,8 @@ class Card:
     library: str
     tags: list[str]
     description: str
+    sdk: str
+    """Of a space: what runs it."""
     error: str
     """Why the YAML could not be read; empty when it could."""
 
@@ -112,6 +114,7 @@ def parse_card(text: str) -> Card:
         library=_word(data.get("library_name")),
         tags=_words(data.get("tags")),
         description=_first_paragraph(body),
+        sdk=_word(data.get("sdk"))[:50],
         error=error,
     )
 

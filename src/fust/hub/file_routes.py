@@ -74,16 +74,19 @@ def resolve(
     info = hub.get_repo_to_open(request.identity, f"{owner}/{name}", type)
     file = hub.content.find_file(info, hub.resolve_revision(info, revision), path, revision)
     headers = file_headers(surface, info, file)
-    if file.etag in [
-        tag.strip().removeprefix("W/").strip('"')
-        for tag in request.headers.get("if-none-match", "").split(",")
-    ]:
+    if is_known(request, file.etag):
         return Reply(304, b"", headers)
     if path.endswith(_COUNTED) or path in _COUNTED_NAMES:
         _count(surface, request, info)
     if request.method == "GET":
         hub.gates.note_download(request.identity, info, "file", path=path, commit=file.commit_oid)
     return bytes_reply(surface, request, info, file, headers)
+
+
+def is_known(request: Request, etag: str) -> bool:
+    """Returns whether the client says that it has these bytes already (RFC 9110, 13.1.2)."""
+    tags = request.headers.get("if-none-match", "").split(",")
+    return etag in [tag.strip().removeprefix("W/").strip('"') for tag in tags]
 
 
 def _count(surface: Surface, request: Request, info: RepoInfo) -> None:
@@ -291,8 +294,8 @@ class HotFiles:
         """
         if not isinstance(reply, FileReply) or reply.status != 206 or "resolve" not in request.segments[2:4]:
             return
-        if request.segments[0] == "buckets":
-            return  # their files change in place
+        if request.segments[0] in ("buckets", "static"):
+            return  # files that change in place, and those whose every answer is sandboxed
         key, asked = _read_headers(request.scope.get(SENT_URL, b""), request.scope["headers"])
         if key is None or not asked:
             return

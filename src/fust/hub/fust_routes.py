@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -19,6 +20,7 @@ from fust.core.settings import Settings
 from fust.core.units import show_size
 from fust.hub.safety import Finding, Level
 from fust.hub.service import Hub
+from fust.hub.static_spaces import open_app
 from fust.hub.types import RepoInfo, Sort
 
 AnyRequest = Request[object, object, State]
@@ -126,6 +128,15 @@ class RepoDetails(RepoSummary, kw_only=True):
     clone_url: str
     leaks: list[LeakLine] = []
     """For who may write to it."""
+
+
+class SpaceApp(msgspec.Struct):
+    """Where the pages of a static space are; whoever has the address reads them until `expires_at`."""
+
+    path: str
+    """Below the root."""
+    revision: str
+    expires_at: str
 
 
 class RepoList(msgspec.Struct):
@@ -302,4 +313,12 @@ def settle_leak(hub: Hub, identity: Identity, repo_type: str, owner: str, name: 
     hub.leaks.settle(identity, info, leak_id)
 
 
-handlers: list[ControllerRouterHandler] = [list_repos, get_repo, settle_leak]
+@get("/fust/v1/repos/{repo_type:str}/{owner:str}/{name:str}/app", sync_to_thread=True, tags=["repos"])
+def open_space(hub: Hub, identity: Identity, repo_type: str, owner: str, name: str) -> SpaceApp:
+    """Where the pages of a static space are, for this reader and for four hours; they run in an origin of their own."""
+    info = hub.get_repo_to_open(identity, f"{owner}/{name}", check_repo_type(repo_type))
+    app = open_app(hub, identity, info)
+    return SpaceApp(app.path, app.oid, iso(datetime.fromtimestamp(app.expires_s, UTC)) or "")
+
+
+handlers: list[ControllerRouterHandler] = [list_repos, get_repo, settle_leak, open_space]

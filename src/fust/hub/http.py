@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
@@ -29,6 +29,7 @@ from fust.core.units import read_number
 from fust.hub.blobs import Spool
 from fust.hub.errors import EntryNotFound, GatedRepo, RepoNotFound, RevisionNotFound
 from fust.hub.formats import Formats
+from fust.hub.routing import Reader
 from fust.hub.service import Hub
 from fust.hub.xet.cas import PIECE_BYTES
 from fust.wire.asgi import ZEROCOPY, ClientGone, Receive, Scope, Send, headers_of, request_id_of
@@ -57,7 +58,7 @@ class Request:
     request_id: str
     identity: Identity = ANONYMOUS
     body: bytes = b""
-    errors: Literal["hub", "git", "lfs"] = "hub"
+    errors: Reader = "hub"
     """Whose client reads a refusal."""
     params: dict[str, str] = field(default_factory=lambda: {})
     """What the route took from the path."""
@@ -359,11 +360,11 @@ def draw_error(
     error: FustError,
     request_headers: dict[str, str],
     identity: Identity,
-    reader: Literal["hub", "git", "lfs"] = "hub",
+    reader: Reader = "hub",
 ) -> Reply:
     """Returns an error as Hugging Face's client reads it: `X-Error-Code`, `X-Error-Message`, JSON `error`.
 
-    git shows the body of a text answer (after `remote:`), git-lfs the JSON's `message`.
+    git shows the body of a text answer (after `remote:`), as a browser does; git-lfs the JSON's `message`.
     """
     language = accepted_language(request_headers.get("accept-language"))
     status = error.status
@@ -379,7 +380,7 @@ def draw_error(
         headers.append((b"www-authenticate", b'Bearer realm="fust", Basic realm="fust"'))
     if error.retry_after_s is not None:
         headers.append(header("retry-after", str(max(1, round(error.retry_after_s)))))
-    if reader == "git":
+    if reader in ("git", "page"):
         headers[0] = (b"content-type", b"text/plain; charset=utf-8")
         return Reply(status, (error.sentence(language) + "\n").encode(), headers)
     if reader == "lfs":

@@ -176,6 +176,18 @@ class Like(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
 
 
+class Follow(Base):
+    """A user who follows a person or an organisation."""
+
+    __tablename__ = "follows"
+
+    follower: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    followed: Mapped[str] = mapped_column(
+        ForeignKey("namespaces.key", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    created_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
 class Discussion(Base):
     """A discussion or a pull request of a repo."""
 
@@ -267,6 +279,16 @@ class Bucket(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
     updated_at: Mapped[datetime] = mapped_column(default=utc_naive)
+
+
+class OldBucketName(Base):
+    """A name that a bucket had; requests for it are sent on."""
+
+    __tablename__ = "bucket_old_names"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """`owner/name` in lower case."""
+    bucket_id: Mapped[str] = mapped_column(ForeignKey("buckets.id", ondelete="CASCADE"), index=True)
 
 
 class BucketFile(Base):

@@ -198,6 +198,8 @@ def refresh(row: Repo, repo: GitRepo, oid: str) -> None:
     row.library = card.library
     row.tags = all_tags(card)
     row.description = card.description
+    if row.type == "space":
+        row.sdk = card.sdk or row.sdk  # a card that names none leaves what the space was made with
 
 
 def _emit(session: Session, info: RepoInfo, update: RefUpdate) -> None:

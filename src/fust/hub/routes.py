@@ -14,7 +14,7 @@ from fust.accounts.service import Accounts
 from fust.core.errors import FustError
 from fust.core.ids import check_repo_type
 from fust.core.settings import Settings
-from fust.hub import file_routes, git_routes, lfs_routes, xet_routes
+from fust.hub import file_routes, git_routes, lfs_routes, static_spaces, xet_routes
 from fust.hub.api import (
     buckets,
     commits,
@@ -32,6 +32,7 @@ from fust.hub.api import (
     trees,
     webhooks,
 )
+from fust.hub.buckets import BucketInfo
 from fust.hub.errors import RepoNotFound
 from fust.hub.file_routes import HotFiles
 from fust.hub.formats import Formats
@@ -71,6 +72,7 @@ ROUTES: tuple[Route, ...] = (
     *gates.ROUTES,
     *xet_routes.ROUTES,
     *file_routes.ROUTES,
+    *static_spaces.ROUTES,
     *git_routes.ROUTES,
     *lfs_routes.ROUTES,
     *small.LAST_ROUTES,
@@ -120,14 +122,15 @@ class HubApp:
         await send_reply(self._surface, request, reply, send)
 
     async def _elsewhere(self, request: Request, error: RepoNotFound) -> AnyReply:
-        """Sends a request for a repo's old name on, when the caller may see the repo (RFC 9110, 15.4.8); else 404."""
+        """Sends a request for an old name on, when the caller may see what it names (RFC 9110, 15.4.8); else 404."""
         await drain_body(request)
         info = await self._surface.run(self._moved_to, request)
         if info is None:
             return draw_error(error, request.headers, request.identity, request.errors)
+        owner, name = _asked_name(request.params)
         segments = list(request.segments)
-        at = segments.index(request.params["owner"])
-        suffix = segments[at + 1][len(request.params["name"]) :]
+        at = segments.index(owner, 2 if segments[0] == "api" else 0)
+        suffix = segments[at + 1][len(name) :]
         segments[at : at + 2] = [info.owner, info.name + suffix]
         # A path alone: clients follow it with their key, and a HEAD of a file follows nothing else.
         path = urlsplit(self._surface.settings.public_url).path.rstrip("/")
@@ -135,12 +138,14 @@ class HubApp:
         query = bytes(request.scope["query_string"]).decode("latin-1")
         return Reply(307, b"", [header("location", f"{path}?{query}" if query else path)])
 
-    def _moved_to(self, request: Request) -> RepoInfo | None:
-        if "name" not in request.params or "type" not in request.params:
+    def _moved_to(self, request: Request) -> RepoInfo | BucketInfo | None:
+        hub, params = self._surface.hub, request.params
+        asked = "/".join(_asked_name(params))
+        if "bucket" in params:
+            return hub.buckets.find_moved(request.identity, asked)
+        if "name" not in params or "type" not in params:
             return None
-        repo_type = check_repo_type(request.params["type"])
-        asked = f"{request.params['owner']}/{request.params['name']}"
-        hub = self._surface.hub
+        repo_type = check_repo_type(params["type"])
         if hub.repos.find_row(repo_type, asked) is not None:
             return None
         info = hub.repos.find_moved(repo_type, asked)
@@ -153,7 +158,7 @@ class HubApp:
         route, params = found
         request.errors, request.params = route.errors, params
         surface = self._surface
-        if request.segments[0] != "xet":
+        if request.segments[0] not in ("xet", "static"):  # what opens these stands in the request itself
             known = surface.accounts.cached_identity(request.headers)
             if known is None:
                 known = await surface.run(surface.accounts.identify, request.headers, method=request.method)
@@ -166,6 +171,13 @@ class HubApp:
         if self._is_async[id(route.handler)]:
             return await route.handler(surface, request, **arguments)
         return await surface.run(route.handler, surface, request, **arguments)
+
+
+def _asked_name(params: dict[str, str]) -> tuple[str, str]:
+    """Returns the owner and the name that a path asks for; empty where it names neither repo nor bucket."""
+    if "bucket" in params:
+        return params["space"], params["bucket"]
+    return params.get("owner", ""), params.get("name", "")
 
 
 def hub_app(

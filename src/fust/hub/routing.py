@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Handler = Callable[..., Any]
+Reader = Literal["hub", "git", "lfs", "page"]
 
 BODY = 4_000_000
 """Bytes of a usual JSON body."""
@@ -28,7 +29,7 @@ class Route:
     handler: Handler
     body_bytes: int = 0
     """Body read into memory before the handler is called; 0: none, or the handler streams it itself."""
-    errors: Literal["hub", "git", "lfs"] = "hub"
+    errors: Reader = "hub"
     """Whose client reads a refusal."""
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from fust.accounts.audit import did_ever
 from fust.accounts.rights import SYSTEM, Action, Identity, may
+from fust.accounts.seal import seal_for
 from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput, NotOffered, Unauthenticated
 from fust.core.i18n import Language
@@ -31,6 +32,7 @@ from fust.hub.commits import Committer, pointed_to
 from fust.hub.content import Content, upload_scope
 from fust.hub.discussions import Discussions
 from fust.hub.errors import BadHash, RepoExists, entry_not_found
+from fust.hub.follows import Follows
 from fust.hub.gates import Gates
 from fust.hub.git_repo import CommitInfo, Entry, Ref
 from fust.hub.git_store import GitStore
@@ -100,6 +102,7 @@ class Hub:
         )
         self.relocation = Relocation(database, accounts, self.repos, self.git, self.gates)
         self.likes = Likes(database, self.repos, accounts)
+        self.follows = Follows(database, accounts)
         self.collections = Collections(database, self.repos, accounts)
         self.large_files = LargeFiles(database, self.repos, self.content, self.ref_writer)
         self.discussions = Discussions(
@@ -112,6 +115,7 @@ class Hub:
         )
         self.refs = Refs(self.content, self.ref_writer, accounts)
         self.signer = Signer(accounts.signing_key())
+        self.tickets = seal_for(accounts.signing_key(), b"fust static spaces")
         self._downloads: Counter[str] = Counter()
         self._looks: dict[tuple[str, str, bool], Look] = {}
         self.find_deployment: Callable[[RepoInfo], object | None] = lambda _: None

@@ -233,7 +233,6 @@ export const en = {
   "models.nomatch": "No model matches.",
   "models.nomatch.next": "Try fewer words, or clear the filters.",
   "models.clear": "Clear search and filters",
-  "models.more": "The first {shown} of {total}. Search to narrow them.",
   "datasets.sum": "{n, plural, one {One here.} other {# here.}}",
   "datasets.found": "{n, plural, =0 {Nothing matches “{search}”.} one {One dataset matches “{search}”.} other {# datasets match “{search}”.}}",
   "datasets.count": "{n, plural, =0 {No datasets} one {One dataset} other {# datasets}}",

@@ -234,7 +234,6 @@ export const zh: Record<keyof typeof en, string> = {
   "models.nomatch": "没有匹配的模型。",
   "models.nomatch.next": "请减少搜索词，或清除筛选。",
   "models.clear": "清除搜索与筛选",
-  "models.more": "仅列出前 {shown} 个，共 {total} 个。请用搜索缩小范围。",
   "datasets.sum": "共 {n} 个。",
   "datasets.found": "{n, plural, =0 {没有与“{search}”匹配的数据集。} other {# 个数据集与“{search}”匹配。}}",
   "datasets.count": "{n, plural, other {# 个数据集}}",

@@ -4,7 +4,8 @@ import { CollectionForm } from "../parts/collectionform";
 import { Empty, Head, Section, Time, Trouble, Waiting } from "../parts";
 import { HubNav } from "../parts/subnav";
 import { t } from "../i18n";
-import { useLoad } from "../load";
+import { usePaged } from "../paged";
+import { More } from "../parts/more";
 import { go, Link, usePlace } from "../router";
 
 /** All collections that the reader may see, and a new one. */
@@ -13,7 +14,7 @@ export function CollectionsPage() {
   const search = query.get("search") ?? "";
   const [text, setText] = useState(search);
   useEffect(() => setText(search), [search]);
-  const found = useLoad<Collection[]>(`api/collections?${new URLSearchParams({ q: search, limit: "100" })}`);
+  const found = usePaged<Collection>(`api/collections?${new URLSearchParams({ q: search, limit: "100" })}`);
   return (
     <div class="page wrap">
       <Head title={t("place.collections")} sum={t("collections.sum")} />
@@ -24,10 +25,11 @@ export function CollectionsPage() {
             <label class="grow"><span>{t("talks.search")}</span><input type="search" id="search" value={text} onInput={(event) => setText(event.currentTarget.value)} /></label>
             <button class="b" type="submit">{t("talks.find")}</button>
           </form>
-          {found.problem && <Trouble problem={found.problem} retry={() => void found.reload()} />}
-          {found.waiting && <Waiting what={t("waiting.collections")} />}
-          {found.data?.length === 0 && <Empty what={search === "" ? t("collections.none") : t("collections.nomatch")} next={t("collections.none.next")} />}
-          {found.data && found.data.length > 0 && <CollectionList items={found.data} />}
+          {found.problem && <Trouble problem={found.problem} retry={found.reload} />}
+          {found.items === undefined && found.problem === null && <Waiting what={t("waiting.collections")} />}
+          {found.items?.length === 0 && <Empty what={search === "" ? t("collections.none") : t("collections.nomatch")} next={t("collections.none.next")} />}
+          {found.items && found.items.length > 0 && <CollectionList items={found.items} />}
+          <More of={found} />
         </div>
         <aside class="aside" aria-label={t("collections.new")}>
           <Section id="h-new" title={t("collections.new")}>

@@ -1,6 +1,10 @@
-import { call, Problem, type Page, type RepoSummary, type RepoType } from "../api";
+import type { ComponentChildren } from "preact";
+import { call, Problem, type RepoSummary, type RepoType } from "../api";
 import type { Collection } from "../collections";
 import { placeOf } from "../hub";
+import { usePaged, type Paged } from "../paged";
+import { FollowButton, type Followed } from "../parts/follow";
+import { More } from "../parts/more";
 import { Empty, Facts, Head, Section, Tabs, Time, Trouble, Waiting } from "../parts";
 import { integer } from "../format";
 import { t } from "../i18n";
@@ -12,7 +16,7 @@ import { CollectionList } from "./collections";
 import { RepoRow } from "./repos";
 import { useEffect, useState } from "preact/hooks";
 
-interface Overview {
+interface Overview extends Followed {
   user?: string;
   name?: string;
   fullname: string;
@@ -22,19 +26,19 @@ interface Overview {
   numDatasets: number;
   numSpaces: number;
   numUsers?: number;
+  numFollowing?: number;
   orgs?: { name: string; fullname: string }[];
 }
 interface Like {
   createdAt: string;
   repo: { name: string; type: RepoType };
 }
-interface Member {
+interface Somebody {
   user: string;
   fullname: string;
-  role: string;
 }
 
-const VIEWS = ["model", "dataset", "space", "collections", "likes", "members"] as const;
+const VIEWS = ["model", "dataset", "space", "collections", "likes", "members", "followers", "following"] as const;
 type View = (typeof VIEWS)[number];
 
 /** What a person or an organisation shows of itself. */
@@ -61,20 +65,24 @@ export function ProfilePage({ name }: { name: string }) {
       </div>
     );
   }
-  return <Profile who={who} name={who.user ?? who.name ?? name} />;
+  return <Profile who={who} name={who.user ?? who.name ?? name} changed={(next) => setWho({ ...who, ...next })} />;
 }
 
-function Profile({ who, name }: { who: Overview; name: string }) {
+function Profile({ who, name, changed }: { who: Overview; name: string; changed: (next: Followed) => void }) {
   const { query, path } = usePlace();
   const now = useStore(session);
   const org = who.type === "org";
   const counts: Partial<Record<View, number>> = { model: who.numModels, dataset: who.numDatasets, space: who.numSpaces };
-  const views = VIEWS.filter((it) => it !== (org ? "likes" : "members"));
+  if (who.numFollowers > 0) counts.followers = who.numFollowers;
+  if (who.numFollowing) counts.following = who.numFollowing;
+  const views = VIEWS.filter((it) => !(org ? ["likes", "following"] : ["members"]).includes(it));
+  const people = `api/${org ? "organizations" : "users"}/${encodeURIComponent(name)}`;
   const view = views.find((it) => it === query.get("show")) ?? (views.find((it) => (counts[it] ?? 0) > 0) ?? "model");
   const me = now.state === "in" && now.user.name === name;
   return (
     <div class="page wrap">
       <Head kick={org ? t("profile.org") : t("profile.person")} title={who.fullname || name} sum={who.fullname && who.fullname !== name ? name : undefined}>
+        {!me && <FollowButton org={org} name={name} now={who} changed={changed} />}
         {me && <Link class="b" to="settings">{t("place.settings")}</Link>}
         {org && <Link class="b" to={`organisations/${encodeURIComponent(name)}`}>{t("profile.manage")}</Link>}
       </Head>
@@ -85,6 +93,7 @@ function Profile({ who, name }: { who: Overview; name: string }) {
           {view === "collections" && <TheirCollections name={name} />}
           {view === "likes" && <TheirLikes name={name} />}
           {view === "members" && <TheirMembers name={name} />}
+          {(view === "followers" || view === "following") && <TheirPeople key={`${view} ${who.numFollowers}`} path={`${people}/${view}`} />}
         </div>
         <aside class="aside" aria-label={t("facts.title")}>
           <Section id="h-facts" title={t("facts.title")}>
@@ -93,7 +102,7 @@ function Profile({ who, name }: { who: Overview; name: string }) {
                 [t("keys.name"), <code>{name}</code>],
                 [t("profile.since"), <Time at={who.createdAt} />],
                 ...(who.numUsers === undefined ? [] : [[t("orgs.members"), integer(who.numUsers)] as [string, string]]),
-                ...((who.orgs ?? []).length === 0 ? [] : [[t("place.organisations"), <>{who.orgs?.map((it, at) => <span key={it.name}>{at > 0 && t("list.comma")}<Link to={encodeURIComponent(it.name)}>{it.fullname || it.name}</Link></span>)}</>] as [string, preact.ComponentChildren]]),
+                ...((who.orgs ?? []).length === 0 ? [] : [[t("place.organisations"), <>{who.orgs?.map((it, at) => <span key={it.name}>{at > 0 && t("list.comma")}<Link to={encodeURIComponent(it.name)}>{it.fullname || it.name}</Link></span>)}</>] as [string, ComponentChildren]]),
               ]}
             />
           </Section>
@@ -104,24 +113,32 @@ function Profile({ who, name }: { who: Overview; name: string }) {
 }
 
 function TheirRepos({ name, type }: { name: string; type: RepoType }) {
-  const found = useLoad<Page<RepoSummary>>(`fust/v1/repos?${new URLSearchParams({ type, author: name, limit: "200" })}`);
-  if (found.problem) return <Trouble problem={found.problem} retry={() => void found.reload()} />;
-  if (found.data === undefined) return <Waiting what={t(`waiting.${type}s`)} />;
-  if (found.data.items.length === 0) return <Empty what={t("profile.nothing")} />;
-  const { items, total = 0 } = found.data;
-  return (
-    <>
-      <ul class="repos">{items.map((repo) => <RepoRow key={repo.repo_id} repo={repo} />)}</ul>
-      {items.length < total && <p class="small quiet more">{t("models.more", { shown: integer(items.length), total: integer(total) })}</p>}
-    </>
-  );
+  const found = usePaged<RepoSummary>(`fust/v1/repos?${new URLSearchParams({ type, author: name, limit: "100" })}`);
+  return <Listed of={found} waiting={t(`waiting.${type}s`)}>{(items) => <ul class="repos">{items.map((repo) => <RepoRow key={repo.repo_id} repo={repo} />)}</ul>}</Listed>;
 }
 
 function TheirCollections({ name }: { name: string }) {
-  const found = useLoad<Collection[]>(`api/collections?${new URLSearchParams({ owner: name, limit: "100" })}`);
-  if (found.problem) return <Trouble problem={found.problem} retry={() => void found.reload()} />;
-  if (found.data === undefined) return <Waiting what={t("waiting.collections")} />;
-  return found.data.length === 0 ? <Empty what={t("profile.nothing")} /> : <CollectionList items={found.data} />;
+  const found = usePaged<Collection>(`api/collections?${new URLSearchParams({ owner: name, limit: "100" })}`);
+  return <Listed of={found} waiting={t("waiting.collections")}>{(items) => <CollectionList items={items} />}</Listed>;
+}
+
+/** Who follows, or is followed. */
+function TheirPeople({ path }: { path: string }) {
+  const found = usePaged<Somebody>(path);
+  return <Listed of={found} waiting={t("waiting.profile")}>{(items) => <People items={items} />}</Listed>;
+}
+
+/** A list of theirs, as far as it has come; or that there is nothing in it. */
+function Listed<T>({ of, waiting, children }: { of: Paged<T>; waiting: string; children: (items: T[]) => ComponentChildren }) {
+  return (
+    <>
+      {of.problem && <Trouble problem={of.problem} retry={of.reload} />}
+      {of.items === undefined && of.problem === null && <Waiting what={waiting} />}
+      {of.items?.length === 0 && <Empty what={t("profile.nothing")} />}
+      {of.items !== undefined && of.items.length > 0 && children(of.items)}
+      <More of={of} />
+    </>
+  );
 }
 
 function TheirLikes({ name }: { name: string }) {
@@ -142,12 +159,15 @@ function TheirLikes({ name }: { name: string }) {
 }
 
 function TheirMembers({ name }: { name: string }) {
-  const found = useLoad<Member[]>(`api/organizations/${encodeURIComponent(name)}/members`);
+  const found = useLoad<Somebody[]>(`api/organizations/${encodeURIComponent(name)}/members`);
   if (found.problem) return <Trouble problem={found.problem} retry={() => void found.reload()} />;
-  if (found.data === undefined) return <Waiting what={t("waiting.members")} />;
+  return found.data === undefined ? <Waiting what={t("waiting.members")} /> : <People items={found.data} />;
+}
+
+function People({ items }: { items: Somebody[] }) {
   return (
     <ul class="talks two">
-      {found.data.map((it) => (
+      {items.map((it) => (
         <li key={it.user}><div><h2><Link to={encodeURIComponent(it.user)}>{it.fullname || it.user}</Link></h2>{it.fullname !== it.user && <p class="bits"><span>{it.user}</span></p>}</div></li>
       ))}
     </ul>

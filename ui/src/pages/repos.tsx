@@ -1,14 +1,15 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { call, Problem, type Page, type RepoSummary, type RepoType } from "../api";
+import { Problem, type RepoSummary, type RepoType } from "../api";
 import { Empty, Head, Size, State, Trouble, Waiting } from "../parts";
 import { ago, endonym, integer } from "../format";
 import { maybe, t, useLang } from "../i18n";
 import { placeOf } from "../hub";
+import { readAll, usePaged } from "../paged";
+import { More } from "../parts/more";
 import { HubNav } from "../parts/subnav";
 import { go, Link, usePlace } from "../router";
-import { sessionEnded } from "../session";
 
-const MOST = 500; // rows asked for; beyond that the search narrows
+const PAGE = 500; // rows asked for at a time: the filters are of those that are here
 const SORTS = ["updated", "created", "trending", "likes", "downloads", "name", "size"] as const;
 type Sort = (typeof SORTS)[number];
 /** Ranges of a model's parameters, as the hub's API writes them. */
@@ -61,29 +62,22 @@ function facets(type: RepoType): Facet[] {
   return type === "model" ? all : all.filter((facet) => facet.id !== "here");
 }
 
-/** Every row that matches the search, page by page. */
-async function rows(type: RepoType, search: string, sort: Sort, signal: AbortSignal): Promise<{ items: RepoSummary[]; total: number }> {
-  const items: RepoSummary[] = [];
-  let cursor: string | null = null;
-  let total = 0;
-  do {
-    const query = new URLSearchParams({ type, sort, limit: "100" });
-    if (search !== "") query.set("search", search);
-    if (cursor !== null) query.set("cursor", cursor);
-    const page: Page<RepoSummary> = await call(`fust/v1/repos?${query}`, { signal });
-    items.push(...page.items);
-    total = page.total ?? items.length;
-    cursor = page.next ?? null;
-  } while (cursor !== null && items.length < MOST);
-  return { items, total };
-}
-
-/** The rows of models with so many parameters: the hub's API reads that from the weights, the rows do not say it. */
-async function rowsWithin(span: string, search: string, sort: Sort, signal: AbortSignal): Promise<{ items: RepoSummary[]; total: number }> {
-  const query = new URLSearchParams({ search, num_parameters: span, limit: "1000" });
-  const [all, within] = await Promise.all([rows("model", search, sort, signal), call<{ id: string }[]>(`api/models?${query}`, { signal })]);
-  const ids = new Set(within.map((it) => it.id));
-  return { items: all.items.filter((it) => ids.has(it.repo_id)), total: ids.size };
+/** The models with so many parameters: the hub's API reads that from the weights, the rows do not say it. Null: any. */
+function useWithin(span: string, search: string): { ids: Set<string> | null | undefined; problem: Problem | null } {
+  const [found, setFound] = useState<{ of: string; ids: Set<string> } | null>(null);
+  const [problem, setProblem] = useState<Problem | null>(null);
+  const asked = `api/models?${new URLSearchParams({ search, num_parameters: span, limit: "1000" })}`;
+  useEffect(() => {
+    setProblem(null);
+    if (span === "") return undefined;
+    const stop = new AbortController();
+    readAll<{ id: string }>(asked, stop.signal)
+      .then((all) => setFound({ of: asked, ids: new Set(all.map((it) => it.id)) }))
+      .catch((error: unknown) => { if (error instanceof Problem) setProblem(error); });
+    return () => stop.abort();
+  }, [asked, span]);
+  if (span === "") return { ids: null, problem };
+  return { ids: found?.of === asked ? found.ids : undefined, problem };
 }
 
 /** Models, datasets or spaces: search, order and filters live in the address. */
@@ -94,24 +88,12 @@ export function ReposPage({ type }: { type: RepoType }) {
   const sort = SORTS.find((it) => it === query.get("sort")) ?? "updated";
   const span = type === "model" ? (SPANS.find((it) => it === query.get("parameters")) ?? "") : "";
   const picked = query.getAll("f");
-  const [found, setFound] = useState<{ items: RepoSummary[]; total: number } | null>(null);
-  const [problem, setProblem] = useState<Problem | null>(null);
-  const [turn, setTurn] = useState(0);
-
-  useEffect(() => {
-    const stop = new AbortController();
-    (span === "" ? rows(type, search, sort, stop.signal) : rowsWithin(span, search, sort, stop.signal))
-      .then((answer) => {
-        setFound(answer);
-        setProblem(null);
-      })
-      .catch((error: unknown) => {
-        if (!(error instanceof Problem)) return;
-        if (error.status === 401) sessionEnded();
-        setProblem(error);
-      });
-    return () => stop.abort();
-  }, [type, search, sort, span, turn, chosen]);
+  const rows = usePaged<RepoSummary>(`fust/v1/repos?${new URLSearchParams({ type, sort, limit: String(PAGE), ...(search === "" ? {} : { search }) })}`);
+  const within = useWithin(span, search);
+  const problem = rows.problem ?? within.problem;
+  const { ids } = within;
+  const items = ids === null ? rows.items : ids && rows.items?.filter((it) => ids.has(it.repo_id));
+  const found = items && { items, total: ids?.size ?? rows.total ?? items.length };
 
   const words = wordsOf(type);
   const narrowed = search !== "" || span !== "";
@@ -144,16 +126,17 @@ export function ReposPage({ type }: { type: RepoType }) {
     <div class="page wrap">
       <Head title={words.title} sum={found && (found.total > 0 || narrowed) && sumOf(type, found.total, fits, search)}>
         {words.to && found?.total !== 0 && <Link class="b go" to={words.to}>{words.pull}</Link>}
+        <Link class="b" to={`new?type=${type}`}>{t(`newrepo.${type}s`)}</Link>
       </Head>
       <HubNav />
-      {problem && <Trouble problem={problem} retry={() => setTurn(turn + 1)} />}
-      {found === null && problem === null && <Waiting what={words.waiting} />}
+      {problem && <Trouble problem={problem} retry={rows.reload} />}
+      {found === undefined && problem === null && <Waiting what={words.waiting} />}
       {found?.total === 0 && !narrowed && (
         <Empty what={words.none} next={words.next}>
           {words.to && <Link class="b go" to={words.to}>{words.pull}</Link>}
         </Empty>
       )}
-      {found !== null && (found.total > 0 || narrowed) && (
+      {found !== undefined && (found.total > 0 || narrowed) && (
         <div class="list">
           <Filters list={list} items={found.items} picked={picked} matches={matches} toggle={toggle} />
           <div>
@@ -169,7 +152,7 @@ export function ReposPage({ type }: { type: RepoType }) {
                 <button class="b" type="button" onClick={() => change({ search: "", span: "", f: [] })}>{t("models.clear")}</button>
               </Empty>
             )}
-            {found.items.length < found.total && <p class="small quiet more">{t("models.more", { shown: integer(found.items.length), total: integer(found.total) })}</p>}
+            <More of={rows} />
           </div>
         </div>
       )}

@@ -1,10 +1,11 @@
 import type { Repo } from "../api";
-import { CloneLine, Empty, Facts, Section, Size, Time } from "../parts";
-import { filesOf } from "../hub";
+import { CloneLine, Empty, Facts, Section, Size, Time, Trouble, Waiting } from "../parts";
+import { filesOf, viewOf } from "../hub";
 import { integer } from "../format";
 import { accessWord } from "../gate";
 import { t } from "../i18n";
-import { Link } from "../router";
+import { useLoad } from "../load";
+import { Link, url } from "../router";
 import type { Panel } from "./repo/tabs";
 
 /** Where the card says that the app runs: `app_url: https://…` in its front matter; null when it does not. */
@@ -14,9 +15,41 @@ function linkedApp(card: string | null): URL | null {
   return found !== undefined && URL.canParse(found) ? new URL(found) : null;
 }
 
-/** A space's app: one that runs elsewhere is linked; a stranger's pages are not run here, where they would have the reader's rights. */
+/** Whether a space has something to show, so that its page begins with it. */
+export const hasApp = (repo: Repo): boolean => repo.type === "space" && repo.open && (repo.sdk === "static" || linkedApp(repo.card) !== null);
+
+interface SpaceApp {
+  path: string;
+}
+
+/** What a space's pages may do; no `allow-same-origin`, so that they are nobody here. The server says the same of each. */
+const SANDBOX = "allow-scripts allow-forms allow-modals allow-popups allow-downloads allow-pointer-lock";
+
+/** The pages of a static space, in an origin of their own. */
+function StaticApp({ repo }: { repo: Repo }) {
+  const found = useLoad<SpaceApp>(`${viewOf(repo)}/app`);
+  if (found.problem?.status === 404) {
+    return (
+      <Empty what={t("space.nopage")} next={t("space.nopage.next")}>
+        <Link class="b" to={filesOf(repo, "main")}>{t("pull.files")}</Link>
+      </Empty>
+    );
+  }
+  if (found.problem) return <Trouble problem={found.problem} retry={() => void found.reload()} />;
+  if (found.data === undefined) return <Waiting what={t("waiting.space")} />;
+  return (
+    <div class="app">
+      <iframe src={url(found.data.path)} sandbox={SANDBOX} referrerpolicy="no-referrer" title={t("space.frame", { name: repo.repo_id })} />
+      <p class="small quiet">{t("space.frame.note", { owner: repo.repo_id.split("/")[0] ?? "" })} <a href={url(found.data.path)} target="_blank" rel="noopener noreferrer">{t("space.whole")}</a></p>
+    </div>
+  );
+}
+
+/** A space's app: its own pages when it is static, else a link to where it runs. */
 export function AppPanel({ repo }: Panel) {
+  if (!repo.open) return <Empty what={t("space.closed")} />;
   const app = linkedApp(repo.card);
+  if (app === null && repo.sdk === "static") return <StaticApp repo={repo} />;
   if (app === null) {
     return (
       <Empty what={t("space.none")} next={t("space.none.next")}>

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from fust.accounts.models import Token
+from collections.abc import Callable
+from functools import partial
+
+from fust.accounts.models import Token, User
 from fust.accounts.organisations import Organisation
 from fust.accounts.rights import Grants, Identity, Role, make_grants
 from fust.core.clock import iso
 from fust.core.errors import Unauthenticated
 from fust.core.ids import REPO_TYPES
+from fust.hub.api.common import next_link
 from fust.hub.draw import Json
-from fust.hub.http import Reply, Request, Surface, json_reply
+from fust.hub.follows import Kind
+from fust.hub.http import Reply, Request, Surface, json_reply, number
 from fust.hub.routing import Route
 
+_PAGE = 100
 _ROLES: dict[Role, str] = {"read": "read", "write": "write", "admin": "admin", "owner": "admin"}
 """Our roles as the Hub names them; it has no owner above the admin."""
 
@@ -107,6 +113,9 @@ def user_overview(surface: Surface, request: Request, name: str) -> Reply:
             "isPro": False,
             "createdAt": iso(user.created_at),
             **_counts(surface, request.identity, user.name),
+            "numFollowers": surface.hub.follows.count_followers(user.name),
+            "numFollowing": surface.hub.follows.count_following(user.name),
+            **_follows(surface, request.identity, user.name),
             "orgs": [_draw_organisation(found) for found in _shared_organisations(surface, request, user.id)],
         }
     )
@@ -129,6 +138,8 @@ def organisation_overview(surface: Surface, request: Request, name: str) -> Repl
             "numUsers": found.members,
             "createdAt": iso(found.created_at),
             **_counts(surface, request.identity, found.name),
+            "numFollowers": surface.hub.follows.count_followers(found.name),
+            **_follows(surface, request.identity, found.name),
         }
     )
 
@@ -139,16 +150,74 @@ def organisation_members(surface: Surface, request: Request, name: str) -> Reply
     return json_reply(
         [
             {
-                "_id": member.name,
-                "user": member.name,
-                "fullname": member.full_name or member.name,
-                "type": "user",
-                "avatarUrl": "",
-                "isPro": False,
+                **_draw_user(member.name, member.name, member.full_name),
                 "role": _ROLES[member.role],
             }
             for member in surface.accounts.organisations.list_members(name)
         ]
+    )
+
+
+def _draw_user(row_id: str, name: str, full_name: str) -> Json:
+    return {
+        "_id": row_id,
+        "user": name,
+        "fullname": full_name or name,
+        "type": "user",
+        "avatarUrl": "",
+        "isPro": False,
+    }
+
+
+# Following
+
+
+def _follows(surface: Surface, identity: Identity, name: str) -> Json:
+    """Returns `isFollowing`, for callers who signed in."""
+    return {"isFollowing": surface.hub.follows.is_followed_by(identity, name)} if identity.user else {}
+
+
+def user_followers(surface: Surface, request: Request, name: str) -> Reply:
+    """`GET /api/users/{name}/followers`, the newest first."""
+    return _people(surface, request, partial(surface.hub.follows.followers, name, "user"))
+
+
+def organisation_followers(surface: Surface, request: Request, name: str) -> Reply:
+    """`GET /api/organizations/{name}/followers`, the newest first."""
+    return _people(surface, request, partial(surface.hub.follows.followers, name, "org"))
+
+
+def user_following(surface: Surface, request: Request, name: str) -> Reply:
+    """`GET /api/users/{name}/following`: the people whom somebody follows, the newest first."""
+    return _people(surface, request, partial(surface.hub.follows.following, name))
+
+
+def _people(surface: Surface, request: Request, find: Callable[..., list[User]]) -> Reply:
+    skip = number(request.query.get("cursor"), 0, 0, 10**9)
+    limit = number(request.query.get("limit"), _PAGE, 1, _PAGE)
+    found = find(limit=limit + 1, skip=skip)
+    following = str(skip + limit) if len(found) > limit else None
+    drawn = [_draw_user(user.id, user.name, user.full_name) for user in found[:limit]]
+    return json_reply(drawn, headers=next_link(surface, request, following))
+
+
+def follow_user(surface: Surface, request: Request, name: str) -> Reply:
+    """`POST` and `DELETE /api/users/{name}/follow`."""
+    return _set_follow(surface, request, name, "user")
+
+
+def follow_organisation(surface: Surface, request: Request, name: str) -> Reply:
+    """`POST` and `DELETE /api/organizations/{name}/follow`."""
+    return _set_follow(surface, request, name, "org")
+
+
+def _set_follow(surface: Surface, request: Request, name: str, kind: Kind) -> Reply:
+    surface.hub.follows.set(request.identity, name, kind, follows=request.method == "POST")
+    return json_reply(
+        {
+            **_follows(surface, request.identity, name),
+            "numFollowers": surface.hub.follows.count_followers(name),
+        }
     )
 
 
@@ -167,4 +236,12 @@ ROUTES = (
     Route("GET", "/api/users/{name}/overview", user_overview),
     Route("GET", "/api/organizations/{name}/overview", organisation_overview),
     Route("GET", "/api/organizations/{name}/members", organisation_members),
+    Route("GET", "/api/users/{name}/followers", user_followers),
+    Route("GET", "/api/users/{name}/following", user_following),
+    Route("GET", "/api/organizations/{name}/followers", organisation_followers),
+    *(Route(method, "/api/users/{name}/follow", follow_user) for method in ("POST", "DELETE")),
+    *(
+        Route(method, "/api/organizations/{name}/follow", follow_organisation)
+        for method in ("POST", "DELETE")
+    ),
 )

@@ -7,7 +7,7 @@ import { t } from "../../i18n";
 import { go, usePlace } from "../../router";
 import { DatasetFacts } from "../dataset";
 import { DeploymentFacts, ModelButtons, ModelFacts, ModelNotes, useServing } from "../model";
-import { SpaceFacts } from "../space";
+import { hasApp, SpaceFacts } from "../space";
 import { GateNote } from "./gate";
 import { RepoKick, RepoMissing, useRepo } from "./load";
 import { REPO_TABS } from "./tabs";
@@ -25,7 +25,7 @@ export function RepoPage({ type, repoId, at }: { type: RepoType; repoId: string;
   if (repo === undefined) return <RepoMissing type={type} repoId={repoId} loaded={loaded} />;
   const page = at === undefined ? path : path.split("/").slice(0, -1).join("/");
   const tabs = REPO_TABS.filter((tab) => (tab.types?.includes(type) ?? true) && (tab.shown?.(repo) ?? true));
-  const asked = at ?? query.get("tab");
+  const asked = at ?? query.get("tab") ?? (hasApp(repo) ? "app" : null);
   const tab = tabs.find((it) => it.id === asked) ?? tabs[0]!;
   const pick = (next: string): void => {
     const fresh = new URLSearchParams([...query].filter(([key]) => SHARED.includes(key)));

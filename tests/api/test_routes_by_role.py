@@ -663,6 +663,28 @@ FUST: list[Row] = [
     ),
     Row("GET", "/fust/v1/deployments/{deployment_id:str}", "a key", "/fust/v1/deployments/none", ok=(404,)),
     Row(
+        "GET",
+        "/fust/v1/deployments/{deployment_id:str}/adapters",
+        "a key",
+        "/fust/v1/deployments/none/adapters",
+        ok=(404,),
+    ),
+    Row(
+        "POST",
+        "/fust/v1/deployments/{deployment_id:str}/adapters",
+        "a writing key",
+        "/fust/v1/deployments/none/adapters",
+        {"repo_id": "ada/open"},
+        (404,),
+    ),
+    Row(
+        "DELETE",
+        "/fust/v1/deployments/{deployment_id:str}/adapters/{name:str}",
+        "a writing key",
+        "/fust/v1/deployments/none/adapters/none",
+        ok=(404,),
+    ),
+    Row(
         "DELETE",
         "/fust/v1/deployments/{deployment_id:str}",
         "a writing key",

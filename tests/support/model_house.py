@@ -65,6 +65,10 @@ class FolderFiles:
     def find_new_name(self, repo_id: str) -> str | None:
         return None
 
+    def named_bases(self, repo_id: str, revision: str) -> Sequence[str]:
+        card = self._repo(repo_id) / "BASE"
+        return card.read_text().split() if card.is_file() else ()
+
     def is_gated(self, repo_id: str) -> bool:
         return False
 

@@ -67,6 +67,8 @@ ACTIONS: dict[str, str] = {
     "deployment.start": "Model served",
     "deployment.change": "Serving of a model changed",
     "deployment.stop": "Model taken off",
+    "deployment.adapter": "Adapter served",
+    "deployment.adapter_off": "Adapter taken off",
     "run.create": "Run started",
     "run.cancel": "Run cancelled",
     "run.resume": "Run taken up again",

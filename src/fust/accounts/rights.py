@@ -172,6 +172,27 @@ def may_use(identity: Identity, names: Iterable[str], repo_id: str, *, private: 
     return not private or (role is not None and allows(role, "repo.read"))
 
 
+def may_use_with(
+    identity: Identity,
+    names: Iterable[str],
+    repo_id: str,
+    adapter_repo_id: str,
+    *,
+    private: bool,
+    adapter_private: bool,
+) -> bool:
+    """Returns whether the caller may use a model with an adapter: both repos count.
+
+    A fine-grained key has to cover both too; a pattern that covers the base does not cover the adapter, its whole name does.
+    """
+    names = tuple(names)
+    grants = identity.grants
+    exact = [name for name in names if grants is not None and name in grants.models]
+    return may_use(identity, names, repo_id, private=private) and may_use(
+        identity, (adapter_repo_id, *exact), adapter_repo_id, private=adapter_private
+    )
+
+
 def may_see_model(identity: Identity, names: Iterable[str], repo_id: str, *, private: bool) -> bool:
     """Returns whether a deployment is shown: who may use it, or a key that was made for its repo."""
     if may_use(identity, names, repo_id, private=private):

@@ -29,6 +29,7 @@ _POLL_S = 0.2
         "fust serve Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf --pin",
         "fust serve ./my-model.gguf",
         "fust serve parrot --engine echo --misbehave 429,ok",
+        "fust serve Qwen/Qwen3-0.6B-GGUF --adapter me/helper",
     ),
 )
 @click.argument("model", metavar="OWNER/NAME[:FILE]|PATH|NAME")
@@ -41,10 +42,26 @@ _POLL_S = 0.2
     default="",
     help=t("For the engine echo: how it is to fail, request by request, such as `slow:0.5,cut,ok`."),
 )
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="OWNER/NAME[:FILE]",
+    help=t("A LoRA adapter of the hub to answer beside it, as MODEL:NAME; may be given several times."),
+)
 @click.option("--pin", is_flag=True, help=t("Never unload it to make room."))
 @click.option("-d", "--detach", is_flag=True, help=t("Do not wait until it is loaded."))
 @pass_cli
-def serve(cli: CLI, model: str, alias: str, engine: str, misbehave: str, pin: bool, detach: bool) -> None:
+def serve(
+    cli: CLI,
+    model: str,
+    alias: str,
+    engine: str,
+    misbehave: str,
+    adapters: tuple[str, ...],
+    pin: bool,
+    detach: bool,
+) -> None:
     """Creates a deployment and waits until it is ready."""
     client = cli.client()
     path = Path(model)
@@ -57,6 +74,9 @@ def serve(cli: CLI, model: str, alias: str, engine: str, misbehave: str, pin: bo
         else:
             repo_id, _, file = model.partition(":")
         deployment = client.create_deployment(repo_id, file, alias, engine=engine, pin=pin)
+    for adapter in adapters:
+        adapter_repo, _, adapter_file = adapter.partition(":")
+        deployment = client.add_adapter(deployment.id, adapter_repo, adapter_file)
     if not detach:
         deployment = _wait(client, deployment)
     cli.result(deployment, _how_to_use(deployment))
@@ -106,7 +126,7 @@ def _wait(client: Client, deployment: Deployment) -> Deployment:
         ClientError: it could not be loaded; says why.
 
     """
-    while deployment.state == "loading":
+    while deployment.state == "loading" or any(a.state == "loading" for a in deployment.adapters):
         time.sleep(_POLL_S)
         deployment = client.get_deployment(deployment.id)
     if deployment.state == "failed":
@@ -119,8 +139,10 @@ def _how_to_use(deployment: Deployment) -> str:
     lines = [t("{name}: {state}", name=name, state=t(deployment.state))]
     lines += [f"  {reason}" for reason in deployment.why]
     lines += [f"  {deployment.note}"] if deployment.note else []
-    verb = "chat" if deployment.has_chat_template else ""
-    if verb:
+    lines += [
+        f"  {name}:{a.name}: {t(a.state)}" + (f" ({a.error})" if a.error else "") for a in deployment.adapters
+    ]
+    if deployment.has_chat_template:
         lines.append(t("Talk with it: `fust chat {name}`", name=name))
     return "\n".join(lines)
 
@@ -130,8 +152,9 @@ def _how_to_use(deployment: Deployment) -> str:
 def ps(cli: CLI) -> None:
     """Lists deployments."""
     found = cli.client().list_deployments()
-    rows = [
-        [
+    rows: list[list[str]] = []
+    for d in found:
+        row = [
             d.name,
             d.alias or "-",
             t(d.state) + (" " + t("(pinned)") if d.pinned else ""),
@@ -141,8 +164,10 @@ def ps(cli: CLI) -> None:
             ago(d.last_used_at),
             d.error or d.note or "",
         ]
-        for d in found
-    ]
+        rows.append(row)
+        for a in d.adapters:
+            beside = f"{d.alias}:{a.name}" if d.alias else "-"
+            rows.append([f"{d.name}:{a.name}", beside, t(a.state), "-", "-", "-", "-", a.error or a.repo_id])
     headings = [
         t("name"),
         t("alias"),
@@ -158,16 +183,31 @@ def ps(cli: CLI) -> None:
 
 
 @click.command(
-    help=t("Take a model off the API, by its name, alias or id. Its files stay in the hub."),
-    epilog=example("fust stop Qwen/Qwen3-0.6B-GGUF", "fust stop small"),
+    help=t(
+        "Take a model off the API, by its name, alias or id; with :ADAPTER behind it one adapter of it. Files stay in the hub."
+    ),
+    epilog=example("fust stop Qwen/Qwen3-0.6B-GGUF", "fust stop small", "fust stop small:helper"),
 )
 @click.argument("name")
 @pass_cli
 def stop(cli: CLI, name: str) -> None:
     """Deletes a deployment."""
     client = cli.client()
-    found = [d for d in client.list_deployments() if name in (d.id, d.name, d.alias)]
-    found = found or [d for d in client.list_deployments() if name == d.repo_id]
+    served = client.list_deployments()
+    found = [d for d in served if name in (d.id, d.name, d.alias)]
+    found = found or [d for d in served if name == d.repo_id]
+    base, _, adapter = name.rpartition(":")
+    of_base = [
+        d
+        for d in served
+        if base in (d.id, d.name, d.alias) and any(adapter in (a.name, a.repo_id) for a in d.adapters)
+    ]
+    if not found and of_base:
+        client.remove_adapter(
+            of_base[0].id, next(a.name for a in of_base[0].adapters if adapter in (a.name, a.repo_id))
+        )
+        cli.result({"stopped": [name]}, t("{names} is off the API.", names=name))
+        return
     if not found:
         raise NotFound("No model {name!r} is served.", hint="`fust ps` lists those that are.", name=name)
     for deployment in found:

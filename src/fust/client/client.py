@@ -303,6 +303,16 @@ class Client:
         """Returns a model at the API."""
         return self._get(f"/fust/v1/deployments/{quote(deployment_id, safe='')}", Deployment)
 
+    def add_adapter(self, deployment_id: str, repo_id: str, file: str = "", name: str = "") -> Deployment:
+        """Puts an adapter beside a model; returns when it was checked, mostly while the engine takes it in."""
+        body = {"repo_id": repo_id, "file": file or None, "name": name or None}
+        return self._post(f"/fust/v1/deployments/{quote(deployment_id, safe='')}/adapters", Deployment, body)
+
+    def remove_adapter(self, deployment_id: str, name: str) -> None:
+        """Takes an adapter off a model."""
+        path = f"/fust/v1/deployments/{quote(deployment_id, safe='')}/adapters/{quote(name, safe='')}"
+        self._http.request("DELETE", path)
+
     def delete_deployment(self, deployment_id: str) -> None:
         """Takes a model off the API."""
         self._http.request("DELETE", f"/fust/v1/deployments/{quote(deployment_id, safe='')}")

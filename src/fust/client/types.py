@@ -265,6 +265,19 @@ class Session(msgspec.Struct):
     version: str = ""
 
 
+class Adapter(msgspec.Struct):
+    """An adapter beside a model at the API."""
+
+    name: str
+    repo_id: str
+    state: str
+    file: str = ""
+    revision: str = ""
+    size_bytes: int = 0
+    error: str | None = None
+    by_request: bool = False
+
+
 class Deployment(msgspec.Struct):
     """A model at the API."""
 
@@ -290,6 +303,7 @@ class Deployment(msgspec.Struct):
     has_chat_template: bool | None = None
     why: list[str] = []
     tokens_per_s: float | None = None
+    adapters: list[Adapter] = []
 
 
 class DeploymentList(msgspec.Struct):

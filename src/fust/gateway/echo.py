@@ -24,13 +24,15 @@ def follows_greedily(plan: Plan) -> bool:
     return limit == 1 and plan.body.get("temperature") == 0 and plan.body.keys() <= _PLAIN
 
 
-def score_request(plan: Plan) -> bytes:
-    """Returns the body of the scoring engine's request."""
+def score_request(plan: Plan, adapter: str) -> bytes:
+    """Returns the body of the scoring engine's request; ``adapter`` is a file for it to use, empty for none."""
     rows = [
         ScoreRow(text=prompt) if isinstance(prompt, str) else ScoreRow(tokens=prompt)
         for prompt in plan.prompts
     ]
-    return msgspec.json.encode(ScoreRequest(rows, top=plan.body.get("logprobs", 0), pieces=True))
+    return msgspec.json.encode(
+        ScoreRequest(rows, top=plan.body.get("logprobs", 0), pieces=True, adapter=adapter)
+    )
 
 
 def greedy_end(plan: Plan, row: ScoredRow, pieces: dict[int, bytes]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import msgspec
 
-from fust.accounts.rights import Identity, may_use
+from fust.accounts.rights import Identity, may_use, may_use_with
 from fust.core.clock import utc_naive
 from fust.core.errors import FustError, NotFound, Unsupported
 from fust.core.ids import new_id
@@ -129,7 +129,7 @@ class Serving:
     async def _acquire(self, plan: Plan, identity: Identity) -> Target:
         entry = self._targets.peek(plan.model)
         # The quick way asks nothing that could wait for a disk: a known model, plainly open, already loaded.
-        if entry is not None and not entry.gated and _may_use(identity, entry):
+        if entry is not None and not gated_repos(entry) and may_use_entry(identity, entry):
             _check_entry(plan, entry)
             target = self._targets.acquire_now(plan.model, plan.mode)
             if target is not None:
@@ -147,10 +147,10 @@ class Serving:
 
     def _acquire_slowly(self, plan: Plan, identity: Identity) -> Target:
         entry = self._targets.find(plan.model)
-        if entry is None or not _may_use(identity, entry):
+        if entry is None or not may_use_entry(identity, entry):
             raise no_model(plan.model)
-        if entry.gated:
-            self._check_gate(identity, entry.repo_id)
+        for repo_id in gated_repos(entry):
+            self._check_gate(identity, repo_id)
         _check_entry(plan, entry)
         return self._targets.acquire(plan.model, plan.mode)
 
@@ -230,7 +230,8 @@ class Serving:
         self, plan: Plan, identity: Identity, target: Target, exchange: Exchange, count: _Count
     ) -> None:
         """Answers with prompts and their log-probabilities, and with what follows each."""
-        async with self._upstream.post(target, "/score", score_request(plan), plan.param) as response:
+        body = score_request(plan, target.adapter_file)
+        async with self._upstream.post(target, "/score", body, plan.param) as response:
             scored = msgspec.json.decode(await response.read(), type=ScoreAnswer)
         ends = await self._ends(plan, identity, scored, count)
         choices = [
@@ -386,8 +387,21 @@ def no_model(name: str) -> NotFound:
     )
 
 
-def _may_use(identity: Identity, entry: ModelEntry) -> bool:
-    return may_use(identity, (entry.name, *entry.aliases), entry.repo_id, private=entry.private)
+def may_use_entry(identity: Identity, entry: ModelEntry) -> bool:
+    """Returns whether the caller may know of a model and use it; gates are asked besides."""
+    names, adapter = (entry.name, *entry.aliases), entry.adapter
+    if adapter is None:
+        return may_use(identity, names, entry.repo_id, private=entry.private)
+    return may_use_with(
+        identity, names, entry.repo_id, adapter.repo_id,
+        private=entry.private, adapter_private=adapter.private,
+    )  # fmt: skip
+
+
+def gated_repos(entry: ModelEntry) -> list[str]:
+    """Returns the repos whose gates stand before a model."""
+    gated = [entry.repo_id] if entry.gated else []
+    return [*gated, entry.adapter.repo_id] if entry.adapter and entry.adapter.gated else gated
 
 
 def _check_entry(plan: Plan, entry: ModelEntry) -> None:

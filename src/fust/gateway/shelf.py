@@ -11,12 +11,12 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from fust.accounts.rights import Identity, may_use
+from fust.accounts.rights import Identity
 from fust.core.clock import iso
 from fust.core.errors import FustError, Gated, InvalidInput, NotFound
 from fust.gateway.batches import Batches, draw_batch
 from fust.gateway.files import Files, Upload, draw_file
-from fust.gateway.serving import CheckGate, no_model
+from fust.gateway.serving import CheckGate, gated_repos, may_use_entry, no_model
 from fust.gateway.stored import Responses, no_response
 from fust.wire.batches import BatchRequest
 from fust.wire.body import decode_request
@@ -89,15 +89,14 @@ def _visible(shelf: Shelf, call: Call) -> list[ModelEntry]:
     return [
         entry
         for entry in shelf.targets.list_models()
-        if may_use(call.identity, (entry.name, *entry.aliases), entry.repo_id, private=entry.private)
-        and _passes(shelf, call, entry)
+        if may_use_entry(call.identity, entry) and _passes(shelf, call, entry)
     ]
 
 
 def _passes(shelf: Shelf, call: Call, entry: ModelEntry) -> bool:
     try:
-        if entry.gated:
-            shelf.check_gate(call.identity, entry.repo_id)
+        for repo_id in gated_repos(entry):
+            shelf.check_gate(call.identity, repo_id)
     except Gated:
         return False
     return True

@@ -54,6 +54,10 @@ class ModelFiles(Protocol):
         """Returns what a repo is called today that once had this name, or None."""
         ...
 
+    def named_bases(self, repo_id: str, revision: str) -> Sequence[str]:
+        """Returns what a repo's card calls its base models: repo ids as they are written there."""
+        ...
+
     def check_open(self, identity: Identity, repo_id: str) -> None:
         """Raises Gated unless the caller, who may see the repo, may have its files."""
         ...

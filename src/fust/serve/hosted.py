@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -12,21 +12,21 @@ from typing import Literal
 import msgspec
 
 from fust.core.errors import FustError
-from fust.serve.engines.base import Engine, EngineInfo, EngineSpec, Mode
+from fust.serve.adapters import VISIBILITY_S, Attached
+from fust.serve.engines.base import Engine, EngineInfo, EngineSpec, HeldAdapters, Mode
 from fust.serve.engines.kinds import Kind, get_kind
 from fust.serve.facts import ModelFacts
 from fust.serve.models import DeploymentRow
 from fust.serve.notes import Note, note
-from fust.wire.targets import ModelEntry, Target
+from fust.wire.targets import AdapterEntry, ModelEntry, Target
 
 State = Literal["loading", "ready", "idle", "failed", "stopped"]
 
 CRASH_WINDOW_S = 60.0
 CRASH_LIMIT = 4
-_VISIBILITY_S = 1.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Running:
     """An engine of a deployment, from the moment its loading begins."""
 
@@ -41,11 +41,17 @@ class Running:
     """When its processor time was read last (monotonic), and what it was, in seconds."""
     doomed: bool = False
     """Being stopped: takes no new request."""
+    retired: bool = False
+    """Another took its place: it answers what it has and ends."""
 
     @property
     def is_ready(self) -> bool:
         """Whether it takes requests."""
-        return self.info is not None and not self.doomed
+        return self.info is not None and not self.doomed and not self.retired
+
+    def holds(self, adapter: Attached | None) -> bool:
+        """Whether it can answer with an adapter, or without any."""
+        return adapter is None or any(id_ == adapter.id for id_, _ in self.spec.adapters)
 
 
 @dataclass(slots=True)
@@ -69,6 +75,12 @@ class Hosted:
     """What an engine without a file was told, as JSON."""
     sealed: str = field(default="", repr=False)
     engines: dict[Mode, Running] = field(default_factory=lambda: {})
+    beside: list[Running] = field(default_factory=lambda: [])
+    """Engines that are to take over, or that answer their last requests."""
+    adapters: dict[str, Attached] = field(default_factory=lambda: {})
+    """By name."""
+    settling: bool = False
+    """Whether a thread brings its engine to the adapters that are wanted."""
     facts: ModelFacts | None = None
     path: Path | None = None
     chosen: dict[Mode, tuple[Note, ...]] = field(default_factory=lambda: {})
@@ -90,6 +102,10 @@ class Hosted:
     deleted: bool = False
     bringing: threading.Lock = field(default_factory=threading.Lock)
     """Held while the model's file is brought from the hub and read."""
+    preparing: threading.Lock = field(default_factory=threading.Lock)
+    """Held while files of adapters are made."""
+    attaching: threading.Lock = field(default_factory=threading.Lock)
+    """Held while an adapter is added."""
 
     @classmethod
     def of(cls, row: DeploymentRow) -> Hosted:
@@ -118,18 +134,42 @@ class Hosted:
         return "failed" if self.failed else "idle"
 
     @property
+    def all_engines(self) -> tuple[Running, ...]:
+        """Those that answer, and those that begin or end beside them."""
+        return (*self.engines.values(), *self.beside)
+
+    @property
     def is_busy(self) -> bool:
         """Whether a request is on one of its engines, or one is loading."""
-        return any(running.busy or running.info is None for running in self.engines.values())
+        return any(running.busy or running.info is None for running in self.all_engines)
 
     @property
     def memory_bytes(self) -> int:
         """What its engines take; the estimate until it was measured."""
-        return sum(running.memory_bytes or running.estimate_bytes for running in self.engines.values())
+        return sum(running.memory_bytes or running.estimate_bytes for running in self.all_engines)
+
+    def wanted_adapters(self) -> HeldAdapters:
+        """Returns the adapters that its engine is to hold, oldest first."""
+        found = sorted(self.adapters.values(), key=lambda adapter: (adapter.created_at, adapter.id))
+        return tuple((a.id, a.path) for a in found if a.error is None and a.path is not None)
+
+    def find_adapter(self, word: str) -> Attached | None:
+        """Returns an adapter by its name or its repo, or None."""
+        of_repo = (adapter for adapter in self.adapters.values() if adapter.repo_id == word)
+        return self.adapters.get(word) or next(of_repo, None)
+
+    def state_of(self, adapter: Attached) -> State:
+        """Where an adapter is: `ready`, `loading`, `failed`, or `idle` while its base is not loaded."""
+        if adapter.error is not None:
+            return "failed"
+        running = self.engines.get("generate")
+        if running is not None and running.is_ready and running.holds(adapter):
+            return "ready"
+        return "loading" if self.settling or running is not None or self.starting else "idle"
 
     def has_fresh_visibility(self) -> bool:
         """Whether `private` and `gated` were looked up within the last second."""
-        return time.monotonic() - self.visibility_s < _VISIBILITY_S
+        return time.monotonic() - self.visibility_s < VISIBILITY_S
 
     def entry(self) -> ModelEntry:
         """Returns what a model list says of it."""
@@ -149,8 +189,39 @@ class Hosted:
             has_chat_template=facts.has_chat_template if facts else True,
         )
 
-    def target(self, running: Running, model: str) -> Target:
-        """Returns where requests for this deployment go."""
+    def entry_of(
+        self,
+        name: str,
+        adapter: AdapterEntry,
+        *,
+        aliases: tuple[str, ...] = (),
+        attached: Attached | None = None,
+    ) -> ModelEntry:
+        """Returns what a model list says of the base with an adapter."""
+        base = self.entry()
+        return replace(
+            base,
+            name=name,
+            created_s=int(attached.created_at.timestamp()) if attached else base.created_s,
+            owned_by=adapter.repo_id.partition("/")[0],
+            state=self.state_of(attached) if attached else "idle",
+            aliases=aliases,
+            capabilities=base.capabilities - {"embeddings", "rerank"},
+            adapter=adapter,
+        )
+
+    def attached_entry(self, attached: Attached) -> ModelEntry:
+        """Returns what a model list says of the base with an adapter that is there."""
+        aliases = [f"{self.alias}:{attached.name}"] if self.alias else []
+        return self.entry_of(
+            f"{self.name}:{attached.name}",
+            AdapterEntry(attached.repo_id, attached.private, attached.gated),
+            aliases=(*aliases, attached.repo_id),
+            attached=attached,
+        )
+
+    def target(self, running: Running, model: str, adapter: Attached | None = None) -> Target:
+        """Returns where requests for this deployment go, with an adapter or without."""
         info, facts = running.info, self.facts
         assert info is not None and facts is not None
         return Target(
@@ -167,10 +238,16 @@ class Hosted:
             has_chat_template=facts.has_chat_template,
             capabilities=info.capabilities,
             adapters=info.adapters,
+            adapter_scales={
+                place: 1.0
+                for place, (id_, _) in zip(info.adapters, running.spec.adapters, strict=True)
+                if adapter is not None and id_ == adapter.id
+            },
+            adapter_file=str(adapter.path) if adapter is not None and running.spec.mode == "score" else "",
             pooling=running.spec.pooling,
             embedding=facts.embedding,
-            repo_id=self.repo_id,
-            revision=self.revision,
+            repo_id=adapter.repo_id if adapter else self.repo_id,
+            revision=adapter.revision if adapter else self.revision,
         )
 
     def forgive(self) -> None:

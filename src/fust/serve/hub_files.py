@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from fust.accounts.rights import SYSTEM, Identity
+from fust.hub.cards import parse_card
 from fust.hub.service import Hub
 from fust.serve.files import TreeFile
 
@@ -42,6 +44,13 @@ class HubFiles:
     def is_gated(self, repo_id: str) -> bool:
         """See `ModelFiles.is_gated`."""
         return bool(self._hub.get_repo(SYSTEM, repo_id, "model").gated)
+
+    def named_bases(self, repo_id: str, revision: str) -> Sequence[str]:
+        """See `ModelFiles.named_bases`."""
+        card = parse_card(self._hub.read_card(self._hub.get_repo(SYSTEM, repo_id, "model"), revision) or "")
+        named = card.data.get("base_model")
+        listed = cast("list[object]", named) if isinstance(named, list) else [named]
+        return [name for name in listed if isinstance(name, str)]
 
     def check_open(self, identity: Identity, repo_id: str) -> None:
         """See `ModelFiles.check_open`."""

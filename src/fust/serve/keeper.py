@@ -18,13 +18,15 @@ from fust.core.ids import new_id
 from fust.core.machine import MachineMemory, machine_memory
 from fust.core.settings import Settings
 from fust.core.units import show_size, show_span
-from fust.serve.engines.base import Engine, EngineLoadFailed, EngineSpec, Mode
+from fust.serve.adapters import Attached
+from fust.serve.engines.base import Engine, EngineInfo, EngineLoadFailed, EngineSpec, HeldAdapters, Mode
 from fust.serve.engines.child import log_name
 from fust.serve.facts import ModelFacts
 from fust.serve.files import ModelFile, ModelFiles, bring
 from fust.serve.hosted import Hosted, Running
 from fust.serve.notes import note
 from fust.serve.plan import Plan, plan_engine
+from fust.serve.swap import Swaps, failure_of_adapter
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +53,14 @@ class Keeper:
         self._unseal = unseal
         self._admission = threading.Lock()
         self._stopping = False
+        self.swaps = Swaps(settings, files, self)
 
     # Wanting an engine
 
-    def ensure(self, hosted: Hosted, mode: Mode) -> Running:
+    def ensure(self, hosted: Hosted, mode: Mode, adapter: Attached | None = None) -> Running:
         """Returns the deployment's ready engine for the mode with one request counted on it; loads it when needed.
+
+        With an adapter it waits until the engine holds it; one that scores opens adapters by itself.
 
         Raises:
             Unavailable: it does not fit, did not load in time, or failed too often.
@@ -67,16 +72,31 @@ class Keeper:
             with self.lock:
                 running = self._wait_turn(hosted, mode, deadline)
                 if running.info is not None:
+                    if mode == "generate" and not running.holds(adapter):
+                        self._wait_for_adapter(hosted, adapter, deadline)
+                        continue
                     running.busy += 1
                     hosted.used_s = time.monotonic()
                     return running
             self._load(hosted, running, deadline)
 
-    def take_ready(self, hosted: Hosted, mode: Mode) -> Running | None:
+    def _wait_for_adapter(self, hosted: Hosted, adapter: Attached | None, deadline: float) -> None:
+        """Waits for a change while another engine is made that holds the adapter."""
+        if adapter is not None and adapter.error is not None:
+            raise failure_of_adapter(adapter)
+        if adapter not in hosted.adapters.values():
+            raise Unavailable("{model} is not served any more.", hint="Serve it again.", model=hosted.name)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise _too_slow(hosted, self._settings.serve.load_timeout_s)
+        self.swaps.settle(hosted)
+        self.changed.wait(min(left, 5.0))
+
+    def take_ready(self, hosted: Hosted, mode: Mode, adapter: Attached | None = None) -> Running | None:
         """Returns a ready engine with one request counted on it, or None; never blocks for long."""
         with self.lock:
             running = hosted.engines.get(hosted.kind.processes.get(mode, mode))
-            if running is None or not running.is_ready:
+            if running is None or not running.is_ready or (mode == "generate" and not running.holds(adapter)):
                 return None
             running.busy += 1
             hosted.used_s = time.monotonic()
@@ -112,7 +132,15 @@ class Keeper:
             running.busy = max(0, running.busy - 1)
             hosted.used_s = time.monotonic()
             if not running.busy:
+                if running.retired and running in hosted.beside:
+                    hosted.beside.remove(running)
+                    self._end_later(running)
                 self.changed.notify_all()
+
+    def _end_later(self, running: Running) -> None:
+        running.doomed = True
+        if running.engine is not None:
+            threading.Thread(target=running.engine.stop, name="fust-engine-end", daemon=True).start()
 
     def _wait_turn(self, hosted: Hosted, mode: Mode, deadline: float) -> Running:
         """Waits while another thread loads the engine; returns it ready, or a new one that the caller is to load."""
@@ -186,27 +214,15 @@ class Keeper:
     def _start(self, hosted: Hosted, running: Running, deadline: float) -> None:
         mode = running.spec.mode
         facts = self.facts_of(hosted)
-        plan = self._admit(hosted, running, facts, mode)
-        assert hosted.path is not None
-        spec = EngineSpec(
-            engine_id=new_id("e"),
-            path=hosted.path,
-            log_name=log_name(hosted.id, mode),
-            alias=f"fust-{hosted.id}",
-            mode=mode,
-            context=plan.context,
-            slots=plan.slots,
-            threads=plan.threads,
-            most_bytes=self._settings.serve.memory_bytes,
-            pooling=plan.pooling,
-            options=hosted.options,
-            secret=self._unseal(hosted),
-        )
-        engine = hosted.kind.make(spec, self._settings.home)
-        with self.lock:
-            running.spec, running.engine, hosted.chosen[mode] = spec, engine, plan.why
         began = time.monotonic()
-        info = engine.start(max(1.0, deadline - began), lambda _, why: self._on_exit(hosted, running, why))
+        if mode == "generate":
+            info = self.swaps.launch(
+                hosted, running, lambda more: self._admit(hosted, running, facts, mode, more), deadline
+            )
+        else:
+            info = self.launch(hosted, running, self._admit(hosted, running, facts, mode), (), deadline)
+        engine = running.engine
+        assert engine is not None
         memory = engine.memory_bytes()
         with self.lock:
             stillborn = hosted.deleted or self._stopping or running.doomed
@@ -221,6 +237,41 @@ class Keeper:
             "a model was loaded",
             extra={"deployment": hosted.name, "mode": mode, "engine_pid": info.pid, "seconds": round(time.monotonic() - began, 3)},
         )  # fmt: skip
+        if mode == "generate" and hosted.adapters:
+            self.swaps.settle(hosted)  # one may have come meanwhile
+
+    def launch(
+        self, hosted: Hosted, running: Running, plan: Plan, adapters: HeldAdapters, deadline: float
+    ) -> EngineInfo:
+        """Starts one engine; it does not answer for the deployment yet.
+
+        Raises:
+            EngineLoadFailed: the engine refused the model or an adapter.
+        """
+        mode = plan.mode
+        assert hosted.path is not None
+        spec = EngineSpec(
+            engine_id=new_id("e"),
+            path=hosted.path,
+            log_name=log_name(hosted.id, mode),
+            alias=f"fust-{hosted.id}",
+            mode=mode,
+            context=plan.context,
+            slots=plan.slots,
+            threads=plan.threads,
+            most_bytes=self._settings.serve.memory_bytes,
+            pooling=plan.pooling,
+            options=hosted.options,
+            secret=self._unseal(hosted),
+            adapters=adapters,
+        )
+        engine = hosted.kind.make(spec, self._settings.home)
+        with self.lock:
+            running.spec, running.engine = spec, engine
+            if plan.why:
+                hosted.chosen[mode] = plan.why
+        left = max(1.0, deadline - time.monotonic())
+        return engine.start(left, lambda _, why: self._on_exit(hosted, running, why))
 
     # Memory
 
@@ -235,7 +286,7 @@ class Keeper:
 
     def _free_bytes(self, memory: MachineMemory, without: Running) -> int:
         with self.lock:
-            engines = [r for h in self._hosted() for r in h.engines.values() if r is not without]
+            engines = [r for h in self._hosted() for r in h.all_engines if r is not without]
             taken = sum(max(r.estimate_bytes, r.memory_bytes) for r in engines)
             loading = sum(r.estimate_bytes for r in engines if r.info is None)
         limit = self._settings.serve.memory_bytes
@@ -245,7 +296,19 @@ class Keeper:
         reserve = memory.reserve_bytes
         return min(memory.available_bytes - reserve - loading, memory.total_bytes - reserve - taken)
 
-    def _admit(self, hosted: Hosted, running: Running, facts: ModelFacts, mode: Mode) -> Plan:
+    def admit_beside(self, fresh: Running, need_bytes: int, hosted: Hosted) -> bool:
+        """Reserves memory for a second engine of a deployment; returns False when there is none."""
+        with self._admission:
+            while self._free_bytes(machine_memory(), fresh) < need_bytes:
+                if not self._make_room(hosted, need_bytes):
+                    return False
+            with self.lock:
+                fresh.estimate_bytes = need_bytes
+        return True
+
+    def _admit(
+        self, hosted: Hosted, running: Running, facts: ModelFacts, mode: Mode, adapters_bytes: int = 0
+    ) -> Plan:
         """Reserves memory for the engine, unloading others when it must; returns how to start it.
 
         Raises:
@@ -257,7 +320,7 @@ class Keeper:
             plan = (
                 bare.plan_of(hosted.options, self._settings.serve)
                 if bare
-                else plan_engine(facts, mode, self._settings.serve, room)
+                else plan_engine(facts, mode, self._settings.serve, room, adapters_bytes)
             )
             if plan.memory_bytes > room:
                 raise InvalidInput(
@@ -306,11 +369,12 @@ class Keeper:
     def _doom(self, hosted: Hosted) -> list[Engine]:
         """Takes all engines off a deployment; the caller stops them, outside of the lock."""
         engines: list[Engine] = []
-        for running in hosted.engines.values():
+        for running in hosted.all_engines:
             running.doomed = True
             if running.engine is not None:
                 engines.append(running.engine)
         hosted.engines.clear()
+        hosted.beside.clear()
         self.changed.notify_all()
         return engines
 
@@ -339,6 +403,10 @@ class Keeper:
             if running.doomed or self._stopping or hosted.deleted:
                 return
             running.doomed = True
+            if running in hosted.beside:
+                hosted.beside.remove(running)
+                self.changed.notify_all()
+                return
             hosted.engines.pop(running.spec.mode, None)
             if running.spec.mode == "score":  # made anew by the next request; chat never waits for it
                 self.changed.notify_all()
@@ -379,7 +447,7 @@ class Keeper:
                         span=show_span(limit_s),
                     )
                     engines = self._doom(hosted)
-                live = [r for r in hosted.engines.values() if r.engine and r.info] if thorough else []
+                live = [r for r in hosted.all_engines if r.engine and r.info] if thorough else []
             _stop_all(engines)
             for running in live:
                 assert running.engine is not None

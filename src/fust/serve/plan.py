@@ -28,8 +28,10 @@ class Plan:
     why: tuple[Note, ...]
 
 
-def plan_engine(facts: ModelFacts, mode: Mode, settings: ServeSettings, room_bytes: int) -> Plan:
-    """Returns the plan with the most slots, then the longest context, that fits into `room_bytes`.
+def plan_engine(
+    facts: ModelFacts, mode: Mode, settings: ServeSettings, room_bytes: int, adapters_bytes: int = 0
+) -> Plan:
+    """Returns the plan with the most slots, then the longest context, that fits into `room_bytes` with its adapters.
 
     When nothing fits the smallest plan is returned; the caller compares its `memory_bytes` with what there is.
     """
@@ -64,7 +66,8 @@ def plan_engine(facts: ModelFacts, mode: Mode, settings: ServeSettings, room_byt
             )
         )
     wanted = (slots, context)
-    while facts.memory_bytes(mode, context, slots) > room_bytes and (slots > 1 or context > _LEAST_CONTEXT):
+    room = room_bytes - adapters_bytes
+    while facts.memory_bytes(mode, context, slots) > room and (slots > 1 or context > _LEAST_CONTEXT):
         if slots > 1:
             slots -= 1
         else:
@@ -80,5 +83,5 @@ def plan_engine(facts: ModelFacts, mode: Mode, settings: ServeSettings, room_byt
         )
     else:
         why.append(note("{slots} requests at a time.", slots=slots))
-    memory = facts.memory_bytes(mode, context, slots)
+    memory = facts.memory_bytes(mode, context, slots) + adapters_bytes
     return Plan(mode, context, slots, threads, pooling, memory, tuple(why))

@@ -20,6 +20,21 @@ from fust.serve.service import Serve
 AnyRequest = Request[object, object, State]
 
 
+class Adapter(msgspec.Struct):
+    """An adapter beside a model: `deployment:name` at the API."""
+
+    name: str
+    repo_id: str
+    file: str
+    revision: str
+    size_bytes: int
+    state: str
+    """`ready`, `loading`, `idle` (loads with its base) or `failed`."""
+    error: str | None
+    by_request: bool
+    """Attached by a request that named it."""
+
+
 class Deployment(msgspec.Struct):
     """A model at the API."""
 
@@ -55,6 +70,8 @@ class Deployment(msgspec.Struct):
     """Requests that are on it now; those beyond `slots` wait for one."""
     options: dict[str, Any]
     """What an engine without a file was told; never its key."""
+    adapters: list[Adapter]
+    """Those that the caller may read."""
 
 
 class DeploymentList(msgspec.Struct):
@@ -103,6 +120,23 @@ class EngineLogs(msgspec.Struct):
     items: list[EngineLog]
 
 
+class NewAdapter(msgspec.Struct, forbid_unknown_fields=True):
+    """An adapter to put beside a model."""
+
+    repo_id: str
+    file: str | None = None
+    """Path of a GGUF file; without it PEFT's adapter is taken, else the largest GGUF."""
+    revision: str | None = None
+    name: str | None = None
+    """What stands behind the colon; without it the repo's name without its owner."""
+
+
+class AdapterList(msgspec.Struct):
+    """The adapters of a model that the caller may read."""
+
+    items: list[Adapter]
+
+
 def draw(served: Served, language: Language) -> Deployment:
     """Returns a deployment as the wire has it."""
     return Deployment(
@@ -132,7 +166,24 @@ def draw(served: Served, language: Language) -> Deployment:
         tokens_per_s=served.tokens_per_s,
         busy=served.busy,
         options=msgspec.json.decode(served.options),
+        adapters=_draw_adapters(served, language),
     )
+
+
+def _draw_adapters(served: Served, language: Language) -> list[Adapter]:
+    return [
+        Adapter(
+            adapter.name,
+            adapter.repo_id,
+            adapter.file,
+            adapter.revision,
+            adapter.size_bytes,
+            adapter.state,
+            adapter.error.sentence(language) if adapter.error else None,
+            adapter.by_request,
+        )
+        for adapter in served.adapters
+    ]
 
 
 def _language(request: AnyRequest) -> Language:
@@ -230,6 +281,39 @@ def get_deployment_logs(serve: Serve, identity: Identity, deployment_id: str) ->
     return EngineLogs([EngineLog(mode, text) for mode, text in logs.items()])
 
 
+@get("/fust/v1/deployments/{deployment_id:str}/adapters", sync_to_thread=True, tags=["deployments"])
+def list_adapters(
+    request: AnyRequest, serve: Serve, accounts: Accounts, identity: Identity, deployment_id: str
+) -> AdapterList:
+    """Adapters beside one model."""
+    accounts.require(identity, "read")
+    return AdapterList(_draw_adapters(serve.get_deployment(identity, deployment_id), _language(request)))
+
+
+@post("/fust/v1/deployments/{deployment_id:str}/adapters", sync_to_thread=True, tags=["deployments"])
+def add_adapter(
+    request: AnyRequest, serve: Serve, identity: Identity, deployment_id: str, data: NewAdapter
+) -> Deployment:
+    """Puts an adapter beside a model; no request fails meanwhile. The same repo again brings it to the revision of now."""
+    served = serve.add_adapter(
+        identity,
+        deployment_id,
+        data.repo_id,
+        file=data.file or None,
+        revision=data.revision or None,
+        name=data.name or None,
+    )
+    return draw(served, _language(request))
+
+
+@delete(
+    "/fust/v1/deployments/{deployment_id:str}/adapters/{name:str}", sync_to_thread=True, tags=["deployments"]
+)
+def remove_adapter(serve: Serve, identity: Identity, deployment_id: str, name: str) -> None:
+    """Takes an adapter off a model; its files stay in the hub."""
+    serve.remove_adapter(identity, deployment_id, name)
+
+
 handlers: list[ControllerRouterHandler] = [
     list_deployments,
     create_deployment,
@@ -239,4 +323,7 @@ handlers: list[ControllerRouterHandler] = [
     load_deployment,
     unload_deployment,
     get_deployment_logs,
+    list_adapters,
+    add_adapter,
+    remove_adapter,
 ]

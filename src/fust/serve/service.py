@@ -23,6 +23,8 @@ from fust.core.clock import utc_naive
 from fust.core.errors import Conflict, FustError, InvalidInput, NotFound, NotOffered, Unsupported
 from fust.core.ids import new_id, split_repo_id
 from fust.core.settings import Settings
+from fust.serve.adapters import Attached
+from fust.serve.attaching import AdapterView, Attaching, Found, without_doubles
 from fust.serve.engines.base import MODES, Mode
 from fust.serve.engines.child import end_orphans, log_name, read_tail
 from fust.serve.engines.kinds import choose_kind, get_kind
@@ -77,6 +79,8 @@ class Deployment:
     """Requests that are on its engines now; more than `slots` wait inside the engine."""
     options: bytes
     """What an engine without a file was told, as JSON."""
+    adapters: tuple[AdapterView, ...]
+    """Those that the caller may read."""
 
 
 class Serve:
@@ -92,6 +96,9 @@ class Serve:
         self._unfiled = Unfiled(accounts)
         self._keeper = Keeper(settings, files, lambda: tuple(self._hosted.values()), self._unfiled.unseal)
         self._lock = self._keeper.lock
+        self._attaching = Attaching(
+            database, files, settings, accounts, self._keeper, lambda: tuple(self._hosted.values())
+        )
         self._suspects: list[tuple[Hosted, Running]] = []
         self._by_engine: dict[str, tuple[Hosted, Running]] = {}
         self._wake = threading.Event()
@@ -109,8 +116,9 @@ class Serve:
         for folder in links.iterdir() if links.is_dir() else ():
             discard(folder)  # made anew at the first load; those of deployments that are gone must not stay
         for row in rows:
-            hosted = Hosted.of(row)
-            self._put(hosted)
+            self._put(Hosted.of(row))
+        self._attaching.load(self._hosted)
+        for hosted in self._hosted.values():
             if hosted.pinned:
                 self._keeper.load_soon(hosted)
         self._sweeper = threading.Thread(target=self._look_after, name="fust-serve", daemon=True)
@@ -213,7 +221,7 @@ class Serve:
         hosted = self._adopt(fresh, changed=changed)
         self._refresh_visibility(hosted)
         self._keeper.load_soon(hosted)
-        return self._view(hosted)
+        return self._view(identity, hosted)
 
     def deploy_bare(
         self,
@@ -261,7 +269,7 @@ class Serve:
         hosted = self._adopt(fresh, changed=True)
         self._refresh_visibility(hosted)
         self._keeper.load_soon(hosted)
-        return self._view(hosted)
+        return self._view(identity, hosted)
 
     def _check_alias(self, alias: str | None, name: str) -> None:
         if alias is None:
@@ -291,6 +299,9 @@ class Serve:
                 return known
             if known is not None:
                 known.deleted = True
+                fresh.adapters = dict(known.adapters)
+                for adapter in fresh.adapters.values():
+                    adapter.path = adapter.error = None  # looked at again: it has to fit the new file
                 self._by_name = {key: value for key, value in self._by_name.items() if value is not known}
             self._put(fresh)
         if known is not None:
@@ -334,7 +345,7 @@ class Serve:
             now = (row.pinned, row.alias)
         with self._lock:
             self._set(hosted, *now)
-        return self._view(hosted)
+        return self._view(identity, hosted)
 
     def _set(self, hosted: Hosted, pinned: bool, alias: str | None) -> None:
         if hosted.alias and hosted.alias != alias:
@@ -352,7 +363,7 @@ class Serve:
         hosted.forgive()
         if hosted.state != "ready":
             self._keeper.load_soon(hosted)
-        return self._view(hosted)
+        return self._view(identity, hosted)
 
     def unload(self, identity: Identity, deployment: str) -> Deployment:
         """Ends a deployment's engines, those that work too; the next request loads it again.
@@ -362,7 +373,7 @@ class Serve:
         """
         hosted = self._own(identity, deployment)
         self._keeper.unload(hosted)
-        return self._view(hosted)
+        return self._view(identity, hosted)
 
     def read_logs(self, identity: Identity, deployment: str) -> dict[Mode, str]:
         """Returns the end of what its engines wrote, for those who may stop it: prompts can stand in it.
@@ -400,6 +411,7 @@ class Serve:
             self._by_name = {key: value for key, value in self._by_name.items() if value is not hosted}
         self._keeper.unload(hosted)
         discard(self._settings.home / "engines" / "files" / hosted.id)
+        self._attaching.discard_all(hosted)
 
     def get_deployment(self, identity: Identity, deployment: str) -> Deployment:
         """Returns a deployment by id, name or alias.
@@ -407,13 +419,13 @@ class Serve:
         Raises:
             NotFound: no such deployment that the caller may see.
         """
-        return self._view(self._readable(identity, deployment))
+        return self._view(identity, self._readable(identity, deployment))
 
     def list_deployments(self, identity: Identity) -> Sequence[Deployment]:
         """Returns the deployments that the caller may see, the newest last."""
         with self._lock:
             known = list(self._hosted.values())
-        return [self._view(hosted) for hosted in known if self._may_read(identity, hosted)]
+        return [self._view(identity, hosted) for hosted in known if self._may_read(identity, hosted)]
 
     def _may_read(self, identity: Identity, hosted: Hosted) -> bool:
         if not self._refresh_visibility(hosted):
@@ -432,6 +444,45 @@ class Serve:
             )
         return hosted
 
+    def add_adapter(
+        self,
+        identity: Identity,
+        deployment: str,
+        repo_id: str,
+        *,
+        file: str | None = None,
+        revision: str | None = None,
+        name: str | None = None,
+    ) -> Deployment:
+        """Puts an adapter beside a deployment (id, name or alias), where it answers as `deployment:name`.
+
+        Returns when the adapter was checked; a running engine takes it in meanwhile. The same repo again brings it to
+        the commit of now.
+
+        Raises:
+            Unauthenticated, Denied: the key may not write.
+            NotFound: no such deployment, repo, revision or file, or the caller may not read it.
+            Gated: the caller was not let in to its files.
+            InvalidInput, NotOffered: it is for another base, cannot be applied, or does not fit; says why.
+            Conflict: the name is another adapter's.
+        """
+        self._accounts.require(identity, "write")
+        hosted = self._readable(identity, deployment)
+        self._attaching.add(identity, hosted, repo_id, file=file, revision=revision, name=name)
+        return self._view(identity, hosted)
+
+    def remove_adapter(self, identity: Identity, deployment: str, name: str) -> Deployment:
+        """Takes an adapter (name or repo id) off a deployment; what is being answered with it goes on.
+
+        Raises:
+            NotFound: no such deployment or adapter that the caller may see.
+            Denied: neither the adapter nor the deployment is the caller's.
+        """
+        self._accounts.require(identity, "write")
+        hosted = self._readable(identity, deployment)
+        self._attaching.remove(identity, hosted, name)
+        return self._view(identity, hosted)
+
     def on_repo_deleted(self, body: dict[str, Any]) -> None:
         """Ends the deployments of a repo that is gone (event `repo_deleted`)."""
         if body.get("type", "model") != "model":
@@ -442,6 +493,7 @@ class Serve:
             ]
         for hosted in gone:
             self._end(SYSTEM, hosted)
+        self._attaching.on_repo_deleted(str(body.get("repo_id")))
 
     def on_repo_moved(self, body: dict[str, Any]) -> None:
         """Lets deployments follow a repo that has a new name (event `repo_moved`); the old name goes on answering."""
@@ -460,8 +512,10 @@ class Serve:
                     hosted.repo_id, hosted.name = new, new + hosted.name.removeprefix(old)
                     hosted.visibility_s = -1e9
                     self._by_name[hosted.name] = hosted
+        self._attaching.on_repo_moved(old, new)
 
-    def _view(self, hosted: Hosted) -> Deployment:
+    def _view(self, identity: Identity, hosted: Hosted) -> Deployment:
+        adapters = self._attaching.views(identity, hosted)
         with self._lock:
             loaded = next((r for r in hosted.engines.values() if r.spec.engine_id), None)
             spec = loaded.spec if loaded else None
@@ -505,7 +559,8 @@ class Serve:
                 facts=hosted.facts,
                 why=tuple(item for item in why if item.template),
                 tokens_per_s=round(hosted.tokens_per_s, 1),
-                busy=sum(running.busy for running in hosted.engines.values()),
+                busy=sum(running.busy for running in hosted.all_engines),
+                adapters=adapters,
                 options=hosted.options,
             )
 
@@ -525,36 +580,59 @@ class Serve:
         now = self._files.find_new_name(repo_id) if repo_id.count("/") == 1 else None
         return self._lookup(now + colon + file) if now else None
 
+    def _find(self, model: str) -> Found | None:
+        """Finds what a name means: a deployment, or one with an adapter; never blocks."""
+        hosted = self._lookup(model)
+        return Found(hosted) if hosted is not None else self._attaching.find(model, self._lookup)
+
+    def _find_anyhow(self, model: str) -> Found | None:
+        """As `_find`, but asks the database and the hub when nothing else helps."""
+        found = self._find(model)
+        if found is not None and not found.wanted:
+            return found
+        hosted = self._lookup_moved(model)
+        if hosted is not None:
+            return Found(hosted)
+        return self._attaching.find_slowly(model, lambda name: self._lookup(name) or self._lookup_moved(name))
+
     def peek(self, model: str) -> ModelEntry | None:
         """See `Targets.peek`."""
-        hosted = self._lookup(model)
-        return hosted.entry() if hosted is not None and hosted.has_fresh_visibility() else None
+        found = self._find(model)
+        if found is None or found.wanted or not found.hosted.has_fresh_visibility():
+            return None
+        if found.adapter is None:
+            return found.hosted.entry()
+        return found.hosted.attached_entry(found.adapter) if found.adapter.has_fresh_visibility() else None
 
     def find(self, model: str) -> ModelEntry | None:
         """See `Targets.find`."""
-        hosted = self._lookup(model) or self._lookup_moved(model)
-        if hosted is None or not self._refresh_visibility(hosted):
+        found = self._find_anyhow(model)
+        if found is None or not self._refresh_visibility(found.hosted):
             return None
-        return hosted.entry()
+        return found.hosted.entry() if found.is_plain else self._attaching.entry(found, model)
 
     def list_models(self) -> Sequence[ModelEntry]:
         """See `Targets.list_models`."""
         with self._lock:
             known = list(self._hosted.values())
-        return [hosted.entry() for hosted in known if self._refresh_visibility(hosted)]
+        listed: list[ModelEntry] = []
+        for hosted in known:
+            if self._refresh_visibility(hosted):
+                listed += [hosted.entry(), *self._attaching.entries(hosted)]
+        return without_doubles(listed)
 
     def acquire_now(self, model: str, mode: Mode = "generate") -> Target | None:
         """See `Targets.acquire_now`."""
-        hosted = self._lookup(model)
-        running = self._keeper.take_ready(hosted, mode) if hosted is not None else None
-        if hosted is None or running is None:
+        found = self._find(model)
+        if found is None or not (found.is_plain or (found.adapter and mode == "generate")):
             return None
-        return self._lend(hosted, running, model)
+        running = self._keeper.take_ready(found.hosted, mode, found.adapter)
+        return self._lend(found.hosted, running, model, found.adapter) if running is not None else None
 
     def acquire(self, model: str, mode: Mode = "generate") -> Target:
         """See `Targets.acquire`."""
-        hosted = self._lookup(model) or self._lookup_moved(model)
-        if hosted is None:
+        found = self._find_anyhow(model)
+        if found is None:
             raise NotFound(
                 "There is no model {model!r} here.",
                 hint="GET /v1/models lists those that are served; `fust serve OWNER/NAME` serves another.",
@@ -562,6 +640,7 @@ class Serve:
                 param="model",
                 code="model_not_found",
             )
+        hosted = found.hosted
         if hosted.failed:
             raise failure_of(hosted)
         if mode != "embed" and self._keeper.facts_of(hosted).is_encoder:
@@ -580,13 +659,16 @@ class Serve:
                 engine=hosted.kind.name,
                 code="not_offered_by_engine",
             )
-        return self._lend(hosted, self._keeper.ensure(hosted, mode), model)
+        adapter = self._attaching.ready(found, model, mode)
+        return self._lend(hosted, self._keeper.ensure(hosted, mode, adapter), model, adapter)
 
-    def _lend(self, hosted: Hosted, running: Running, model: str) -> Target:
+    def _lend(self, hosted: Hosted, running: Running, model: str, adapter: Attached | None) -> Target:
         with self._lock:
             hosted.last_used_at, hosted.dirty = utc_naive(), True
+            if adapter is not None:
+                adapter.used_s = time.monotonic()
             self._by_engine[running.spec.engine_id] = (hosted, running)
-            return hosted.target(running, model)
+            return hosted.target(running, model, adapter)
 
     def release(self, target: Target, *, failed: bool = False, tokens: int = 0, seconds: float = 0.0) -> None:
         """See `Targets.release`."""

@@ -26,6 +26,8 @@ class ScoreRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tru
     """How many of the likeliest tokens to tell at every place, 0 to 20."""
     pieces: bool = False
     """Whether the text of every token is wanted."""
+    adapter: str = ""
+    """Path of a LoRA adapter (GGUF) to score with; empty for none."""
 
 
 class Likely(msgspec.Struct, array_like=True):

@@ -34,11 +34,22 @@ class Target:
     adapters: tuple[int, ...] = ()
     """Ids of all adapters that the engine holds: every request names all of them."""
     adapter_scales: dict[int, float] = field(default_factory=lambda: {})
+    adapter_file: str = ""
+    """For an engine that scores: the adapter that it is to use, which it opens when it is asked for first."""
     pooling: str = ""
     embedding: int = 0
     """How many numbers its embeddings have; 0 when not known."""
     repo_id: str = ""
     revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEntry:
+    """The repo of an adapter: with it a model may be used by who may use both."""
+
+    repo_id: str
+    private: bool
+    gated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,8 @@ class ModelEntry:
     context: int = 0
     capabilities: frozenset[str] = frozenset()
     has_chat_template: bool = True
+    adapter: AdapterEntry | None = None
+    """Of a base with an adapter."""
 
 
 class Targets(Protocol):

@@ -14,6 +14,8 @@ from fust.core.errors import UpstreamFailed
 
 Mode = Literal["generate", "embed", "score"]
 MODES: tuple[Mode, ...] = ("generate", "embed", "score")
+HeldAdapters = tuple[tuple[str, Path], ...]
+"""(id, GGUF file) of each adapter; an engine knows them by their place, from 0."""
 SCORE_LOGITS = 16 << 20
 """How many numbers the logits of one batch may be when a model scores."""
 
@@ -42,6 +44,7 @@ class EngineSpec:
     """What a kind without a model's file was told, as JSON."""
     secret: str = field(default="", repr=False)
     """The key that such a kind was given."""
+    adapters: HeldAdapters = ()
 
 
 @dataclass(frozen=True, slots=True)

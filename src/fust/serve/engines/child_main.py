@@ -42,6 +42,7 @@ class ChildConfig(msgspec.Struct):
     options: msgspec.Raw = msgspec.Raw(b"{}")
     """What an engine without a model's file was told, as JSON."""
     secret: str = ""
+    adapters: list[str] = []
 
 
 class ChildReady(msgspec.Struct, omit_defaults=True):

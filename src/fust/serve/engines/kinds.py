@@ -35,6 +35,8 @@ class Kind:
     """Returns an engine that was not started; gets the home too."""
     bare: Bare | None = None
     """Of a kind that serves no file of the hub: what it needs instead."""
+    takes_adapters: bool = False
+    """Whether `EngineSpec.adapters` may name LoRA adapters (GGUF), which requests choose by their place."""
 
     def offers(self, facts: ModelFacts) -> frozenset[str]:
         """Returns what a model list says of a model that may not be loaded."""
@@ -67,6 +69,7 @@ KINDS: Mapping[str, Kind] = {
             list_models=list_models,
             read_facts=read_facts,
             make=llamacpp.LlamaCppEngine,
+            takes_adapters=True,
         ),
         _without_files(
             "echo", echo.CLAIMS, echo.PROCESSES, Bare(echo.read_wish, echo.facts_of, echo.plan_of), echo.make

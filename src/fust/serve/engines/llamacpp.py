@@ -64,6 +64,7 @@ class LlamaCppEngine:
             pooling=spec.pooling or "none",
             most_bytes=spec.most_bytes,
             parent_pid=os.getpid(),
+            adapters=[str(path) for _, path in spec.adapters],
         )
         before = len(self._child.log_tail(1 << 30))
         line = self._child.start(
@@ -79,6 +80,7 @@ class LlamaCppEngine:
             api_key=api_key,
             pid=self._child.pid,
             context=spec.context,
+            adapters=tuple(range(len(spec.adapters))),
             capabilities=CLAIMS[spec.mode],
         )
         self.info = dataclasses.replace(self.info, capabilities=self.info.capabilities | self._found())

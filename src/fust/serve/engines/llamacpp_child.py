@@ -40,9 +40,17 @@ def _start(config: ChildConfig) -> int:
         params.pooling_type = getattr(
             xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{config.pooling.upper()}"
         )
+    params.lora_adapters = [_adapter(xllamacpp, path) for path in config.adapters]
     server: Any = xllamacpp.Server(params)
     _running.append(server)
     return int(str(server.listening_address).rsplit(":", 1)[1])
+
+
+def _adapter(xllamacpp: Any, path: str) -> Any:
+    """Returns an adapter that is read and not used: each request says which it wants."""
+    info: Any = xllamacpp.CommonAdapterLoraInfo()
+    info.path, info.scale = path, 0.0
+    return info
 
 
 if __name__ == "__main__":

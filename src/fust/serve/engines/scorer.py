@@ -39,6 +39,10 @@ class TooLong(BadRow):
         super().__init__(f"the request has {tokens} tokens, and the context size is {context}")
 
 
+class BadAdapter(Exception):
+    """An adapter cannot be used."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A row to score: its tokens, and the first of them whose log-probability is wanted."""
@@ -106,6 +110,8 @@ class Scorer:
         self._memory = lib.llama_get_memory(self._context)
         self._size = min(self._size, int(lib.llama_n_batch(self._context)))  # more would abort the process
         self._last = _Row()
+        self._adapter: tuple[str, Any] = ("", None)
+        """The file in use, and what llama.cpp made of it."""
         self._make_batch()
 
     def _open_context(self, threads: int) -> Any:
@@ -164,6 +170,30 @@ class Scorer:
             room = -count
 
     # Scoring
+
+    def use(self, adapter: str) -> None:
+        """Scores with an adapter (the path of its file) from now on; with an empty one, without any.
+
+        What was read with another adapter is forgotten: its cache would speak with the other's voice.
+
+        Raises:
+            BadAdapter: llama.cpp does not take the file.
+        """
+        if adapter == self._adapter[0]:
+            return
+        lib = self._library
+        made = lib.llama_adapter_lora_init(self._model, os.fsencode(adapter)) if adapter else None
+        if adapter and not made:
+            raise BadAdapter("the adapter does not load")
+        self._last = _Row()
+        self._forget(_KEPT, 0)
+        held = (ctypes.c_void_p * 1)(made)
+        lib.llama_set_adapters_lora(self._context, held, 1 if made else 0, (ctypes.c_float * 1)(1.0))
+        # Only what no context uses may be freed: another one could get the same address, and be taken for it.
+        _, before = self._adapter
+        if before:
+            lib.llama_adapter_lora_free(before)
+        self._adapter = (adapter, made)
 
     def score(self, rows: Sequence[Wanted], top: int, is_wanted: Callable[[], bool]) -> list[ScoredRow]:
         """Scores rows in order; those next to one another that begin alike share their beginning.

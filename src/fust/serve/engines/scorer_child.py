@@ -89,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
                 )
                 for row in request.rows
             ]
+            scorer.use(request.adapter)
             scored = scorer.score(rows, request.top, self._is_there)
             named = _named(scored) if request.pieces else ()
             return ScoreAnswer(scored, {token: scorer.piece(token) for token in named})

@@ -159,6 +159,37 @@ def test_what_cannot_be_is_said_before_compute_is_spent(house, arguments, said):
     assert said in done.stderr
 
 
+def test_a_gate_holds_before_compute_is_spent(house):
+    """Who was not let in through the gate of a base, or of the rows, gets no run; who was, gets one."""
+    house.cli("users", "new", "nina", "--no-password")
+    key = json.loads(house.cli("--json", "tokens", "new", "k", "--user", "nina", "--scope", "write").stdout)[
+        "token"
+    ]
+    settings, access = "/api/{}s/{}/settings", "/api/{}s/{}/user-access-request/grant"
+    params = {"base": "admin/base", "data": "admin/rows", "to": "nina/mine", "dry_run": True}
+
+    def start() -> tuple[int, dict]:
+        body = {"kind": "tune", "params": params}
+        status, _, answer = house.request("POST", "/fust/v1/runs", body, token=key)
+        return status, json.loads(answer)
+
+    runs = house.request("GET", "/fust/v1/runs?limit=1")[2]
+    for kind, repo in (("model", "admin/base"), ("dataset", "admin/rows")):
+        assert house.request("PUT", settings.format(kind, repo), {"gated": "manual"})[0] == 200
+        try:
+            status, problem = start()
+            assert (status, problem["code"]) == (403, "gated"), problem
+            assert repo in problem["detail"] and problem["hint"], problem
+            assert house.request("GET", "/fust/v1/runs?limit=1")[2] == runs, "no run was made"
+            assert house.request("POST", access.format(kind, repo), {"user": "nina"})[0] == 200
+            status, run = start()
+            assert status == 201, run
+            assert house.request("POST", f"/fust/v1/runs/{run['id']}/cancel")[0] in (200, 202)
+            runs = house.request("GET", "/fust/v1/runs?limit=1")[2]
+        finally:
+            assert house.request("PUT", settings.format(kind, repo), {"gated": False})[0] == 200
+
+
 def test_bases_that_cannot_be_tuned_are_refused_by_what_they_are(house, tmp_path):
     kinds = {
         "pickle": (["config.json", "pytorch_model.bin", "tokenizer.json"], "pickle files"),

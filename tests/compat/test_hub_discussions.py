@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -55,7 +56,7 @@ details = api.get_discussion_details("admin/talk", 1)
 assert details.title == "How was it trained?" and details.status == "closed"
 assert [e.type for e in details.events] == ["comment", "comment", "comment", "title-change", "comment", "status-change"]
 for i in range(35):
-    api.create_discussion("admin/talk", f"number {{i}}")
+    api.create_discussion("admin/talk", f"number {{i}}", description="不是 100 % sure_yet" if i == 7 else "")
 found = list(api.get_repo_discussions("admin/talk"))
 assert len(found) == 36 and found[0].num == 36, "pages are followed"
 assert [d.num for d in api.get_repo_discussions("admin/talk", author="maria")] == [1]
@@ -68,6 +69,20 @@ fails(404, lambda: her.create_discussion("admin/hush", "May I?"))
 fails(401, lambda: HfApi(token=False).create_discussion("admin/talk", "May I?"))
 """,
     )
+    for words, nums in (
+        ("trained", [1]),
+        ("on FOUR gpus.", [1]),  # a comment, as it reads now, and not as it did
+        ("two", []),
+        ("secret", []),
+        ("不是", [9]),
+        ("100 % sure_yet", [9]),
+        ("sure%yet", []),
+        ("number sure_yet", [9]),  # one word in the title, one in a comment
+        ("history raw", []),
+    ):
+        path = f"/api/models/admin/talk/discussions?search={quote(words)}"
+        found = json.loads(server.request("GET", path)[2])["discussions"]
+        assert [talk["num"] for talk in found] == nums, words
 
 
 def test_pull_requests(server: RunningFust, maria: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ export interface Gate {
   prompt: string;
   button: string;
   fields: GateField[];
+  eu_disallowed: boolean;
   /** Hash of the terms. */
   terms: string;
   version: number | null;

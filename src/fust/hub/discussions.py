@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import pygit2
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, String, func, or_, select, type_coerce
 from sqlalchemy.orm import Session
 
 from fust.accounts.audit import note_action
@@ -151,7 +151,10 @@ class Discussions:
         limit: int = 30,
         skip: int = 0,
     ) -> tuple[list[Talk], int]:
-        """Returns discussions, the newest first, and how many there are in all; ``search``: words of their titles."""
+        """Returns discussions, the newest first, and how many there are in all.
+
+        ``search``: words that all stand in the title or in comments, as those read now.
+        """
         query = select(Discussion).where(Discussion.repo_id == info.id)
         if pull_requests is not None:
             query = query.where(Discussion.is_pull_request.is_(pull_requests))
@@ -160,11 +163,29 @@ class Discussions:
         if author:
             query = query.where(func.lower(Discussion.author) == author.lower())
         for word in search.lower().split()[:MAX_WORDS]:
-            query = query.where(func.lower(Discussion.title).contains(word, autoescape=True))
+            query = query.where(
+                or_(
+                    func.lower(Discussion.title).contains(word, autoescape=True),
+                    self._comments_with(word),
+                )
+            )
         with self._database.read() as session:
             total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
             rows = session.scalars(query.order_by(Discussion.num.desc()).offset(skip).limit(limit)).all()
             return [self._talk(session, row, events=False) for row in rows], total
+
+    def _comments_with(self, word: str) -> ColumnElement[bool]:
+        """Returns whether a comment of a discussion, as its last version reads, holds a word (lower case)."""
+        if self._database.engine.dialect.name == "postgresql":
+            text = func.json_extract_path_text(DiscussionEvent.data, "history", "-1", "raw")
+        else:
+            text = func.json_extract(DiscussionEvent.data, "$.history[#-1].raw")
+        return (
+            select(DiscussionEvent.id)
+            .where(DiscussionEvent.discussion_id == Discussion.id, DiscussionEvent.type == "comment")
+            .where(func.lower(type_coerce(text, String)).contains(word, autoescape=True))
+            .exists()
+        )
 
     def count_open(self, info: RepoInfo) -> int:
         """Returns how many discussions and pull requests of a repo are open."""

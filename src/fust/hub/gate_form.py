@@ -2,7 +2,9 @@
 
 Read: `extra_gated_heading`, `extra_gated_description`, `extra_gated_prompt`, `extra_gated_fields` and
 `extra_gated_button_content`. Fields are `text`, `checkbox`, `date_picker`, `country` (ISO 3166-1 alpha-2) and `select`;
-a type that is not known is a text. `extra_gated_eu_disallowed` is not enforced: nothing here knows where a person is.
+a type that is not known is a text.
+`extra_gated_eu_disallowed` is said to whoever asks, is a part of what they agree to, and refuses who names a country of
+the European Union in a field of the form; nothing here finds out where a person is.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from fust.core.errors import InvalidInput
+from fust.core.errors import Denied, InvalidInput
 
 FieldType = Literal["text", "checkbox", "date_picker", "country", "select"]
 _TYPES: dict[str, FieldType] = {
@@ -38,6 +40,37 @@ _CODES = (
 )
 COUNTRIES = tuple(_CODES.split())
 """ISO 3166-1 alpha-2."""
+_EU = frozenset(
+    [
+        "AT",
+        "BE",
+        "BG",
+        "HR",
+        "CY",
+        "CZ",
+        "DK",
+        "EE",
+        "FI",
+        "FR",
+        "DE",
+        "GR",
+        "HU",
+        "IE",
+        "IT",
+        "LV",
+        "LT",
+        "LU",
+        "MT",
+        "NL",
+        "PL",
+        "PT",
+        "RO",
+        "SK",
+        "SI",
+        "ES",
+        "SE",
+    ]
+)
 
 
 class GateOption(msgspec.Struct, frozen=True):
@@ -65,10 +98,14 @@ class GateForm(msgspec.Struct, frozen=True):
     """Markdown: the terms."""
     fields: tuple[GateField, ...] = ()
     button: str = ""
+    eu_disallowed: bool = False
+    """The authors do not offer it to people in the European Union."""
 
     def hash(self) -> str:
         """Returns the SHA-256 (hex) of what a person agrees to: all but the button's word."""
-        said = [self.heading, self.description, self.prompt, self.fields]
+        said: list[object] = [self.heading, self.description, self.prompt, self.fields]
+        if self.eu_disallowed:
+            said.append("eu_disallowed")  # left out else: hashes of other terms stay as they were
         return hashlib.sha256(msgspec.json.encode(said)).hexdigest()
 
 
@@ -80,6 +117,7 @@ def read_form(card: Mapping[str, Any]) -> GateForm:
         prompt=_text(card.get("extra_gated_prompt"), _MAX_PROMPT),
         fields=tuple(_fields(card.get("extra_gated_fields"))),
         button=_text(card.get("extra_gated_button_content"), 100),
+        eu_disallowed=card.get("extra_gated_eu_disallowed") is True,
     )
 
 
@@ -121,9 +159,18 @@ def check_answers(form: GateForm, given: Mapping[str, object]) -> dict[str, Any]
 
     Raises:
         InvalidInput: one is missing, or not of its type; names the field.
+        Denied: a country of the European Union is named, where the authors do not offer it.
 
     """
-    return {field.name: _check_answer(field, given.get(field.name)) for field in form.fields}
+    answers = {field.name: _check_answer(field, given.get(field.name)) for field in form.fields}
+    countries = {answers[field.name] for field in form.fields if field.type == "country"}
+    if form.eu_disallowed and countries & _EU:
+        raise Denied(
+            "Its authors do not offer this in the European Union, and {country} belongs to it.",
+            hint="Ask its authors.",
+            country=min(str(one) for one in countries & _EU),
+        )
+    return answers
 
 
 def _check_answer(field: GateField, value: object) -> object:

@@ -55,6 +55,8 @@ class Gate(msgspec.Struct, kw_only=True):
     prompt: str
     button: str
     fields: list[GateField]
+    eu_disallowed: bool
+    """The authors do not offer it in the European Union; nothing here finds out where the caller is."""
     terms: str
     """Hash of the terms; goes with a request."""
     version: int | None
@@ -123,6 +125,7 @@ def get_gate(hub: Hub, identity: Identity, repo_type: str, owner: str, name: str
         prompt=form.prompt,
         button=form.button,
         fields=list(form.fields),
+        eu_disallowed=form.eu_disallowed,
         terms=terms,
         version=hub.gates.version_of(info, terms),
         request=_own(request) if request else None,

@@ -21,8 +21,8 @@ export function CollectionsPage() {
       <HubNav />
       <div class="split">
         <div>
-          <form class="filters" role="search" aria-label={t("talks.search")} onSubmit={(event) => { event.preventDefault(); go(text.trim() === "" ? "collections" : `collections?search=${encodeURIComponent(text.trim())}`, "replace"); }}>
-            <label class="grow"><span>{t("talks.search")}</span><input type="search" id="search" value={text} onInput={(event) => setText(event.currentTarget.value)} /></label>
+          <form class="filters" role="search" aria-label={t("collections.search")} onSubmit={(event) => { event.preventDefault(); go(text.trim() === "" ? "collections" : `collections?search=${encodeURIComponent(text.trim())}`, "replace"); }}>
+            <label class="grow"><span>{t("collections.search")}</span><input type="search" id="search" value={text} onInput={(event) => setText(event.currentTarget.value)} /></label>
             <button class="b" type="submit">{t("talks.find")}</button>
           </form>
           {found.problem && <Trouble problem={found.problem} retry={found.reload} />}

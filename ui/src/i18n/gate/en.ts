@@ -7,6 +7,7 @@ export const gateEn = {
   "gate.heading": "Ask for access to the files",
   "gate.auto.next": "Everybody sees this page. The files open as soon as you agree to share your name with the owners.",
   "gate.manual.next": "Everybody sees this page. The owners look at each request before the files open.",
+  "gate.eu": "Its authors do not offer it to people in the European Union. Fust does not find out where you are: by asking you say that you are not there.",
   "gate.shared": "The owners see your name, what you write here and when you download.",
   "gate.choose": "Choose",
   "gate.ask": "Agree and ask for access",

@@ -9,6 +9,7 @@ export const gateZh: Record<keyof typeof gateEn, string> = {
   "gate.heading": "申请访问文件",
   "gate.auto.next": "本页面人人可见。同意向所有者提供您的用户名后，即可访问文件。",
   "gate.manual.next": "本页面人人可见。所有者审核通过后，您才能访问文件。",
+  "gate.eu": "作者不向欧盟境内的用户提供此内容。Fust 不会查明您所在的位置；提交申请即表示您声明自己不在欧盟境内。",
   "gate.shared": "所有者会看到您的用户名、在此填写的内容，以及您的下载时间。",
   "gate.choose": "请选择",
   "gate.ask": "同意并申请访问",

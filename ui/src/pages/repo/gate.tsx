@@ -52,6 +52,7 @@ function AskForm({ repo, gate, again }: { repo: Repo; gate: Gate; again: () => P
       <div class="terms">
         {gate.description ? <Comment text={gate.description} /> : <p>{gate.gated === "manual" ? t("gate.manual.next") : t("gate.auto.next")}</p>}
         {gate.prompt && <Comment text={gate.prompt} />}
+        {gate.eu_disallowed && <p>{t("gate.eu")}</p>}
       </div>
       <form class="form" onSubmit={(event) => { event.preventDefault(); void send(); }}>
         {gate.fields.map((field) => (

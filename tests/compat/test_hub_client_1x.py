@@ -75,21 +75,78 @@ except RepositoryNotFoundError:
 print("DONE")
 """
 
+MORE = """
+import os, pathlib
+from huggingface_hub import HfApi, CommitOperationAdd, CommitOperationCopy, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, GatedRepoError
+api, nobody, friend = HfApi(), HfApi(token=False), HfApi(token=os.environ["FRIEND"])
+add = lambda path, data: CommitOperationAdd(path, data)
+def fails(status, call):
+    try:
+        call()
+    except HfHubHTTPError as error:
+        assert error.response.status_code == status, error
+    else:
+        raise SystemExit(f"not refused with {status}")
+api.create_repo("admin/older")
+weights = os.urandom(600_000)
+api.create_commit("admin/older", [add("w.bin", weights), add("a.txt", b"a")], commit_message="x")
+api.create_commit("admin/older", [CommitOperationCopy("w.bin", "copy.bin")], commit_message="y")
+[one, two] = api.get_paths_info("admin/older", ["w.bin", "copy.bin"])
+assert one.lfs.sha256 == two.lfs.sha256 and one.size == 600_000
+api.super_squash_history("admin/older")
+assert len(api.list_repo_commits("admin/older")) == 1
+assert [f.size for f in api.list_lfs_files("admin/older")] == [600_000]
+assert [u.username for u in api.list_repo_likers("admin/older")] == []
+assert [r for r in api.list_liked_repos("admin").models] == []
+made = api.create_collection("Old things", namespace="admin")
+made = api.add_collection_item(made.slug, "admin/older", "model", note="n")
+assert [i.item_id for i in api.get_collection(made.slug).items] == ["admin/older"]
+assert [c.slug for c in api.list_collections(owner="admin")] == [made.slug]
+api.delete_collection(made.slug)
+api.update_repo_settings("admin/older", gated="manual")
+fails(403, lambda: friend.auth_check("admin/older"))
+try:
+    hf_hub_download("admin/older", "a.txt", token=os.environ["FRIEND"], cache_dir="friend"); raise SystemExit("opened")
+except GatedRepoError:
+    pass
+api.grant_access("admin/older", "friend")
+friend.auth_check("admin/older")
+assert [r.username for r in api.list_accepted_access_requests("admin/older")] == ["friend"]
+api.reject_access_request("admin/older", "friend", rejection_reason="no")
+fails(403, lambda: friend.auth_check("admin/older"))
+assert api.get_user_overview("admin").num_followers == 0
+assert list(api.list_user_followers("admin")) == list(api.list_user_following("friend")) == []
+api.create_repo("admin/older-app", repo_type="space", space_sdk="static")
+assert [s.id for s in api.list_spaces(author="admin")] == ["admin/older-app"]
+fails(501, lambda: api.get_space_runtime("admin/older-app"))
+api.delete_repo("admin/older")
+print("DONE")
+"""
 
-@pytest.mark.parametrize("xet", ["with xet", "without xet"])
-def test_the_calls_that_everybody_makes(server: RunningFust, tmp_path: Path, xet: str) -> None:
+
+def run_script(server: RunningFust, folder: Path, script: str, **more: str) -> None:
+    """Runs a script by the client of the line 1; skips where that is not installed."""
     if not PYTHON.is_file():
         pytest.skip("huggingface_hub 1.x is not installed in .venv-hub1 (make test-install does it)")
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "FUST_", "PYTHON"))}
-    environ |= {"HF_ENDPOINT": server.url, "HF_TOKEN": server.token, "HF_HOME": str(tmp_path / "hf")}
-    environ |= {
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_XET": "1" if xet == "without xet" else "0",
-    }
+    environ |= {"HF_ENDPOINT": server.url, "HF_TOKEN": server.token, "HF_HOME": str(folder / "hf")}
+    environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", **more}
     done = subprocess.run(
-        [str(PYTHON), "-W", "ignore", "-c", textwrap.dedent(SCRIPT)],
-        env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
+        [str(PYTHON), "-W", "ignore", "-c", textwrap.dedent(script)],
+        env=environ, cwd=folder, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0 and "DONE" in done.stdout, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("xet", ["with xet", "without xet"])
+def test_the_calls_that_everybody_makes(server: RunningFust, tmp_path: Path, xet: str) -> None:
+    run_script(server, tmp_path, SCRIPT, HF_HUB_DISABLE_XET="1" if xet == "without xet" else "0")
     server.request("DELETE", "/api/repos/delete", {"name": "admin/rows", "type": "dataset"})
     assert json.loads(server.request("GET", "/api/models?author=admin")[2]) == []
+
+
+def test_the_rest_of_the_contract(server: RunningFust, tmp_path: Path) -> None:
+    server.cli("users", "new", "friend", "--no-password")
+    made = server.cli("--json", "tokens", "new", "k", "--user", "friend", "--scope", "write").stdout
+    run_script(server, tmp_path, MORE, FRIEND=json.loads(made)["token"])

@@ -272,6 +272,53 @@ def test_what_is_not_offered_says_so(server: RunningFust) -> None:
         assert status == 501 and "not offered" in json.loads(body)["error"], (path, status)
 
 
+def test_spaces_checks_and_what_the_client_is_refused(server: RunningFust, tmp_path: Path) -> None:
+    run_client(
+        server,
+        tmp_path,
+        START
+        + """
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+api.create_repo("admin/app", repo_type="space", space_sdk="static")
+api.create_commit("admin/app", [add("README.md", b"---\\nsdk: static\\ntags: [quiz]\\n---\\n"), add("index.html", b"<h1>Quiz</h1>"),
+    add("old/a.txt", b"a"), add("old/b.txt", b"b"), add("c.txt", b"c")], commit_message="x", repo_type="space")
+info = api.space_info("admin/app", files_metadata=True)
+assert info.sdk == "static" and info.card_data["tags"] == ["quiz"]
+assert {f.rfilename: f.size for f in info.siblings}["index.html"] == 13
+assert [s.id for s in api.list_spaces(author="admin", filter="quiz")] == ["admin/app"]
+api.delete_folder("old", repo_id="admin/app", repo_type="space")
+api.delete_file("c.txt", repo_id="admin/app", repo_type="space")
+left = set(api.list_repo_files("admin/app", repo_type="space"))
+assert not left & {"old/a.txt", "old/b.txt", "c.txt"} and "index.html" in left, left
+api.duplicate_repo("admin/app", "admin/app-copy", repo_type="space", exist_ok=True)
+assert api.space_info("admin/app-copy").sdk == "static"
+
+api.create_repo("admin/checked")
+data = os.urandom(1_500_000)
+operation = add("w.bin", data)
+api.preupload_lfs_files("admin/checked", [operation])
+api.create_commit("admin/checked", [operation, add("a.json", b"{}")], commit_message="x")
+file = get_hf_file_metadata(hf_hub_url("admin/checked", "w.bin", endpoint=api.endpoint))
+assert file.size == len(data) and file.commit_hash == api.model_info("admin/checked").sha and file.xet_file_data
+folder = pathlib.Path(snapshot_download("admin/checked", local_dir="checked"))
+assert not api.verify_repo_checksums("admin/checked", local_dir=folder).mismatches
+(folder / "a.json").write_text("[]")
+assert [m["path"] for m in api.verify_repo_checksums("admin/checked", local_dir=folder).mismatches] == ["a.json"]
+assert isinstance(api.get_dataset_tags(), dict)
+
+for refused in (
+    lambda: api.get_space_runtime("admin/app"), lambda: api.get_space_variables("admin/app"),
+    lambda: api.add_space_secret("admin/app", "KEY", "x"), lambda: api.restart_space("admin/app"),
+    lambda: api.list_spaces_hardware(), lambda: list(api.search_spaces("a quiz about trees")),
+    lambda: list(api.list_jobs(namespace="admin")), lambda: list(api.list_papers(query="x")),
+    lambda: list(api.list_daily_papers()), lambda: api.get_dataset_leaderboard("admin/checked"),
+    lambda: api.kernel_info("admin/kernel"),
+):
+    fails(501, refused)
+""",
+    )
+
+
 def test_cards_are_checked(server: RunningFust, tmp_path: Path) -> None:
     run_client(
         server,

@@ -150,6 +150,7 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
     tokens = {
         "admin": accounts.tokens.create("admin", "test", "admin").secret,
         "reader": accounts.tokens.create("reader", "test", "read").secret,
+        "writer": accounts.tokens.create("reader", "writes", "write").secret,
         "tiny only": accounts.tokens.create("reader", "model", "write", models=["tiny"]).secret,
         "repo only": accounts.tokens.create("reader", "repo", "write", repos=["acme/*"]).secret,
     }
@@ -182,6 +183,7 @@ class House:
         self.tokens: dict[str, str] = said["tokens"]
         self.token: str = said["tokens"]["admin"]
         self.reader: str = said["tokens"]["reader"]
+        self.writer: str = said["tokens"]["writer"]
 
     @property
     def base_url(self) -> str:

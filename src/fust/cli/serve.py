@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from fust.cli.context import CLI, pass_cli
+from fust.cli.serve_bare import BARE, read_options
 from fust.cli.show import ago, example, table
 from fust.client import Client, ClientError
 from fust.client.types import Deployment
@@ -30,6 +31,7 @@ _POLL_S = 0.2
         "fust serve ./my-model.gguf",
         "fust serve parrot --engine echo --misbehave 429,ok",
         "fust serve Qwen/Qwen3-0.6B-GGUF --adapter me/helper",
+        "fust serve big --engine upstream --url https://api.example.org/v1 --model big-2 --key-env THEIR_KEY",
     ),
 )
 @click.argument("model", metavar="OWNER/NAME[:FILE]|PATH|NAME")
@@ -49,6 +51,24 @@ _POLL_S = 0.2
     metavar="OWNER/NAME[:FILE]",
     help=t("A LoRA adapter of the hub to answer beside it, as MODEL:NAME; may be given several times."),
 )
+@click.option(
+    "--url", default="", help=t("For the engine upstream: address of an OpenAI-compatible API, /v1 included.")
+)
+@click.option(
+    "--model", "upstream_model", default="", help=t("For the engine upstream: what that API calls the model.")
+)
+@click.option(
+    "--key-env", default="", help=t("For the engine upstream: variable of this shell that holds the key.")
+)
+@click.option("--key-file", default="", help=t("For the engine upstream: file that holds the key."))
+@click.option(
+    "--can",
+    default="",
+    help=t("For the engine upstream: what it offers, such as `chat,tools`, if it does not say itself."),
+)
+@click.option(
+    "--context", default=0, help=t("For the engine upstream: tokens of its context, if it does not say.")
+)
 @click.option("--pin", is_flag=True, help=t("Never unload it to make room."))
 @click.option("-d", "--detach", is_flag=True, help=t("Do not wait until it is loaded."))
 @pass_cli
@@ -59,14 +79,20 @@ def serve(
     engine: str,
     misbehave: str,
     adapters: tuple[str, ...],
+    url: str,
+    upstream_model: str,
+    key_env: str,
+    key_file: str,
+    can: str,
+    context: int,
     pin: bool,
     detach: bool,
 ) -> None:
     """Creates a deployment and waits until it is ready."""
+    options = read_options(engine, misbehave, url, upstream_model, key_env, key_file, can, context)
     client = cli.client()
     path = Path(model)
-    if engine == "echo":
-        options = {"misbehave": misbehave.split(",")} if misbehave else {}
+    if engine in BARE:
         deployment = client.create_bare_deployment(model, engine, options, alias, pin=pin)
     else:
         if path.is_file() or model.startswith((".", "/", "~")):

@@ -27,6 +27,8 @@ def add_usage(plan: Plan, parts: list[Usage]) -> Usage:
     )
     total.total_tokens = total.prompt_tokens + total.completion_tokens
     total.prompt_tokens_details = {"cached_tokens": sum(part.cached_tokens for part in prompts)}
+    if any(part.estimated is True for part in parts):
+        total.estimated = True
     return total
 
 

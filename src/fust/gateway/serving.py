@@ -370,6 +370,7 @@ class Serving:
                 prompt_tokens=usage.prompt_tokens,
                 cached_tokens=usage.cached_tokens,
                 completion_tokens=usage.completion_tokens,
+                estimated=usage.estimated is True,
                 ttft_ms=None if ttft_s is None else round(ttft_s * 1000, 2),
                 duration_ms=round((ended - count.started) * 1000, 2),
             )

@@ -24,6 +24,8 @@ from fust.wire.targets import Target
 
 Choice = Literal["none", "auto", "required"]
 
+NATIVE = "tool_choice"
+"""The capability of a target that takes tools and calls them as it is told; nothing is enforced from outside then."""
 IN_TEMPLATE = "template_tools"
 """The capability of a target whose chat template writes tools."""
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -42,10 +44,10 @@ class Function:
     parameters: dict[str, Any]
     strict: bool = False
 
-    def as_tool(self) -> dict[str, Any]:
+    def as_tool(self, *, strict: bool = False) -> dict[str, Any]:
         """Returns it in the form of OpenAI's chat API."""
         body = {"name": self.name, "description": self.description, "parameters": self.parameters}
-        return {"type": "function", "function": body}
+        return {"type": "function", "function": {**body, "strict": True} if strict else body}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,12 @@ class Tools:
             body["messages"] = plain_messages(body["messages"])
         if self.choice == "none" or not self.functions:
             return body
+        if NATIVE in target.capabilities:
+            body["tools"] = [function.as_tool(strict=function.strict) for function in self.functions]
+            body["tool_choice"] = self.choice
+            if self.parallel is not None:
+                body["parallel_tool_calls"] = self.parallel
+            return body
         if in_template:
             body["tools"] = [function.as_tool() for function in self.functions]
             body["tool_choice"] = "auto" if self.choice == "auto" else "none"  # else the schema is not taken
@@ -98,6 +106,8 @@ class Tools:
         """Returns what reads the calls out of one answer; None when the engine's own words are right."""
         if self.choice == "none" or not self.functions:
             return None
+        if NATIVE in target.capabilities:
+            return FirstCall() if self.parallel is False else None
         if self.choice == "required":
             return ForcedCalls()
         if IN_TEMPLATE not in target.capabilities:

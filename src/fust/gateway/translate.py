@@ -93,6 +93,8 @@ class Plan:
             body["prompt"] = self.prompts[number // self.choices]
         if self.seed is not None:
             body["seed"] = (self.seed + number % self.choices) % 2**32
+        if self.dimensions is not None and "dimensions" in target.capabilities:
+            body["dimensions"] = self.dimensions
         body["model"] = target.alias
         if target.adapters:
             # All of them, zeros included: left out, the engine would reuse another adapter's KV cache.

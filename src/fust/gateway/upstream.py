@@ -202,6 +202,50 @@ def no_answer(target: Target) -> UpstreamFailed:
     )
 
 
+def _elsewhere(kind: str, target: Target, reason: str) -> FustError:
+    """Returns the error for an API elsewhere that could not be asked, or failed."""
+    model = target.model
+    match kind:
+        case "upstream_key_refused":
+            return UpstreamFailed(
+                "The API behind {model} refuses Fust's key: {reason}.",
+                hint="Serve it again with a key that it knows: `fust serve {model} --engine upstream --key-env NAME …`.",
+                model=model,
+                reason=reason,
+                code=kind,
+            )
+        case "upstream_no_model":
+            return UpstreamFailed(
+                "The API behind {model} does not know the model or the route: {reason}.",
+                hint="Serve it again with the --model and the --url that it has.",
+                model=model,
+                reason=reason,
+                code=kind,
+            )
+        case (
+            "upstream_unreachable"
+            | "upstream_timeout"
+            | "upstream_tls"
+            | "upstream_private"
+            | "upstream_redirect"
+        ):
+            return UpstreamFailed(
+                "The API behind {model} cannot be reached: {reason}.",
+                hint="Check its address, or wait until it is back.",
+                model=model,
+                reason=reason,
+                code=kind,
+            )
+        case _:
+            return UpstreamFailed(
+                "The API behind {model} failed: {reason}.",
+                hint="Send the request once more.",
+                model=model,
+                reason=reason,
+                code=kind,
+            )
+
+
 def _wait_of(response: aiohttp.ClientResponse) -> float | None:
     try:
         return min(max(0.0, float(response.headers.get("Retry-After", ""))), 86_400.0)
@@ -233,6 +277,8 @@ def explain_fault(
             context=fault.n_ctx or target.context,
             param=param,
         )
+    if fault.type.startswith("upstream_"):
+        return _elsewhere(fault.type, target, message[:500])
     if "bad_alloc" in message and "template" in message:
         return InvalidInput(
             "The chat template of {model} takes far too much memory with these messages.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Index
+from sqlalchemy import Index, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fust.core.clock import utc_naive
@@ -41,6 +41,8 @@ class UsageRow(Base):
     prompt_tokens: Mapped[int] = mapped_column(default=0)
     cached_tokens: Mapped[int] = mapped_column(default=0)
     completion_tokens: Mapped[int] = mapped_column(default=0)
+    estimated: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether its tokens were counted by the length of the text: an API elsewhere did not tell them."""
     ttft_ms: Mapped[float | None] = mapped_column(default=None)
     """Until the first token of a stream."""
     duration_ms: Mapped[float] = mapped_column(default=0.0)

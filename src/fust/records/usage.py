@@ -42,6 +42,7 @@ class Usage:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    estimated: bool = False
     ttft_ms: float | None = None
     duration_ms: float = 0.0
 

@@ -184,7 +184,7 @@ class Hosted:
             gated=self.gated,
             state=self.state,
             aliases=(self.alias,) if self.alias else (),
-            context=ready.spec.context if ready else (facts.context_train if facts else 0),
+            context=ready.info.context if ready and ready.info else (facts.context_train if facts else 0),
             capabilities=self.kind.offers(facts) if facts else frozenset({"embeddings"}),
             has_chat_template=facts.has_chat_template if facts else True,
         )

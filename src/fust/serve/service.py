@@ -544,7 +544,7 @@ class Serve:
                 private=hosted.private,
                 engine=hosted.kind.name,
                 mode=spec.mode if spec else None,
-                context=spec.context if spec else 0,
+                context=loaded.info.context if loaded and loaded.info else spec.context if spec else 0,
                 slots=spec.slots if spec else 0,
                 threads=spec.threads if spec else 0,
                 size_bytes=hosted.size_bytes,

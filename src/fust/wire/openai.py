@@ -236,6 +236,8 @@ class Usage(msgspec.Struct):
     completion_tokens: int = 0
     total_tokens: int = 0
     prompt_tokens_details: dict[str, int] | None = None
+    estimated: bool | UnsetType = UNSET
+    """Counted by the length of the text, since the API elsewhere does not tell."""
 
     @property
     def cached_tokens(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fust.core.errors import InvalidInput
-from fust.serve.engines import echo, llamacpp
+from fust.serve.engines import echo, llamacpp, upstream
 from fust.serve.engines.bare import Bare
 from fust.serve.engines.base import Engine, EngineSpec, Mode
 from fust.serve.facts import ModelFacts, read_facts
@@ -73,6 +73,13 @@ KINDS: Mapping[str, Kind] = {
         ),
         _without_files(
             "echo", echo.CLAIMS, echo.PROCESSES, Bare(echo.read_wish, echo.facts_of, echo.plan_of), echo.make
+        ),
+        _without_files(
+            "upstream",
+            upstream.CLAIMS,
+            upstream.PROCESSES,
+            Bare(upstream.read_wish, upstream.facts_of, upstream.plan_of),
+            upstream.make,
         ),
     )
 }

@@ -652,6 +652,17 @@ FUST: list[Row] = [
         "/fust/v1/runs/{run}/resume",
         ok=(200, 409),
     ),
+    Row("GET", "/fust/v1/tune/bases", "a key", "/fust/v1/tune/bases"),
+    *(
+        Row(
+            "GET",
+            f"/fust/v1/tune/runs/{{run_id:str}}{what}",
+            "a key",
+            f"/fust/v1/tune/runs/none{what}",
+            ok=(404,),
+        )
+        for what in ("", "/points", "/points.csv")
+    ),
     Row("GET", "/fust/v1/deployments", "a key", "/fust/v1/deployments"),
     Row(
         "POST",

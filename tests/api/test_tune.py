@@ -64,6 +64,48 @@ def test_a_dry_run_says_what_would_be_done_and_trains_nothing(house):
     assert house.request("GET", "/api/models/admin/none")[0] == 404
 
 
+def read_json(house: RunningFust, path: str, **more: object) -> dict:
+    status, _, body = house.request("GET", path, **more)
+    assert status == 200, body
+    return json.loads(body)
+
+
+def test_bases_say_whether_they_fit_and_why(house):
+    found = read_json(house, "/fust/v1/tune/bases")
+    base = found["items"][0]
+    assert (base["repo_id"], base["family"], base["fits"]) == ("admin/base", "llama", True)
+    assert base["memory_bytes"] < found["memory_bytes"]
+    assert "It takes up to" in base["reason"]
+    full = read_json(house, "/fust/v1/tune/bases?method=full")["items"][0]
+    assert full["parameters"] == base["parameters"] > 10_000
+    status, _, body = house.request("GET", "/fust/v1/tune/bases?method=magic")
+    assert status == 400 and b"lora" in body
+
+
+def check_course(house: RunningFust, run_id: str) -> None:
+    """A run of 40 steps tells its plan, its steps and what it wrote before and after."""
+    path = f"/fust/v1/tune/runs/{run_id}"
+    tuning = read_json(house, path)
+    assert tuning["recipe"]["steps"] == 40
+    assert tuning["rows"]["kept"] + tuning["rows"]["held_out"] == 60
+    assert {"name", "value", "why"} <= tuning["chosen"][0].keys()
+    assert "".join(tuning["preview"][0]["tokens"]).startswith("<|im_start|>user")
+    points = read_json(house, f"{path}/points")
+    assert [it["step"] for it in points["items"]] == list(range(1, 41))
+    assert points["items"][-1]["memory_bytes"] > 10**8
+    assert (points["samples"][0]["step"], points["samples"][-1]["step"]) == (0, 40)
+    before, after = points["samples"][0]["items"], points["samples"][-1]["items"]
+    assert len(before) == 3 and [it["prompt"] for it in before] == [it["prompt"] for it in after]
+    assert any("." in it["text"] for it in after) and not any("." in it["text"] for it in before)
+    assert not points["more"]
+    again = read_json(house, f"{path}/points?offset={points['next_offset']}")
+    assert (again["items"], again["samples"]) == ([], [])
+    status, headers, body = house.request("GET", f"{path}/points.csv")
+    assert status == 200 and headers["content-type"].startswith("text/csv")
+    lines = body.decode().splitlines()
+    assert lines[0].startswith("step,loss,learning_rate") and len(lines) == 41
+
+
 def test_an_adapter_that_peft_loads_and_that_learned(house, tmp_path):
     import torch
     from peft import PeftModel
@@ -83,6 +125,7 @@ def test_an_adapter_that_peft_loads_and_that_learned(house, tmp_path):
     trained = result["trained"]
     assert trained["steps"] == 40
     assert trained["held_out_loss"] < trained["first_held_out_loss"] - 0.5
+    check_course(house, last_run(house)["id"])
     base, adapter = fetch(house, "admin/base", tmp_path), fetch(house, "admin/lora", tmp_path)
     weights = (adapter / "adapter_model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == result["weights_sha256"]

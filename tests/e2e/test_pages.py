@@ -65,6 +65,7 @@ def places(
         "collect": f"datasets/{dataset}/collect",
         "chat": "chat",
         "jobs": "jobs",
+        "tune": "tune",
         "job": f"jobs/{failed_run}",
         "keys": "keys",
         "health": "health",

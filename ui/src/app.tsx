@@ -38,6 +38,7 @@ import { JoinPage } from "./pages/join";
 import { SignInPage } from "./pages/signin";
 import type { RepoType } from "./api";
 import { typeOf } from "./hub";
+import { TunePage } from "./pages/tune/wizard";
 import { usePlace } from "./router";
 import { ProviderFault } from "./parts/provider";
 import { askSession, session } from "./session";
@@ -45,7 +46,7 @@ import { useStore } from "./store";
 
 // Places of the server that one-part and two-part paths must not be taken for.
 const PLACES = new Set(
-  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join device collections search deployments new static".split(" "),
+  "models datasets chat jobs keys reference spaces fust api v1 settings health people organisations audit join device collections search deployments new static tune".split(" "),
 );
 
 function Page() {
@@ -69,6 +70,7 @@ function Page() {
     if (first === "jobs") return <JobsPage />;
     if (first === "deployments") return <DeploymentsPage />;
     if (first === "device") return <DevicePage />;
+    if (first === "tune") return <TunePage />;
     if (first === "keys") return <KeysPage />;
     if (first === "reference") return <ReferencePage />;
     if (first && !PLACES.has(first)) return <ProfilePage key={first} name={first} />;

@@ -7,6 +7,7 @@ import "./styles/parts.css";
 import "./styles/pages.css";
 import "./styles/hub.css";
 import "./styles/gate.css";
+import "./styles/tune.css";
 
 const root = document.getElementById("app");
 if (root !== null) render(<App />, root);

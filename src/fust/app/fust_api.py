@@ -36,6 +36,7 @@ from fust.hub.hook_routes import handlers as hook_handlers
 from fust.hub.look_routes import handlers as look_handlers
 from fust.jobs.routes import handlers as jobs_handlers
 from fust.serve.routes import handlers as serve_handlers
+from fust.tune.routes import handlers as tune_handlers
 from fust.wire.asgi import Scope, request_id_of
 from fust.wire.problems import draw_problem
 
@@ -58,6 +59,7 @@ HANDLERS: list[ControllerRouterHandler] = [
     *gate_handlers,
     *jobs_handlers,
     *serve_handlers,
+    *tune_handlers,
     *feedback_handlers,
 ]
 """Of all rooms."""

@@ -17,15 +17,13 @@ from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
 from fust.jobs.kinds import Kind
 from fust.jobs.worker import JobContext
-from fust.tune.base import read_config, wanted_files
+from fust.tune.bases import measure_base
 from fust.tune.estimate import memory_needed
 from fust.tune.files import is_data
 from fust.tune.recipe import Wish, longest_sample, parse_span, rank_of
 
 if TYPE_CHECKING:
     from fust.tune.run import TuneResult
-
-_MAX_CONFIG_BYTES = 1_000_000
 
 
 def tune_kind(hub: Hub, accounts: Accounts) -> Kind:
@@ -44,8 +42,7 @@ def tune_kind(hub: Hub, accounts: Accounts) -> Kind:
             hub.resolve_revision(base, wish.revision),
             hub.resolve_revision(data, wish.data_revision),
         )
-        names = [entry.path for entry in hub.list_tree(base, base_oid, recursive=True) if not entry.is_folder]
-        wanted_files(names, wish.base)
+        memory_bytes = _memory(hub, base, base_oid, wish)
         if not any(is_data(entry.path) for entry in hub.list_tree(data, data_oid, recursive=True)):
             raise InvalidInput(
                 "{repo_id} holds no file of rows.",
@@ -55,7 +52,7 @@ def tune_kind(hub: Hub, accounts: Accounts) -> Kind:
         pinned = msgspec.structs.replace(
             wish, base=base.repo_id, data=data.repo_id, revision=base_oid, data_revision=data_oid
         )
-        return msgspec.to_builtins(pinned) | {"memory_bytes": _memory(hub, base, base_oid, wish)}
+        return msgspec.to_builtins(pinned) | {"memory_bytes": memory_bytes}
 
     return Kind(
         "tune",
@@ -102,17 +99,9 @@ def check_installed() -> None:
 
 
 def _memory(hub: Hub, base: RepoInfo, revision: str, wish: Wish) -> int:
-    config = read_config(
-        hub.read_file(base, "config.json", revision, limit_bytes=_MAX_CONFIG_BYTES), wish.base
-    )
+    config, parameters = measure_base(hub, base, revision)
     longest_sample(config, wish)  # refuses a length that the base cannot take
-    stored = sum(
-        entry.size or 0
-        for entry in hub.list_tree(base, revision)
-        if entry.path.endswith(".safetensors") and not entry.is_folder
-    )
-    width = 4 if (config.dtype or config.torch_dtype) == "float32" else 2
-    return memory_needed(config, stored // width, rank_of(wish), checkpointing=wish.checkpointing)
+    return memory_needed(config, parameters, rank_of(wish), checkpointing=wish.checkpointing)
 
 
 # At work

@@ -48,6 +48,10 @@ class Watcher(Protocol):
         """Hears of a step."""
         ...
 
+    def sampled(self, step: int, items: list[dict[str, str]]) -> None:
+        """Hears what the model writes at a step: prompts and texts."""
+        ...
+
     def tell(self, done: int, total: int, template: str, /, **params: object) -> None:
         """Hears how far a stage beside the steps is."""
         ...

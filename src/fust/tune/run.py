@@ -30,6 +30,7 @@ from types import FrameType
 from typing import Any, cast
 
 import msgspec
+import psutil
 
 from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput
@@ -123,6 +124,7 @@ class Run:
             database.close()
 
     def _run(self) -> TuneResult:
+        from fust.tune.samples import Sampler, choose_prompts
         from fust.tune.train import Batches, Training, Tuned, keep_malloc_pages, set_up_torch
 
         keep_malloc_pages()
@@ -152,7 +154,7 @@ class Run:
             forecast = _forecast(planned.recipe, base, prepared.report, len(batches.train), step_s)
             decided = _Decided(planned.recipe, planned.reasons, forecast)
             write_atomic(self._work / "recipe.json", msgspec.json.encode(decided))
-            self._say_plan(decided, prepared.report)
+            self._say_plan(decided, prepared.report, preview)
         recipe = decided.recipe
         result = TuneResult("", "", recipe, decided.reasons, prepared.report, preview, decided.forecast)
         if wish.dry_run:
@@ -161,7 +163,8 @@ class Run:
         context.too_late_to_cancel = True  # from here on an end is heard between two steps
         signal.signal(signal.SIGTERM, self._hear_stop)
         key = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
-        training = Training(tuned, recipe, key, batches, self._work / "checkpoints", self)
+        sampler = Sampler(tuned, tokenizer, choose_prompts(prepared))
+        training = Training(tuned, recipe, key, batches, self._work / "checkpoints", self, sampler)
         self._trim_log()
         trained = training.run()
         if not trained.finished:
@@ -256,7 +259,7 @@ class Run:
             | {"python": platform.python_version()},
         )
 
-    def _say_plan(self, decided: _Decided, report: DataReport) -> None:
+    def _say_plan(self, decided: _Decided, report: DataReport, preview: list[SampleView]) -> None:
         say = self._context.say
         say(
             "{kept} rows to train on, {held_out} held out, {dropped} left out; {tokens} tokens, {share} learned.",
@@ -269,7 +272,10 @@ class Run:
         forecast = decided.forecast
         say(
             "{steps} steps of {step_s}: {span}, {memory}.",
-            data={"plan": msgspec.to_builtins(decided), "report": msgspec.to_builtins(report)},
+            data={
+                name: msgspec.to_builtins(value)
+                for name, value in (("plan", decided), ("report", report), ("preview", preview))
+            },
             steps=decided.recipe.steps,
             step_s=f"{forecast.step_s:.2f} s",
             span=show_span(forecast.time_s),
@@ -288,7 +294,7 @@ class Run:
             "steps",
             "Loss {loss}, {speed} tokens/s",
             now=is_shown,
-            data=msgspec.to_builtins(point),
+            data=msgspec.to_builtins(point) | {"memory_bytes": psutil.Process().memory_info().rss},
             loss=f"{point.loss:.4f}",
             speed=f"{point.tokens_per_s:.0f}",
         )
@@ -300,6 +306,12 @@ class Run:
     def say(self, template: str, /, **params: object) -> None:
         """Hands a sentence on."""
         self._context.say(template, data=None, **params)
+
+    def sampled(self, step: int, items: list[dict[str, str]]) -> None:
+        """Hands on what the model writes at a step."""
+        self._context.say(
+            "Samples at step {step}.", data={"samples": {"step": step, "items": items}}, step=step
+        )
 
     def wants_to_stop(self) -> bool:
         """Returns whether somebody asked for the end."""

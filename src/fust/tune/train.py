@@ -22,7 +22,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import torch
@@ -36,6 +36,9 @@ from fust.tune.checkpoints import Checkpoint, State, Tensors, disk_errors, find_
 from fust.tune.preference import Preference, Reference
 from fust.tune.progress import Point, Trained, Watcher
 from fust.tune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from fust.tune.samples import Sampler
 
 CHECKPOINT_EVERY_S = 60.0
 _HEAD_VALUES = 2**26
@@ -122,7 +125,7 @@ class Tuned:
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns -log p of each learned token, and which of the batch's places it has when they are counted through."""
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16):
+        with self.precision():
             # No cache and no mask: only then does transformers part packed samples by their positions.
             hidden = self._backbone(
                 input_ids=batch.ids, position_ids=batch.positions, use_cache=False
@@ -138,6 +141,10 @@ class Tuned:
                 cast("torch.Tensor", checkpoint(self._head_loss, h, w, use_reentrant=False)) for h, w in parts
             ]
             return torch.cat(found), places
+
+    def precision(self) -> torch.autocast:
+        """Returns the context in which matrix products have the recipe's precision."""
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16)
 
     def _head_loss(self, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         logits = self._head(hidden).float()
@@ -232,7 +239,14 @@ class Training:
     """One run, from its newest checkpoint or from the start."""
 
     def __init__(
-        self, tuned: Tuned, recipe: Recipe, recipe_key: str, batches: Batches, folder: Path, watcher: Watcher
+        self,
+        tuned: Tuned,
+        recipe: Recipe,
+        recipe_key: str,
+        batches: Batches,
+        folder: Path,
+        watcher: Watcher,
+        sampler: Sampler | None = None,
     ) -> None:
         self.tuned = tuned
         self._recipe = recipe
@@ -240,6 +254,7 @@ class Training:
         self._batches = batches
         self._folder = folder
         self._watcher = watcher
+        self._sampler = sampler
         self._mover = Mover(tuned, recipe)
         self._preference: Preference | None = None
         self.state = State()
@@ -369,6 +384,14 @@ class Training:
             point, tokens_per_s=speed, held_out_loss=held_out, held_out_accuracy=won
         )
         self._watcher.point(known, recipe.steps)
+        if point.step % recipe.evaluate_every == 0 or point.step == recipe.steps:
+            self._sample(always=point.step == recipe.steps)
+
+    def _sample(self, *, always: bool) -> None:
+        """Shows what the model writes by now."""
+        items = self._sampler.take(always=always) if self._sampler else []
+        if items:
+            self._watcher.sampled(self.state.step, items)
 
     def _is_diverging(self, loss: float) -> bool:
         """Returns whether the loss is far above the best that it was, beyond what one odd batch does."""
@@ -439,6 +462,7 @@ class Training:
         else:
             loss, self.state.held_out_accuracy = self._evaluate()
             self.state.first_held_out_loss = self.state.held_out_loss = loss
+            self._sample(always=True)
             self._save()  # where a loss that breaks early goes back to
 
     def _load(self, found: Checkpoint) -> None:

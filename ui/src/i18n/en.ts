@@ -1,12 +1,14 @@
 import { gateEn } from "./gate/en.ts";
 import { hubEn } from "./hub/en.ts";
 import { servingEn } from "./serving/en.ts";
+import { tuneEn } from "./tune/en.ts";
 
 /** English. The keys and fields here are the contract; zh.ts must match (parity.ts checks at build time). */
 export const en = {
   ...hubEn,
   ...gateEn,
   ...servingEn,
+  ...tuneEn,
   "number.words": "no one two three four five six seven eight nine ten",
   "list.comma": ", ",
   "list.stop": ".",

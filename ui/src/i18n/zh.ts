@@ -2,12 +2,14 @@ import type { en } from "./en";
 import { gateZh } from "./gate/zh.ts";
 import { hubZh } from "./hub/zh.ts";
 import { servingZh } from "./serving/zh.ts";
+import { tuneZh } from "./tune/zh.ts";
 
 /** 简体中文。 */
 export const zh: Record<keyof typeof en, string> = {
   ...hubZh,
   ...gateZh,
   ...servingZh,
+  ...tuneZh,
   "number.words": "零 一 两 三 四 五 六 七 八 九 十",
   "list.comma": "，",
   "list.stop": "。",

@@ -7,6 +7,7 @@ import { useAct, useLoad } from "../load";
 import { go, Link, repoPath, url } from "../router";
 import { follow } from "../stream";
 import { kindName, took } from "./jobs";
+import { TuningView } from "./tune/watch";
 
 const ENDED = new Set<RunState>(["succeeded", "failed", "cancelled"]);
 const MOST_LINES = 2000;
@@ -88,16 +89,18 @@ function Loaded({ run, kick, reload }: { run: Run; kick: preact.ComponentChildre
   const state = ENDED.has(run.state) ? run.state : (live.state ?? run.state);
   const over = ENDED.has(state);
   const progress = over ? (run.progress ?? live.progress) : (live.progress ?? run.progress);
-  const cancel = (): Promise<void> =>
+  const tunes = run.kind === "tune";
+  const ask = (what: "cancel" | "resume"): Promise<void> =>
     act.run(async () => {
-      await call(`fust/v1/runs/${encodeURIComponent(run.id)}/cancel`, { method: "POST" });
+      await call(`fust/v1/runs/${encodeURIComponent(run.id)}/${what}`, { method: "POST" });
       await reload();
     });
   const repo = resultRepo(run);
   return (
     <div class="page wrap">
       <Head kick={kick} title={run.title || kindName(run.kind)} sum={<><State of={state} /> {sentenceOf(run, state, progress)}</>}>
-        {!over && <Sure label={t("job.cancel")} ask={t("job.cancel.sure")} busy={act.busy} onSure={() => void cancel()} />}
+        {!over && (tunes ? <Sure label={t("tune.pause")} ask={t("tune.pause.sure")} busy={act.busy} onSure={() => void ask("cancel")} /> : <Sure label={t("job.cancel")} ask={t("job.cancel.sure")} busy={act.busy} onSure={() => void ask("cancel")} />)}
+        {tunes && (state === "cancelled" || state === "failed") && <button class="b" type="button" disabled={act.busy} onClick={() => void ask("resume")}>{t("tune.resume")}</button>}
         {state === "succeeded" && repo && <Link class="b go" to={repo}>{t("job.open")}</Link>}
       </Head>
       {act.problem && <Trouble problem={act.problem} />}
@@ -111,6 +114,7 @@ function Loaded({ run, kick, reload }: { run: Run; kick: preact.ComponentChildre
       <Figures run={run} progress={progress} over={over} />
       {live.lost && !over && <p class="note calm" role="status">{t("job.lost")}</p>}
       <Choices run={run} />
+      {tunes && <TuningView run={run} over={over} />}
       <div class="split">
         <Section id="h-log" title={t("job.log")} side={<a class="small" href={url(`fust/v1/runs/${encodeURIComponent(run.id)}/log`)}>{t("job.log.whole")}</a>}>
           <Log lines={live.log} over={over} />

@@ -15,6 +15,7 @@ const PLACES: [path: string, name: MessageKey][] = [
   ["models", "place.models"],
   ["datasets", "place.datasets"],
   ["chat", "place.chat"],
+  ["tune", "place.tune"],
   ["jobs", "place.jobs"],
   ["keys", "place.keys"],
 ];

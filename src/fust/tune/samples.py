@@ -1,0 +1,91 @@
+"""What a model writes for a few fixed prompts while it is trained, so that one sees and does not only count.
+
+The prompts are the questions of held-out rows (of documents: their first words). Answers are greedy and short, take no
+random numbers and move nothing, so that a run with samples ends at the same weights as one without.
+"""
+
+# torch and transformers type their functions only in part.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from fust.tune.masks import Tokenizer
+from fust.tune.prepare import Prepared
+from fust.tune.train import Tuned
+
+_PROMPTS = 3
+_MOST_PROMPT_TOKENS = 512
+_DOCUMENT_TOKENS = 16
+_ANSWER_TOKENS = 48
+_SHARE = 0.02
+"""Of the time since the start that samples may take, besides those before the first step and after the last."""
+
+
+def choose_prompts(prepared: Prepared) -> list[list[int]]:
+    """Returns the token ids of a few different prompts, held-out ones if there are."""
+    by_turns = np.argsort(~prepared.held_out, kind="stable")
+    if prepared.report.pairs:
+        by_turns = by_turns[by_turns % 2 == 0]
+    found: list[list[int]] = []
+    for number in by_turns[:200].tolist():
+        ids, learned = prepared.sample(number)
+        first = int(np.argmax(learned))  # nothing before it is learned
+        prompt = ids[: first or _DOCUMENT_TOKENS].tolist()
+        if 0 < len(prompt) <= _MOST_PROMPT_TOKENS and prompt not in found:
+            found.append(prompt)
+        if len(found) == _PROMPTS:
+            break
+    return found
+
+
+class Sampler:
+    """Lets a model that is being trained answer the prompts now and then."""
+
+    def __init__(self, tuned: Tuned, tokenizer: Tokenizer, prompts: list[list[int]]) -> None:
+        self._tuned = tuned
+        self._tokenizer = cast(Any, tokenizer)
+        self._prompts = prompts
+        self._began = time.monotonic()
+        self._took_s = 0.0
+
+    def take(self, *, always: bool) -> list[dict[str, str]]:
+        """Returns prompts and answers; none when samples took too much of the time already and need not be.
+
+        Args:
+            always: before the first step and after the last.
+
+        """
+        began = time.monotonic()
+        if not always and self._took_s > _SHARE * (began - self._began):
+            return []
+        model = self._tuned.model
+        model.eval()
+        try:
+            texts = [self._answer(prompt) for prompt in self._prompts]
+        finally:
+            model.train()
+        self._took_s += time.monotonic() - began
+        asked = (self._tokenizer.decode(prompt, skip_special_tokens=True) for prompt in self._prompts)
+        return [{"prompt": prompt, "text": text} for prompt, text in zip(asked, texts, strict=True)]
+
+    @torch.no_grad()
+    def _answer(self, prompt: list[int]) -> str:
+        ids = torch.tensor([prompt])
+        with self._tuned.precision():
+            written = self._tuned.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=_ANSWER_TOKENS,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0,
+            )
+        return str(self._tokenizer.decode(written[0, len(prompt) :], skip_special_tokens=True)).strip()

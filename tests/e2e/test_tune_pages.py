@@ -1,0 +1,86 @@
+"""Tuning as one meets it on the page: the wizard, the curves, the choices, what is learned."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.tiny_bases import write_base, write_rows
+
+pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
+pytestmark = pytest.mark.e2e
+
+OpenPage = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def base(page_server: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A base model and rows; returns its id."""
+    folder = tmp_path_factory.mktemp("tune-pages")
+    page_server.cli("push", str(write_base(folder / "base")), "admin/page-base")
+    page_server.cli("push", str(write_rows(folder / "rows.jsonl")), "admin/page-rows", "--type", "dataset")
+    return "admin/page-base"
+
+
+def wait_for_run(server: Any, run_id: str, timeout_s: float = 120) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        run = json.loads(server.request("GET", f"/fust/v1/runs/{run_id}")[2])
+        if run["state"] in ("failed", "succeeded", "cancelled"):
+            assert run["state"] == "succeeded", run["error"]
+            return run
+        time.sleep(0.3)
+    raise AssertionError("the run did not end")
+
+
+def start_tuning(server: Any, base: str, to: str, **more: Any) -> str:
+    params = {"base": base, "data": "admin/page-rows", "to": to, "steps": 6, "learning_rate": 0.01, **more}
+    status, _, body = server.request("POST", "/fust/v1/runs", {"kind": "tune", "params": params})
+    assert status == 201, body
+    return json.loads(body)["id"]
+
+
+def test_the_wizard_plans_and_starts(open_page: OpenPage, page_server: Any, base: str) -> None:
+    page = open_page("tune")
+    expect(page.locator("h1")).to_have_text("Tune a model")
+    expect(page.get_by_role("button", name="Make the plan")).to_be_disabled()
+    page.get_by_role("radio", name=base).check()
+    page.get_by_label("Data set").select_option("admin/page-rows")
+    expect(page.get_by_role("region", name="2. Data").get_by_role("table")).to_contain_text("Say moon 0")
+    expect(page.get_by_label("Repo for the result")).to_have_value("admin/page-base-tuned")
+    page.get_by_role("button", name="Make the plan").click()
+    plan = page.get_by_role("region", name="4. Plan and start")
+    expect(plan.get_by_text("less work than training such a model from nothing")).to_be_visible(
+        timeout=90_000
+    )
+    expect(plan.locator("mark").first).to_be_visible()
+    expect(plan.get_by_role("table")).to_contain_text("row_tokens")
+    page.get_by_role("button", name="Start tuning").click()
+    page.get_by_role("button", name="Start now and write to admin/page-base-tuned").click()
+    page.wait_for_url("**/jobs/*")
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Save and pause now").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=60_000)
+
+
+def test_a_run_shows_its_curves_beside_another(open_page: OpenPage, page_server: Any, base: str) -> None:
+    runs = [start_tuning(page_server, base, f"admin/page-tuned-{i}", seed=i) for i in range(2)]
+    for run_id in runs:
+        wait_for_run(page_server, run_id)
+    page = open_page(f"jobs/{runs[1]}")
+    loss = page.get_by_role("region", name="Loss")
+    expect(loss.get_by_role("img", name="Loss against step: from")).to_be_visible()
+    expect(loss.get_by_role("img", name="Learning rate")).to_be_visible()
+    expect(page.get_by_role("region", name="What it writes")).to_contain_text("After 6 steps")
+    loss.get_by_label("Beside").select_option(runs[0])
+    row = page.get_by_role("region", name="What the runs decided differently").get_by_role("row", name="seed")
+    expect(row.get_by_role("cell")).to_have_text(["1", "0"])
+    with page.expect_download() as download:
+        page.get_by_role("link", name="All steps as CSV").click()
+    assert download.value.path().read_text().startswith("step,loss,")
+    expect(page.get_by_role("region", name="What is learned").locator("mark").first).to_be_visible()

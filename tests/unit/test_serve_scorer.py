@@ -11,7 +11,8 @@ import pytest
 
 from fust.formats.gguf_write import write_gguf
 from fust.serve.engines import llama_c
-from fust.serve.engines.scorer import BadRow, Scorer, TooLong, Wanted
+from fust.serve.engines.scored import BadRow, TooLong, Wanted
+from fust.serve.engines.scorer import Scorer
 from fust.wire.scoring import ScoredRow
 
 torch = pytest.importorskip("torch", reason="needs fust[tune]")

@@ -259,6 +259,7 @@ class EngineFault(msgspec.Struct):
     code: int | str | None = None
     n_prompt_tokens: int | None = None
     n_ctx: int | None = None
+    param: str | None = None
 
 
 class EngineFaultBody(msgspec.Struct):

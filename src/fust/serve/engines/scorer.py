@@ -15,68 +15,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fust.serve.engines.base import SCORE_LOGITS
 from fust.serve.engines.llama_c import FLASH_ATTENTION_OFF, TYPE_F32, Batch, keep_warnings, open_library
-from fust.wire.scoring import Likely, ScoredRow
+from fust.serve.engines.scored import (
+    BRANCHES,
+    BadRow,
+    Place,
+    Read,
+    Wanted,
+    check_row,
+    common,
+    drawn,
+    groups,
+    is_noted,
+    note_places,
+)
+from fust.wire.scoring import ScoredRow
 
-BRANCHES = 8
-"""Ends of one beginning that go into one batch."""
 BATCH = 512
 _KEPT = 0  # the sequence that the last row stays in
-
-
-class BadRow(Exception):
-    """A row cannot be scored: empty, a token that the model does not have, or longer than the context."""
-
-
-class TooLong(BadRow):
-    """A row has more tokens than the context."""
-
-    def __init__(self, tokens: int, context: int) -> None:
-        self.tokens, self.context = tokens, context
-        super().__init__(f"the request has {tokens} tokens, and the context size is {context}")
-
-
-class BadAdapter(Exception):
-    """An adapter cannot be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A row to score: its tokens, and the first of them whose log-probability is wanted."""
-
-    tokens: list[int]
-    start: int
-
-
-@dataclass(slots=True)
-class _Place:
-    """What the model says after some token: of the token that really follows, and which are likeliest."""
-
-    logprob: float
-    greedy: bool
-    top: list[Likely]
 
 
 @dataclass(slots=True)
 class _Row:
     tokens: list[int] = field(default_factory=lambda: [])
-    places: dict[int, _Place] = field(default_factory=lambda: {})
+    places: dict[int, Place] = field(default_factory=lambda: {})
     """By position of the token before."""
     top: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """One token of a batch, and where to note what the model says after it."""
-
-    sequence: int
-    at: int
-    row: list[int]
-    places: dict[int, _Place]
-    is_wanted: bool
+class BadAdapter(Exception):
+    """An adapter cannot be used."""
 
 
 class Scorer:
@@ -207,27 +177,18 @@ class Scorer:
             BadRow, TooLong: a row cannot be scored; none was.
         """
         for row in rows:
-            self._check(row)
+            check_row(row, self.context, self.vocabulary)
         scored: list[ScoredRow] = []
-        for group, shared in _groups(rows, self._size if self._keeps else 0):
+        for group, shared in groups(rows, self._size if self._keeps else 0):
             if len(group) == 1:
                 scored.append(self._score_one(group[0], top, is_wanted))
             else:
                 scored += self._score_ends(group, shared, top, is_wanted)
         return scored
 
-    def _check(self, row: Wanted) -> None:
-        if not row.tokens:
-            raise BadRow("a row has no tokens")
-        if len(row.tokens) > self.context:
-            raise TooLong(len(row.tokens), self.context)
-        odd = next((token for token in row.tokens if not 0 <= token < self.vocabulary), None)
-        if odd is not None:
-            raise BadRow(f"there is no token {odd}; the model has 0 to {self.vocabulary - 1}")
-
     def _score_one(self, row: Wanted, top: int, is_wanted: Callable[[], bool]) -> ScoredRow:
         self._advance(row.tokens, len(row.tokens), row.start, top, is_wanted)
-        return _drawn(row, self._last.places, top)
+        return drawn(row, self._last.places, top)
 
     def _advance(
         self, tokens: list[int], end: int, start: int, top: int, is_wanted: Callable[[], bool]
@@ -242,7 +203,7 @@ class Scorer:
             if not is_wanted():
                 raise InterruptedError
             part = range(at, min(end, at + self._size))
-            self._decode([_Read(_KEPT, i, tokens, places, _is_wanted(i, tokens, start)) for i in part], top)
+            self._decode([Read(_KEPT, i, tokens, places, is_noted(i, tokens, start)) for i in part], top)
             at = part.stop
         self._last = _Row(tokens[:end], places, top)
 
@@ -253,7 +214,7 @@ class Scorer:
         """
         if not self._keeps or last.top < top:
             return 0
-        end = _common(last.tokens, tokens) - 1
+        end = common(last.tokens, tokens) - 1
         missing = (at for at in range(max(0, start - 1), end) if at not in last.places)
         return max(0, next(missing, end))
 
@@ -264,11 +225,11 @@ class Scorer:
         begin = shared - 1  # the last common token is read once more by each: what follows it differs
         self._advance(group[0].tokens, begin, min(row.start for row in group), top, is_wanted)
         places = [dict(self._last.places) for _ in group]
-        reads: list[_Read] = []
+        reads: list[Read] = []
         for sequence, (row, known) in enumerate(zip(group, places, strict=True), 1):
             self._library.llama_memory_seq_cp(self._memory, _KEPT, sequence, 0, begin)
             reads += [
-                _Read(sequence, i, row.tokens, known, _is_wanted(i, row.tokens, row.start))
+                Read(sequence, i, row.tokens, known, is_noted(i, row.tokens, row.start))
                 for i in range(begin, len(row.tokens))
             ]
         try:
@@ -276,7 +237,7 @@ class Scorer:
         finally:
             for sequence in range(1, len(group) + 1):
                 self._forget(sequence, 0)
-        return [_drawn(row, known, top) for row, known in zip(group, places, strict=True)]
+        return [drawn(row, known, top) for row, known in zip(group, places, strict=True)]
 
     def _forget(self, sequence: int, keep: int) -> None:
         """Drops a sequence's tokens from `keep` on."""
@@ -285,7 +246,7 @@ class Scorer:
         elif not self._library.llama_memory_seq_rm(self._memory, sequence, keep, -1):
             raise RuntimeError("the cache does not forget")
 
-    def _decode(self, reads: Sequence[_Read], top: int) -> None:
+    def _decode(self, reads: Sequence[Read], top: int) -> None:
         """Reads one batch of tokens and notes the places that are wanted."""
         assert len(reads) <= self._size
         for i, read in enumerate(reads):
@@ -298,65 +259,4 @@ class Scorer:
         wanted = [read for read in reads if read.is_wanted]
         if wanted:
             pointer = self._library.llama_get_logits(self._context)
-            _note(np.ctypeslib.as_array(pointer, (len(wanted), self.vocabulary)), wanted, top)
-
-
-def _is_wanted(at: int, tokens: list[int], start: int) -> bool:
-    return at + 1 >= start or at + 1 == len(tokens)
-
-
-def _note(logits: npt.NDArray[np.float32], reads: Sequence[_Read], top: int) -> None:
-    """Turns logits (reads, vocabulary) into places; the sum of the softmax is taken in 64 bits."""
-    best = logits.argmax(axis=1)
-    high = np.take_along_axis(logits, best[:, None], axis=1)
-    norms = high[:, 0] + np.log(np.exp(logits - high).sum(axis=1, dtype=np.float64))
-    for line, norm, first, read in zip(logits, norms, best, reads, strict=True):
-        if top > 1:
-            likeliest = np.argpartition(line, -top)[-top:]
-            likeliest = likeliest[np.lexsort((likeliest, -line[likeliest]))]
-        else:
-            likeliest = [first]
-        listed = [Likely(int(i), float(line[i] - norm)) for i in likeliest]
-        follows = read.row[read.at + 1] if read.at + 1 < len(read.row) else int(first)
-        read.places[read.at] = _Place(float(line[follows] - norm), bool(line[follows] >= line[first]), listed)
-
-
-def _drawn(row: Wanted, places: dict[int, _Place], top: int) -> ScoredRow:
-    found = [places[at - 1] if at >= row.start and at else None for at in range(len(row.tokens))]
-    return ScoredRow(
-        row.tokens,
-        [place.logprob if place else None for place in found],
-        [place.greedy if place else None for place in found],
-        places[len(row.tokens) - 1].top[: max(1, top)],
-        [place.top[:top] if place else None for place in found] if top else [],
-    )
-
-
-def _common(one: list[int], other: list[int]) -> int:
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
-
-
-def _groups(rows: Sequence[Wanted], room: int) -> list[tuple[list[Wanted], int]]:
-    """Puts neighbours together whose ends after a long common beginning fit one batch of `room` tokens.
-
-    Returns:
-        (rows, tokens that they have in common) of each group.
-    """
-    groups: list[tuple[list[Wanted], int]] = []
-    for row in rows:
-        if groups and room:
-            members, shared = groups[-1]
-            both = min(
-                shared, _common(members[0].tokens, row.tokens), len(row.tokens), len(members[0].tokens)
-            )
-            ends = sum(len(m.tokens) - both + 1 for m in [*members, row])
-            if len(members) < BRANCHES and both > len(row.tokens) // 2 and ends <= room:
-                groups[-1] = ([*members, row], both)
-                continue
-        groups.append(([row], len(row.tokens)))
-    return groups
+            note_places(np.ctypeslib.as_array(pointer, (len(wanted), self.vocabulary)), wanted, top)

@@ -18,6 +18,7 @@ from fust.core.errors import FustError
 from fust.core.settings import SECTIONS
 from fust.gateway.routes import BODIES
 from fust.gateway.shelf import ROUTES as SHELF
+from fust.serve.engines.kinds import KINDS, Kind
 from fust.wire.body import Body
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,6 +141,8 @@ def model_api_page() -> str:
             f"| `{r.method} {r.pattern}` | {(inspect.getdoc(r.function) or '').splitlines()[0]} |"
             for r in SHELF
         ),
+        "",
+        *engines_table(),
     ]
     parts: list[type[Body]] = []
     for route, kind in BODIES.items():
@@ -150,6 +153,29 @@ def model_api_page() -> str:
         lines += ["", f"## {part.__module__.rpartition('.')[2]}: {part.__name__}", ""]
         lines += [(inspect.getdoc(part) or "").split("\n")[0], "", *fields_table(part)]
     return "\n".join(lines) + "\n"
+
+
+def engines_table() -> list[str]:
+    """Returns what each kind of engine can, from the claims in its code."""
+    names = sorted(
+        frozenset[str]().union(*(kind.adds.union(*kind.claims.values()) for kind in KINDS.values()))
+    )
+
+    def cell(kind: Kind, name: str) -> str:
+        if any(name in claims for claims in kind.claims.values()):
+            return "yes"
+        return "some models" if name in kind.adds else "no"
+
+    return [
+        "## Engines",
+        "",
+        "What each engine can (`fust serve --engine NAME` chooses one); what it cannot answers 400 or 501 with its name. "
+        "Tools are called with any engine that keeps a JSON schema; `template_tools`: the model's own template writes them.",
+        "",
+        "| | " + " | ".join(KINDS) + " |",
+        "|---|" + "---|" * len(KINDS),
+        *(f"| {name} | " + " | ".join(cell(kind, name) for kind in KINDS.values()) + " |" for name in names),
+    ]
 
 
 def fields_table(kind: type[Body]) -> list[str]:

@@ -764,6 +764,7 @@ MODEL: list[Row] = [
         ("/v1/messages", {"max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}),
         ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "x"}]}),
         ("/v1/rerank", {"query": "x", "documents": ["x"]}),
+        ("/v1/classify", {"input": "x"}),
         ("/v1/tokenize", {"prompt": "x"}),
         ("/v1/detokenize", {"tokens": [1]}),
     )

@@ -100,7 +100,7 @@ def test_what_cannot_be_served_says_what_to_do(house: House) -> None:
     assert refused(house, repo_id="acme/nothing")["http"] == 404
     torch = refused(house, repo_id="acme/torch")
     assert (torch["http"], torch["code"]) == (501, "needs_gguf")
-    assert "convert_hf_to_gguf" in torch["hint"]
+    assert "never loaded" in torch["hint"]
     assert refused(house, repo_id="acme/chat", file="other.gguf")["code"] == "file_not_found"
     assert refused(house, repo_id="../etc")["http"] == 400
     assert refused(house, repo_id="acme/chat", path="/etc/passwd")["http"] == 400

@@ -125,3 +125,43 @@ def model_in(folder: Path, kind: str, tied: bool, **more: object) -> object:
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(folder)
     return model
+
+
+def causal_model(folder: Path, kind: str, **more: object) -> None:
+    """Writes a model that writes text, of any architecture, with a tokenizer and a chat template."""
+    base: dict[str, object] = {
+        "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.15,
+    }  # fmt: skip
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{kind}Config")(**{**base, **more})
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer_of(next(iter(PRE_TOKENIZERS)), folder)
+
+
+def bert_model(folder: Path, *, classes: int = 0, pooling: str = "") -> None:
+    """Writes a small BERT: with `classes` a classifier, else an embedder, pooled as sentence-transformers says."""
+    torch.manual_seed(2)
+    config = transformers.BertConfig(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, initializer_range=0.2,
+    )  # fmt: skip
+    if classes:
+        config.id2label = {i: f"class-{i}" for i in range(classes)}
+        config.label2id = {f"class-{i}": i for i in range(classes)}
+        transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    else:
+        transformers.BertModel(config).save_pretrained(folder)
+    tokenizer_of(next(iter(PRE_TOKENIZERS)), folder)
+    if pooling:
+        kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        modules = [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for i, (path, name) in enumerate(kinds)
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling").mkdir()
+        ways = {
+            f"pooling_mode_{way}": way == pooling
+            for way in ("cls_token", "mean_tokens", "lasttoken", "max_tokens")
+        }
+        (folder / "1_Pooling/config.json").write_text(json.dumps({"word_embedding_dimension": 32, **ways}))

@@ -72,7 +72,7 @@ def test_a_missing_part_is_told() -> None:
 def test_safetensors_only_is_told_what_to_do() -> None:
     error = nothing_to_serve("a/b", files(("model.safetensors", 1), ("config.json", 1)))
     assert isinstance(error, NotOffered)
-    assert "convert_hf_to_gguf" in error.hint()
+    assert "never loaded" in error.hint()
     assert "no model file" in nothing_to_serve("a/b", files(("README.md", 1))).message()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fust.gateway.echo import shown
 from fust.gateway.translate import Plan
 from fust.wire.openai import Usage
 
@@ -63,11 +64,17 @@ def old_logprobs(answer: dict[str, Any], offset: int = 0) -> int:
             offsets.append(offset)
             offset += len(token["token"])
         choice["logprobs"] = {
-            "tokens": [token["token"] for token in content],
+            "tokens": [_shown(token) for token in content],
             "token_logprobs": [token["logprob"] for token in content],
             "top_logprobs": [
-                {top["token"]: top["logprob"] for top in token.get("top_logprobs", ())} for token in content
+                {_shown(top): top["logprob"] for top in token.get("top_logprobs", ())} for token in content
             ],
             "text_offset": offsets,
         }
     return offset
+
+
+def _shown(token: dict[str, Any]) -> str:
+    """Returns a token's text; engines write every piece of a character alike, so the bytes tell such pieces apart."""
+    raw: list[int] | None = token.get("bytes")
+    return token["token"] if raw is None else shown(bytes(raw))

@@ -1,7 +1,8 @@
-"""Reranking and tokens: requests that are neither vendor's own."""
+"""Reranking, classes and tokens: requests that are neither vendor's own."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from fust.core.ids import new_id
 from fust.gateway.shapes import Whole
 from fust.gateway.translate import Plan
 from fust.wire.openai import Usage
-from fust.wire.rerank import DetokenizeRequest, Document, RerankRequest, TokenizeRequest
+from fust.wire.rerank import ClassifyRequest, DetokenizeRequest, Document, RerankRequest, TokenizeRequest
 
 
 def plan_rerank(request: RerankRequest) -> Plan:
@@ -45,6 +46,31 @@ class _Ranked(Whole):
             "meta": {"api_version": {"version": "2"}, "tokens": {"input_tokens": usage.prompt_tokens}},
         }
         return msgspec.json.encode(body)
+
+
+def plan_classify(request: ClassifyRequest) -> Plan:
+    """Returns the plan of sorting texts into the model's classes."""
+    texts = [request.input] if isinstance(request.input, str) else request.input
+    plan = Plan(
+        "classify", "/v1/classify", request.model, "embed", False, True, {"input": texts}, param="input"
+    )
+    plan.shape = _Classified(request.model)
+    plan.needs = "classify"
+    return plan
+
+
+class _Classified(Whole):
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def whole(self, answer: dict[str, Any], usage: Usage) -> bytes:
+        counted = {
+            "prompt_tokens": usage.prompt_tokens,
+            "total_tokens": usage.prompt_tokens,
+            "completion_tokens": 0,
+        }
+        head = {"id": new_id("classify-"), "created": int(time.time()), "model": self._model}
+        return msgspec.json.encode({**answer, **head, "usage": counted})
 
 
 def plan_tokenize(request: TokenizeRequest) -> Plan:

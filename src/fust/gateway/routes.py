@@ -23,7 +23,7 @@ from fust.core.units import read_number
 from fust.gateway.batch_runner import BatchRunner
 from fust.gateway.batches import Batches
 from fust.gateway.exchange import Exchange, dialect_of
-from fust.gateway.extras import plan_detokenize, plan_rerank, plan_tokenize
+from fust.gateway.extras import plan_classify, plan_detokenize, plan_rerank, plan_tokenize
 from fust.gateway.files import Files
 from fust.gateway.limits import Limits
 from fust.gateway.messages import plan_count, plan_messages
@@ -44,7 +44,7 @@ from fust.wire.openai import (
     CompletionRequest,
     EmbeddingRequest,
 )
-from fust.wire.rerank import DetokenizeRequest, RerankRequest, TokenizeRequest
+from fust.wire.rerank import ClassifyRequest, DetokenizeRequest, RerankRequest, TokenizeRequest
 from fust.wire.responses import InputItem, ResponsesRequest
 from fust.wire.targets import Targets
 
@@ -62,6 +62,7 @@ BODIES: dict[str, type[Body]] = {
     "/v1/messages/count_tokens": CountRequest,
     "/v1/embeddings": EmbeddingRequest,
     "/v1/rerank": RerankRequest,
+    "/v1/classify": ClassifyRequest,
     "/v1/tokenize": TokenizeRequest,
     "/v1/detokenize": DetokenizeRequest,
 }
@@ -73,6 +74,7 @@ _PLANS: dict[str, Callable[[Any], Plan]] = {
     "/v1/messages/count_tokens": plan_count,
     "/v1/embeddings": plan_embedding,
     "/v1/rerank": plan_rerank,
+    "/v1/classify": plan_classify,
     "/v1/tokenize": plan_tokenize,
     "/v1/detokenize": plan_detokenize,
 }

@@ -417,13 +417,7 @@ def check_fit(plan: Plan, target: Target) -> None:
     if plan.needs_template and not target.has_chat_template:
         raise _no_template(plan)
     if plan.needs and plan.needs not in target.capabilities:
-        raise Unsupported(
-            "{model} does not rank documents.",
-            hint="Serve a reranker: a model whose file says that its pooling is `rank`.",
-            model=plan.model,
-            param="model",
-            code="not_a_reranker",
-        )
+        raise _lacks(plan)
     if plan.dimensions is not None and target.embedding and plan.dimensions != target.embedding:
         raise Unsupported(
             "Embeddings of {model} have {number} dimensions, no fewer and no more.",
@@ -432,6 +426,24 @@ def check_fit(plan: Plan, target: Target) -> None:
             number=target.embedding,
             param="dimensions",
         )
+
+
+def _lacks(plan: Plan) -> Unsupported:
+    if plan.needs == "classify":
+        return Unsupported(
+            "{model} does not sort texts into classes.",
+            hint="Serve a model for sequence classification, as safetensors.",
+            model=plan.model,
+            param="model",
+            code="not_a_classifier",
+        )
+    return Unsupported(
+        "{model} does not rank documents.",
+        hint="Serve a reranker: a GGUF file whose pooling is `rank`, or safetensors of a classifier with one class.",
+        model=plan.model,
+        param="model",
+        code="not_a_reranker",
+    )
 
 
 def _read_calls(reader: CallReader, chunk: dict[str, Any]) -> bool:

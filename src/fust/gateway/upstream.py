@@ -9,7 +9,15 @@ from collections.abc import AsyncGenerator
 import aiohttp
 import msgspec
 
-from fust.core.errors import FustError, InvalidInput, NotOffered, RateLimited, Unavailable, UpstreamFailed
+from fust.core.errors import (
+    FustError,
+    InvalidInput,
+    NotOffered,
+    RateLimited,
+    Unavailable,
+    Unsupported,
+    UpstreamFailed,
+)
 from fust.wire.openai import EngineFault, EngineFaultBody
 from fust.wire.targets import Target
 
@@ -279,6 +287,14 @@ def explain_fault(
         )
     if fault.type.startswith("upstream_"):
         return _elsewhere(fault.type, target, message[:500])
+    if fault.type == "unsupported_parameter" and fault.param:
+        return Unsupported(
+            "{param} is not offered by the engine {engine}, which serves {model}.",
+            hint="Leave it out, or serve the model with another engine.",
+            param=fault.param,
+            engine=target.engine,
+            model=target.model,
+        )
     if "bad_alloc" in message and "template" in message:
         return InvalidInput(
             "The chat template of {model} takes far too much memory with these messages.",

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from fust.accounts.rights import Identity
@@ -181,8 +181,8 @@ def nothing_to_serve(repo_id: str, files: Sequence[TreeFile]) -> FustError:
         )
     if any(name.endswith((".safetensors", ".bin", ".pt", ".pth")) for name in names):
         return NotOffered(
-            "{repo_id} holds no GGUF file; other formats cannot be served yet.",
-            hint="Convert it with llama.cpp's convert_hf_to_gguf.py and push the .gguf file, or pull a GGUF build of the model.",
+            "{repo_id} holds neither a GGUF file nor a whole model of safetensors with its config.json.",
+            hint="Weights that are pickles (.bin, .pt) are never loaded: save the model as safetensors, or pull a GGUF build of it.",
             repo_id=repo_id,
             code="needs_gguf",
         )
@@ -195,16 +195,18 @@ def nothing_to_serve(repo_id: str, files: Sequence[TreeFile]) -> FustError:
 
 
 def bring(source: ModelFiles, repo_id: str, revision: str, model: ModelFile, folder: Path) -> Path:
-    """Returns a path that an engine can open; parts of a split model lie side by side under their own names.
+    """Returns a path that an engine can open; the model's other files lie about it as they do in the repo.
 
     `folder` is emptied and holds links to the hub's files, since the hub may keep them under other names.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     first: Path | None = None
+    top = PurePosixPath(model.path).parent
     for path in model.paths:
         real = source.materialise(repo_id, revision, path)
-        link = folder / path.rsplit("/", 1)[-1]
+        link = folder / PurePosixPath(path).relative_to(top)
+        link.parent.mkdir(exist_ok=True)
         # A hard link keeps the bytes when the hub's cache evicts its name; another disk has to do with a symbolic one.
         try:
             os.link(real, link)

@@ -198,6 +198,7 @@ class Serve:
         kind, models = choose_kind(tree, engine)
         if not models:
             raise nothing_to_serve(repo_id, tree)
+        kind.check()
         model, reason = choose_file(repo_id, models, file, self._keeper.room_bytes())
         name = f"{repo_id}:{model.label}" if file else repo_id
         with self._database.write() as session:
@@ -523,7 +524,8 @@ class Serve:
             pooling = next((r.spec.pooling for r in hosted.engines.values() if r.spec.pooling), "")
             if not pooling and hosted.facts is not None:
                 pooling = hosted.facts.embed_pooling()
-            why = (hosted.reason, *hosted.chosen.get("generate", ()))
+            engine = (hosted.kind.why,) if hosted.kind.why else ()
+            why = (hosted.reason, *engine, *hosted.chosen.get("generate", ()))
             if "generate" in hosted.chosen and "embed" in hosted.chosen:
                 why += (note("A second engine of the same file answers embeddings:"),)
             why += hosted.chosen.get("embed", ())
@@ -626,6 +628,9 @@ class Serve:
         found = self._find(model)
         if found is None or not (found.is_plain or (found.adapter and mode == "generate")):
             return None
+        facts = found.hosted.facts
+        if mode != "embed" and facts is not None and facts.is_encoder:
+            return None  # `acquire` says why
         running = self._keeper.take_ready(found.hosted, mode, found.adapter)
         return self._lend(found.hosted, running, model, found.adapter) if running is not None else None
 

@@ -1,4 +1,4 @@
-"""Requests that belong to neither vendor's own schema: reranking in the form of Jina and Cohere, and tokens."""
+"""Requests of neither vendor's own schema: reranking as Jina and Cohere have it, classes and tokens as vLLM has them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ class RerankRequest(Body):
 
     ignored: ClassVar[frozenset[str]] = frozenset({"priority", "user"})
     neutral: ClassVar[dict[str, tuple[object, ...]]] = {"max_chunks_per_doc": (1,), "max_tokens_per_doc": ()}
+
+
+class ClassifyRequest(Body):
+    """`POST /v1/classify`: the class of each text (docs.vllm.ai, Classification API)."""
+
+    model: str
+    input: str | Annotated[list[str], Meta(min_length=1, max_length=MAX_PROMPTS)]
+    user: Any = UNSET
+    priority: Any = UNSET
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"priority", "user"})
 
 
 class TokenizeRequest(Body):

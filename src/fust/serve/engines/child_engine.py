@@ -29,7 +29,7 @@ class ChildEngine:
         spec = self.spec
         api_key = secrets.token_urlsafe(24)
         config = ChildConfig(
-            path="",
+            path=str(spec.path),
             alias=spec.alias,
             lock=str(self._child.lock_path),
             api_key=api_key,
@@ -44,7 +44,7 @@ class ChildEngine:
             secret=spec.secret,
         )
         line = self._child.start(self._module, msgspec.json.encode(config), timeout_s)
-        ready = msgspec.json.decode(line, type=ChildReady) if line else ChildReady(error="no answer")
+        ready = msgspec.json.decode(line, type=ChildReady) if line else ChildReady(error=self._last_word())
         if not ready.port:
             self._child.stop()
             raise EngineLoadFailed(ready.error)
@@ -54,6 +54,10 @@ class ChildEngine:
             f"http://127.0.0.1:{ready.port}", api_key, self._child.pid, ready.context or spec.context, claims
         )
         return self.info
+
+    def _last_word(self) -> str:
+        lines = [line.strip() for line in self._child.log_tail(4096).splitlines() if line.strip()]
+        return lines[-1][-300:] if lines else "no answer"
 
     def stop(self) -> None:
         """See `Engine.stop`."""

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fust.core.errors import InvalidInput
-from fust.serve.engines import echo, llamacpp, upstream
+from fust.serve.engines import echo, llamacpp, transformers, upstream
 from fust.serve.engines.bare import Bare
 from fust.serve.engines.base import Engine, EngineSpec, Mode
+from fust.serve.engines.safetensors import list_safetensors, read_safetensors_facts
 from fust.serve.facts import ModelFacts, read_facts
 from fust.serve.files import ModelFile, TreeFile, list_models
+from fust.serve.notes import Note, note
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,12 @@ class Kind:
     """Of a kind that serves no file of the hub: what it needs instead."""
     takes_adapters: bool = False
     """Whether `EngineSpec.adapters` may name LoRA adapters (GGUF), which requests choose by their place."""
+    why: Note | None = None
+    """Why a model of the hub is served by it."""
+    adds: frozenset[str] = frozenset()
+    """What a loaded model may add to the claims."""
+    check: Callable[[], None] = lambda: None
+    """Raises NotOffered when a package that it needs is not installed."""
 
     def offers(self, facts: ModelFacts) -> frozenset[str]:
         """Returns what a model list says of a model that may not be loaded."""
@@ -70,6 +78,19 @@ KINDS: Mapping[str, Kind] = {
             read_facts=read_facts,
             make=llamacpp.LlamaCppEngine,
             takes_adapters=True,
+            why=note("Engine llamacpp: it serves GGUF files, the fastest form on a processor."),
+            adds=llamacpp.ADDS,
+        ),
+        Kind(
+            name="transformers",
+            claims=transformers.CLAIMS,
+            processes={"generate": "generate", "embed": "generate", "score": "generate"},
+            list_models=list_safetensors,
+            read_facts=read_safetensors_facts,
+            make=transformers.make,
+            why=note("Engine transformers: it serves safetensors of any architecture, in 32 bits."),
+            adds=transformers.ADDS,
+            check=transformers.check_installed,
         ),
         _without_files(
             "echo", echo.CLAIMS, echo.PROCESSES, Bare(echo.read_wish, echo.facts_of, echo.plan_of), echo.make

@@ -25,6 +25,9 @@ CLAIMS: Mapping[Mode, frozenset[str]] = {
 }
 
 
+ADDS = frozenset({"rerank", "template_tools", "vision"})
+
+
 class _TemplateCaps(msgspec.Struct):
     supports_tools: bool = False
 

@@ -1,0 +1,35 @@
+"""transformers as an engine: safetensors of any architecture that it knows, in a child process of ours, in 32 bits."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+from fust.core.errors import NotOffered
+from fust.serve.engines.base import EngineSpec, Mode
+from fust.serve.engines.child_engine import ChildEngine
+
+CLAIMS: Mapping[Mode, frozenset[str]] = {
+    "generate": frozenset({"chat", "completions", "logprobs", "json_schema", "tools"}),
+    "embed": frozenset({"embeddings"}),
+    "score": frozenset({"scoring"}),
+}
+ADDS = frozenset({"rerank", "classify"})
+_PACKAGES = ("torch", "transformers", "llguidance")
+
+
+def check_installed() -> None:
+    """Raises NotOffered when the packages of this engine are not here."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotOffered(
+            "Serving safetensors needs {packages}, which is not installed.",
+            hint="Install it: pip install 'fust[transformers]'. A GGUF file of the model needs nothing more.",
+            packages=", ".join(missing),
+        )
+
+
+def make(spec: EngineSpec, home: Path) -> ChildEngine:
+    """Returns an engine that was not started."""
+    return ChildEngine(spec, home, "fust.serve.engines.transformers_child", CLAIMS[spec.mode])

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.conftest import serve_model
+from tests.support.small_adapters import write_peft
 from tests.support.small_models import write_llama
 
 pytestmark = pytest.mark.e2e
@@ -51,3 +52,25 @@ def test_a_deployment_is_freed_loaded_pinned_named_and_stopped(
     expect(page.get_by_role("link", name=deployed["name"])).to_have_count(0)
     page.goto(f"/deployments/{deployed['id']}")
     expect(page.locator("h1")).to_have_text("There is no such deployment.")
+
+
+def test_an_adapter_is_put_beside_a_model_and_taken_away(
+    open_page: OpenPage, page_server: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("adapters")
+    base = serve_model(page_server, write_llama(folder / "base.gguf", context=256))
+    page_server.cli("push", str(write_peft(folder / "tone", base=base["repo_id"])), "admin/tone")
+    page = open_page(f"deployments/{base['id']}")
+    section = page.get_by_role("region", name="Adapters")
+    section.get_by_label("Repo of the adapter").fill("admin/nothing")
+    section.get_by_role("button", name="Add it").click()
+    expect(section.get_by_role("alert")).to_contain_text("admin/nothing")
+    section.get_by_label("Repo of the adapter").fill("admin/tone")
+    section.get_by_role("button", name="Add it").click()
+    row = section.get_by_role("row", name=f"{base['name']}:tone")
+    expect(row).to_contain_text("Serving")
+    body = {"model": f"{base['name']}:tone", "prompt": "ba", "max_tokens": 2}
+    assert page_server.request("POST", "/v1/completions", body)[0] == 200
+    row.get_by_role("button", name="Remove").click()
+    row.get_by_role("button", name="Remove tone now").click()
+    expect(section.get_by_role("row")).to_have_count(0)

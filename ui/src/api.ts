@@ -229,6 +229,19 @@ export interface Deployment {
   tokens_per_s: number | null;
   /** Requests on it now; those beyond `slots` wait. */
   busy: number;
+  adapters: Adapter[];
+}
+/** A small model beside a deployment; it answers as `DEPLOYMENT:name`. */
+export interface Adapter {
+  name: string;
+  repo_id: string;
+  file: string;
+  revision: string;
+  size_bytes: number;
+  state: DeploymentState;
+  error: string | null;
+  /** Attached by a request that named it. */
+  by_request: boolean;
 }
 export type RunState = "queued" | "running" | "succeeded" | "failed" | "cancelled";
 export interface Progress {

@@ -105,6 +105,7 @@ export function DeploymentPage({ id }: { id: string }) {
           <Section id="h-call" title={t("serving.call")}>
             <Snippet model={it.alias ?? it.name} talk={it.has_chat_template === false ? "text" : "chat"} keyName={it.name} />
           </Section>
+          {it.engine === "llamacpp" && <Adapters of={it} reload={loaded.reload} />}
           <Logs id={id} />
         </div>
         <aside class="aside" aria-label={t("facts.title")}>
@@ -190,6 +191,62 @@ function Alias({ of, reload }: { of: Deployment; reload: () => Promise<void> }) 
         <input type="text" aria-labelledby="h-alias" autocapitalize="off" spellcheck={false} maxLength={128} value={alias} onInput={(event) => setAlias(event.currentTarget.value)} />
         {act.problem && <Trouble problem={act.problem} />}
         <button class="b" type="submit" disabled={act.busy || alias.trim() === (of.alias ?? "")}>{t("serving.alias.save")}</button>
+      </form>
+    </Section>
+  );
+}
+
+/** Small models beside it: each answers under a name of its own, and comes and goes without a failed request. */
+function Adapters({ of, reload }: { of: Deployment; reload: () => Promise<void> }) {
+  const [repo, setRepo] = useState("");
+  const act = useAct();
+  const path = `${pathOf(of.id)}/adapters`;
+  const add = (): Promise<void> =>
+    act.run(async () => {
+      await call(path, { method: "POST", body: { repo_id: repo.trim() } });
+      setRepo("");
+      await reload();
+    });
+  const remove = (name: string): Promise<void> =>
+    act.run(async () => {
+      await call(`${path}/${encodeURIComponent(name)}`, { method: "DELETE" });
+      await reload();
+    });
+  return (
+    <Section id="h-adapters" title={t("adapters.title")}>
+      <p class="soft">{t("adapters.note")}</p>
+      {of.adapters.length > 0 && (
+        <table class="cards-s">
+          <thead>
+            <tr>
+              <th scope="col">{t("facts.name")}</th>
+              <th scope="col">{t("col.state")}</th>
+              <th scope="col" class="r">{t("files.size")}</th>
+              <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
+            </tr>
+          </thead>
+          <tbody>
+            {of.adapters.map((it) => (
+              <tr key={it.name}>
+                <th scope="row">
+                  <code>{`${of.alias ?? of.name}:${it.name}`}</code>
+                  <p class="under"><Link to={`models/${repoPath(it.repo_id)}`}>{it.repo_id}</Link>{it.error && ` – ${it.error}`}</p>
+                </th>
+                <td><State of={it.state} /></td>
+                <td class="r" data-l={t("files.size")}><Size of={it.size_bytes} /></td>
+                <td class="r"><Sure bare label={t("adapters.remove")} ask={t("adapters.remove.sure", { name: it.name })} busy={act.busy} onSure={() => void remove(it.name)} /></td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      )}
+      {act.problem && <Trouble problem={act.problem} />}
+      <form class="filters" onSubmit={(event) => { event.preventDefault(); void add(); }}>
+        <label class="grow">
+          <span>{t("adapters.repo")}</span>
+          <input type="text" required pattern="[^\/\s]+\/[^\/\s]+" title={t("pull.repo.title")} placeholder="owner/name" autocapitalize="off" spellcheck={false} value={repo} onInput={(event) => setRepo(event.currentTarget.value)} />
+        </label>
+        <button class="b" type="submit" disabled={act.busy}>{t("adapters.add")}</button>
       </form>
     </Section>
   );

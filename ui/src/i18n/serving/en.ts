@@ -34,5 +34,11 @@ export const servingEn = {
   "serving.log.none": "It has not said anything yet.",
   "serving.call": "Call it",
   "serving.model": "About the model",
+  "adapters.title": "Adapters",
+  "adapters.note": "Small tuned models on this base. Each answers under its own name; adding or removing one fails no request.",
+  "adapters.remove": "Remove",
+  "adapters.remove.sure": "Remove {name} now",
+  "adapters.repo": "Repo of the adapter",
+  "adapters.add": "Add it",
   "waiting.deployment": "Asking how it is served …",
 } as const;

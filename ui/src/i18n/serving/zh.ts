@@ -36,5 +36,11 @@ export const servingZh: Record<keyof typeof servingEn, string> = {
   "serving.log.none": "还没有日志。",
   "serving.call": "调用方法",
   "serving.model": "模型介绍",
+  "adapters.title": "适配器",
+  "adapters.note": "在此基础模型上微调的小模型，各自以自己的名称提供服务；添加或移除时不会有请求失败。",
+  "adapters.remove": "移除",
+  "adapters.remove.sure": "立即移除 {name}",
+  "adapters.repo": "适配器仓库",
+  "adapters.add": "添加",
   "waiting.deployment": "正在查询部署状态……",
 };

@@ -98,6 +98,16 @@ def write_base(
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,
     }
+    if family == "qwen3_moe":
+        experts = {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+        }
+        more = experts | more
+    if family == "gemma3_text":
+        more = {"query_pre_attn_scalar": 16} | more
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **(shape | more))
     model = AutoModelForCausalLM.from_config(config)

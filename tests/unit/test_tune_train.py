@@ -33,7 +33,7 @@ from tests.support.tune_bench import (  # noqa: E402
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is deprecated:FutureWarning"
 )  # peft and transformers, of one another
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text"]
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "phi3", "gemma3_text"]
 BENCH = Path(__file__).parents[1] / "support" / "tune_bench.py"
 
 

@@ -24,6 +24,7 @@ from fust.serve.hub_files import HubFiles
 from fust.serve.service import Serve
 from fust.store.database import Database
 from fust.store.outbox import Outbox
+from fust.tune.export import export_kind
 from fust.tune.job import tune_kind
 from fust.wire.asgi import RequestPool
 
@@ -71,6 +72,7 @@ def build_services(settings: Settings, database: Database) -> Services:
     jobs.register(pull_kind(accounts, settings))
     jobs.register(pull_owner_kind(accounts, settings))
     jobs.register(tune_kind(hub, accounts))
+    jobs.register(export_kind(hub, accounts))
     serve = Serve(database, HubFiles(hub), settings, accounts)
     return Services(
         settings=settings,

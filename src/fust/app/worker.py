@@ -26,7 +26,18 @@ def _tune(context: JobContext) -> object:
     return run_tune(context)
 
 
-KINDS: dict[str, JobFunction] = {"pull": _pull, "pull_owner": _pull_owner, "tune": _tune}
+def _export(context: JobContext) -> object:
+    from fust.tune.export import run_export
+
+    return run_export(context)
+
+
+KINDS: dict[str, JobFunction] = {
+    "pull": _pull,
+    "pull_owner": _pull_owner,
+    "tune": _tune,
+    "export": _export,
+}
 
 
 def main() -> int:

@@ -57,6 +57,16 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
     metavar="NAME=VALUE",
     help=t("Decide something yourself, such as epochs=2, learning_rate=1e-4, lora_rank=8, steps, seed."),
 )
+@click.option(
+    "--merge", is_flag=True, help=t("Put the whole weights into a repo of their own too (NAME-merged).")
+)
+@click.option(
+    "--gguf",
+    "gguf",
+    multiple=True,
+    type=click.Choice(["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q4_K_M"], case_sensitive=False),
+    help=t("Make a GGUF file of the result too (NAME-GGUF); may be given again."),
+)
 @click.option("--dry-run", is_flag=True, help=t("Say what would be done, and what it takes; train nothing."))
 @click.option("-d", "--detach", is_flag=True, help=t("Do not wait; `fust jobs` shows how far it is."))
 @pass_cli
@@ -69,6 +79,8 @@ def tune(
     budget: str | None,
     recipe: Path | None,
     fields: tuple[str, ...],
+    merge: bool,
+    gguf: tuple[str, ...],
     dry_run: bool,
     detach: bool,
 ) -> None:
@@ -76,6 +88,8 @@ def tune(
     client = cli.client()
     params: dict[str, Any] = {**(_read_recipe(recipe) if recipe else {}), **_read_fields(fields)}
     params |= {key: value for key, value in (("method", method), ("budget", budget)) if value}
+    params |= {"merge": True} if merge else {}
+    params |= {"gguf": list(gguf)} if gguf else {}
     params |= {"base": base, "to": to, "data": _push_data(cli, client, data, to), "dry_run": dry_run}
     run = client.create_run("tune", params)
     if detach:
@@ -215,4 +229,7 @@ def _outcome(run: Run) -> str:
         )
     if recipe["lora_rank"]:
         lines.append(t("It is an adapter of {base}.", base=recipe["base"]))
+    for made in result["made"]:
+        lines.append(t("{repo_id} is in the hub.", repo_id=made["repo_id"]))
+        lines += [f"  {name}" for name in made["files"]]
     return "\n".join(lines)

@@ -91,10 +91,13 @@ def encode(values: FloatArray, kind: TensorType) -> bytes:
         return values.astype("<f4").tobytes()
     if kind == "F16":
         return values.astype("<f2").tobytes()
-    if kind == "BF16":
-        bits = values.view(np.uint32).astype(np.uint64)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
-    return _q8_0(values)
+    return bf16_bits(values).tobytes() if kind == "BF16" else _q8_0(values)
+
+
+def bf16_bits(values: FloatArray) -> npt.NDArray[np.uint16]:
+    """Returns values as bfloat16, rounded to nearest even, in numbers that numpy has."""
+    bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
 
 def _q8_0(values: FloatArray) -> bytes:

@@ -98,6 +98,10 @@ class GGUFHeader:
     values: dict[str, Value]
     tensors: tuple[GGUFTensor, ...]
     size_bytes: int
+    keys_end: int = 0
+    """Where the keys end and the list of tensors begins."""
+    file_type_at: int = 0
+    """Where the value of ``general.file_type`` is, four bytes; 0 when there is none."""
 
     def text(self, key: str) -> str | None:
         """Returns a string value, or None."""
@@ -206,15 +210,20 @@ class _Reader:
         if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS:
             raise _bad(self._path, "it announces too many entries")
         values: dict[str, Value] = {}
+        file_type_at = 0
         for _ in range(n_keys):
-            key = self._string(65_535)
-            values[key] = self._value(self._u32())
+            key, kind = self._string(65_535), self._u32()
+            if key == "general.file_type" and kind in (4, 5):
+                file_type_at = self._at
+            values[key] = self._value(kind)
+        keys_end = self._at
         found = [self._tensor() for _ in range(n_tensors)]
         alignment = values.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 1 <= alignment <= 2**20:
             raise _bad(self._path, "its alignment is impossible")
         base = -(-self._at // alignment) * alignment
-        return GGUFHeader(version, values, tuple(self._placed(found, base)), self._size)
+        placed = tuple(self._placed(found, base))
+        return GGUFHeader(version, values, placed, self._size, keys_end, file_type_at)
 
     def _placed(self, found: list[tuple[str, int, tuple[int, ...], int]], base: int) -> Iterator[GGUFTensor]:
         for name, number, shape, offset in found:

@@ -7,10 +7,11 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -34,6 +35,7 @@ from fust.formats.ggml_types import (
 from fust.formats.gguf_families import OUTER, Config, Keys, family_keys, made_tensors, read_config, refused
 from fust.formats.hf_tokenizer import BPETokenizer, read_tokenizer
 from fust.formats.safetensors import SafetensorsTensor, read_safetensors
+from fust.formats.safetensors_values import STORED, map_tensor, to_floats
 
 ALIGNMENT = 32
 _VALUES_AT_ONCE = 2**22
@@ -68,7 +70,7 @@ class _Planned:
 
     @property
     def stored_bytes(self) -> int:
-        return stored_bytes(self.kind, int(np.prod(self.shape)))
+        return stored_bytes(self.kind, math.prod(self.shape))
 
 
 def write_gguf(
@@ -159,7 +161,7 @@ def _sources(folder: Path, config: Config) -> dict[str, tuple[_Source, ...]]:
             name, expert = _gguf_name(tensor.name, config)
             if not name or (name == "output.weight" and config.is_tied):
                 continue
-            if tensor.dtype not in _READERS:
+            if tensor.dtype not in STORED:
                 raise refused("tensor type", tensor.dtype)
             if expert in found.setdefault(name, {}):
                 raise refused("tensor", f"{tensor.name[:100]} (twice)")
@@ -281,15 +283,18 @@ def _end_keys(folder: Path, tokenizer: BPETokenizer) -> Keys:
 
 
 def _header(keys: Keys, planned: list[_Planned]) -> bytes:
-    out = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(planned), len(keys)))
-    for key, value in keys:
-        out += _text(key) + _typed(value)
+    drawn = b"".join(_text(key) + _typed(value) for key, value in keys)
+    return header(len(keys), drawn, [(tensor.name, tensor.shape, tensor.kind) for tensor in planned])
+
+
+def header(key_count: int, keys: bytes, tensors: Sequence[tuple[str, tuple[int, ...], TensorType]]) -> bytes:
+    """Returns all that stands before the first tensor: keys as they are given, then each tensor's name, sides and place."""
+    out = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), key_count)) + keys
     offset = 0
-    for tensor in planned:
-        sides = tensor.shape[::-1]
-        out += _text(tensor.name) + struct.pack(f"<I{len(sides)}Q", len(sides), *sides)
-        out += struct.pack("<IQ", TENSOR_TYPE_NUMBERS[tensor.kind], offset)
-        offset += -(-tensor.stored_bytes // ALIGNMENT) * ALIGNMENT
+    for name, shape, kind in tensors:
+        out += _text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])
+        out += struct.pack("<IQ", TENSOR_TYPE_NUMBERS[kind], offset)
+        offset += -(-stored_bytes(kind, math.prod(shape)) // ALIGNMENT) * ALIGNMENT
     out += b"\0" * (-len(out) % ALIGNMENT)
     return bytes(out)
 
@@ -319,44 +324,26 @@ def _typed(value: str | int | float | bool | list[str] | list[int] | list[float]
 # Values: read from safetensors as float32, some million at a time, and encoded.
 
 
-def _widened(raw: npt.NDArray[np.uint16]) -> FloatArray:
-    return (raw.astype(np.uint32) << 16).view(np.float32)
-
-
-_READERS: dict[str, tuple[str, Callable[[npt.NDArray[np.generic]], FloatArray]]] = {
-    "F32": ("<f4", lambda raw: raw.astype(np.float32)),
-    "F16": ("<f2", lambda raw: raw.astype(np.float32)),
-    "BF16": ("<u2", lambda raw: _widened(raw.view(np.uint16))),
-}
-
-
 def _encoded(tensor: _Planned, pool: ThreadPoolExecutor) -> Iterator[bytes]:
     if tensor.made is not None:
         yield encode(tensor.made, tensor.kind)
         return
     for source in tensor.sources:
-        raw = np.memmap(
-            source.path,
-            dtype=_READERS[source.tensor.dtype][0],
-            mode="r",
-            offset=source.tensor.start,
-            shape=source.tensor.shape,
-        )
+        raw = map_tensor(source.path, source.tensor)
         if tensor.heads:
             raw = paired(raw, tensor.heads)
-        rows = _rows_at_once(raw.shape)
-        pieces = (raw[start : start + rows] for start in range(0, len(raw), rows))
-        yield from pool.map(_encode_piece, repeat(tensor), pieces)
+        yield from pool.map(_encode_piece, repeat(tensor), in_pieces(raw))
 
 
 def _encode_piece(tensor: _Planned, raw: npt.NDArray[np.generic]) -> bytes:
-    read = _READERS[tensor.sources[0].tensor.dtype][1]
-    values = read(np.ascontiguousarray(raw))
+    values = to_floats(np.ascontiguousarray(raw), tensor.sources[0].tensor.dtype)
     return encode(values + np.float32(tensor.shift) if tensor.shift else values, tensor.kind)
 
 
-def _rows_at_once(shape: tuple[int, ...]) -> int:
-    return max(1, _VALUES_AT_ONCE // max(1, int(np.prod(shape[1:]))))
+def in_pieces(values: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.generic]]:
+    """Yields whole rows, some million values at a time."""
+    rows = max(1, _VALUES_AT_ONCE // max(1, math.prod(values.shape[1:])))
+    return (values[start : start + rows] for start in range(0, len(values), rows))
 
 
 def paired(rows: npt.NDArray[np.generic], heads: int) -> npt.NDArray[np.generic]:

@@ -12,7 +12,7 @@ import msgspec
 from fust.core.errors import InvalidInput
 from fust.formats.safetensors import SafetensorsTensor, read_safetensors
 
-PROVEN = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text"})
+PROVEN = frozenset({"llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "phi3", "gemma3_text"})
 """Values of ``model_type`` whose forward, backward and saved form the tests compare with transformers."""
 _TOKENIZER_FILES = frozenset(
     {

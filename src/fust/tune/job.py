@@ -13,6 +13,7 @@ from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput, NotOffered
 from fust.core.ids import split_repo_id
 from fust.core.machine import physical_cores
+from fust.formats.ggml_types import check_file_type
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
 from fust.jobs.kinds import Kind
@@ -83,7 +84,10 @@ def read_wish(params: dict[str, Any]) -> Wish:
         raise InvalidInput("epochs is {value}, and goes from 0 to 1000.", value=wish.epochs)
     if wish.beta is not None and (wish.method != "dpo" or not 0 < wish.beta <= 10):
         raise InvalidInput("beta is {value}; it belongs to dpo, and goes from 0 to 10.", value=wish.beta)
-    rank_of(wish)
+    if rank_of(wish) == 0 and wish.merge:
+        raise InvalidInput("All weights are trained: there is no adapter to merge.", hint="Leave merge out.")
+    for file_type in wish.gguf:
+        check_file_type(file_type)
     return wish
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from fust.core.errors import InvalidInput
 from fust.core.units import show_span
+from fust.formats.ggml_types import FileType
 from fust.tune.base import Base, BaseConfig
 from fust.tune.report import DataReport
 
@@ -51,6 +52,10 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Whether activations are computed twice: a third slower, in much less memory."""
     seed: int = 1455
     private: bool | None = None
+    merge: bool = False
+    """Whether the whole weights go into a repo of their own (`…-merged`), beside the adapter."""
+    gguf: list[FileType] = []
+    """GGUF files that are made of the result, in a repo of their own (`…-GGUF`)."""
 
     @property
     def budget_s(self) -> float | None:

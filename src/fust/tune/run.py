@@ -32,11 +32,14 @@ from typing import Any, cast
 import msgspec
 import psutil
 
+from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput
 from fust.core.files import write_atomic
 from fust.core.machine import processor_flags, processor_name
 from fust.core.units import show_size, show_span
+from fust.formats.ggml_types import FileType
+from fust.formats.gguf_write import check_gguf
 from fust.hub.cards import parse_card
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
@@ -45,7 +48,9 @@ from fust.store.database import Database
 from fust.tune.base import Base, check_vocabulary, is_tokenizer_file, read_base, wanted_files
 from fust.tune.card import write_card
 from fust.tune.estimate import flops_from_scratch, training_flops
+from fust.tune.export import ExportResult, ExportWish, export
 from fust.tune.files import DataFile, is_data
+from fust.tune.hub_files import link_files, list_names
 from fust.tune.masks import Masker, Tokenizer
 from fust.tune.prepare import DataWish, Prepared, SampleView, prepare, view_samples
 from fust.tune.progress import Point, Trained
@@ -85,6 +90,8 @@ class TuneResult(msgspec.Struct):
     trained: Trained | None = None
     weights_sha256: str = ""
     files: list[str] = []
+    made: list[ExportResult] = []
+    """Of the result: whole weights, GGUF files."""
 
 
 class _Decided(msgspec.Struct):
@@ -124,16 +131,18 @@ class Run:
             database.close()
 
     def _run(self) -> TuneResult:
-        from fust.tune.samples import Sampler, choose_prompts
-        from fust.tune.train import Batches, Training, Tuned, keep_malloc_pages, set_up_torch
-
-        keep_malloc_pages()
         context, wish = self._context, self._wish
         identity = self._accounts.of_run(context.spec.owner, context.spec.asked)
         base_repo = self._hub.get_repo_to_open(identity, wish.base, "model")
         self._hub.gates.note_download(identity, base_repo, "tune")
         context.progress(0, 0, "", "Fetching {repo_id}", now=True, repo_id=wish.base)
         base = self._fetch_base(base_repo)
+        for file_type in wish.gguf:  # before compute is spent on what cannot be written
+            check_gguf(base.folder, file_type)
+        from fust.tune.samples import Sampler, choose_prompts
+        from fust.tune.train import Batches, Training, Tuned, keep_malloc_pages, set_up_torch
+
+        keep_malloc_pages()
         tokenizer = _load_tokenizer(base.folder, wish.base)
         prepared = self._prepare(base, tokenizer)
         self._check_rows(prepared.report)
@@ -177,25 +186,12 @@ class Run:
 
     def _fetch_base(self, repo: RepoInfo) -> Base:
         oid = self._wish.revision
-        entries = self._hub.list_tree(repo, oid, recursive=True)
-        names = wanted_files([entry.path for entry in entries if not entry.is_folder], self._wish.base)
+        names = wanted_files(list_names(self._hub, repo, oid), self._wish.base)
         folder = self._work / "base"
         if not (self._work / "base.whole").exists():
-            self._link(repo, oid, names, folder)
+            link_files(self._hub, repo, oid, names, folder)
             (self._work / "base.whole").touch()
         return read_base(folder, self._wish.base)
-
-    def _link(self, repo: RepoInfo, oid: str, names: list[str], folder: Path) -> None:
-        """Makes a folder of files of a revision: by links, so that what the hub drops meanwhile stays for the run."""
-        shutil.rmtree(folder, ignore_errors=True)
-        for name in names:
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source = self._hub.content.materialise(repo, self._hub.find_file(repo, name, oid))
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
 
     def _prepare(self, base: Base, tokenizer: Tokenizer) -> Prepared:
         folder = self._work / "data"
@@ -204,9 +200,8 @@ class Run:
         identity = self._accounts.of_run(self._context.spec.owner, self._context.spec.asked)
         repo = self._hub.get_repo_to_open(identity, self._wish.data, "dataset")
         self._hub.gates.note_download(identity, repo, "tune")
-        entries = self._hub.list_tree(repo, self._wish.data_revision, recursive=True)
-        names = [entry.path for entry in entries if not entry.is_folder and is_data(entry.path)]
-        self._link(repo, self._wish.data_revision, names, self._work / "rows")
+        names = [name for name in list_names(self._hub, repo, self._wish.data_revision) if is_data(name)]
+        link_files(self._hub, repo, self._wish.data_revision, names, self._work / "rows")
         files = [DataFile(name, self._work / "rows" / name) for name in names]
         size = sum(file.path.stat().st_size for file in files)
         wish = DataWish(
@@ -378,9 +373,36 @@ class Run:
         message = f"Tuned {recipe.base} on {recipe.data}"
         result.revision = self._hub.import_files(identity, wish.to, "model", files, message=message)
         result.repo_id, result.files = wish.to, sorted(files)
+        result.made = self._export(result, identity)
         for name in ("base", "rows", "out", "data"):
             shutil.rmtree(self._work / name, ignore_errors=True)
         (self._work / "base.whole").unlink(missing_ok=True)
+
+    def _export(self, result: TuneResult, identity: Identity) -> list[ExportResult]:
+        """Makes whole weights and GGUF files of the result, as wished, each in a repo of its own."""
+        wish, recipe = self._wish, result.recipe
+        asked: list[tuple[str, bool, list[FileType]]] = [
+            *([("merged", True, [])] if wish.merge else []),
+            *([("GGUF", False, wish.gguf)] if wish.gguf else []),
+        ]
+        return [
+            export(
+                self._context,
+                self._hub,
+                identity,
+                ExportWish(
+                    source=wish.to,
+                    revision=result.revision,
+                    base=recipe.base if recipe.is_adapter else "",
+                    base_revision=recipe.base_revision if recipe.is_adapter else "",
+                    to=types,
+                    merge=merge,
+                    into=f"{wish.to}-{ending}",
+                    private=wish.private,
+                ),
+            )
+            for ending, merge, types in asked
+        ]
 
 
 def choose_precision(wish: Wish) -> Reasoned:

@@ -45,6 +45,7 @@ _HEAD_VALUES = 2**26
 """Logits that are made at once; more are made in parts, each again for the backward pass."""
 _FROZEN_FP32_PARAMETERS = 300_000_000
 _MEASURE_S = 5.0
+_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 class Diverged(FustError):
@@ -112,7 +113,8 @@ class Tuned:
         wanted = LoraConfig(
             r=recipe.lora_rank,
             lora_alpha=recipe.lora_alpha,
-            target_modules="all-linear",
+            # Of models with experts the attention: adapters of experts are known to peft alone.
+            target_modules=_ATTENTION if _has_experts(self.model) else "all-linear",
             task_type="CAUSAL_LM",
             revision=recipe.base_revision,
         )
@@ -171,6 +173,12 @@ class Tuned:
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(weights[name])
+
+
+def _has_experts(model: Any) -> bool:
+    return bool(
+        getattr(model.config, "num_local_experts", None) or getattr(model.config, "num_experts", None)
+    )
 
 
 class Mover:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -266,6 +267,46 @@ def copy_into_a_bucket(town: Town, role: str, repo: str) -> bytes:
     got = town.call(role, "GET", f"/buckets/{mine}/mine/resolve/w.bin")
     town.call(role, "POST", f"/api/buckets/{mine}/mine/batch", {"type": "deleteFile", "path": "w.bin"})
     return got[2] if got[0] == 200 else body
+
+
+HOOKS: dict[str, dict[tuple[str, str], str]] = {}
+"""By the server: the webhook of each caller on each repo."""
+
+
+@surface()
+def webhooks(town: Town, role: str, repo: str) -> bytes:
+    """What is told of a comment: it is as open as the files."""
+    if role == "nobody" or "key" in role:
+        return as_due(role, repo)  # webhooks belong to a whole account, and are changed by keys that write
+    if town.server.url not in HOOKS:
+        HOOKS[town.server.url] = watch_and_comment(town)
+    hook = HOOKS[town.server.url].get((role, repo))
+    return messages_of(town, role, hook) if hook else b""
+
+
+def watch_and_comment(town: Town) -> dict[tuple[str, str], str]:
+    """Has everybody watch every repo, comments in each, and waits until that was told."""
+    made: dict[tuple[str, str], str] = {}
+    for role in MAY:
+        for repo in REPOS:
+            body = {"url": "https://hooks.invalid/", "watched": [{"type": "model", "name": repo}]}
+            status, _, answer = town.call(role, "POST", "/api/settings/webhooks", body)
+            if status == 200:
+                made[role, repo] = json.loads(answer)["webhook"]["id"]
+    for repo in REPOS:
+        said = {"comment": CANARY.decode()}
+        assert town.call("administrator", "POST", f"/api/models/{repo}/discussions/1/comment", said)[0] == 200
+    deadline = time.monotonic() + 20
+    while any(
+        CANARY not in messages_of(town, "administrator", made["administrator", repo]) for repo in REPOS
+    ):
+        assert time.monotonic() < deadline, "nobody was told of the comments"
+        time.sleep(0.1)
+    return made
+
+
+def messages_of(town: Town, role: str, hook: str) -> bytes:
+    return town.call(role, "GET", f"/fust/v1/webhooks/{hook}/deliveries")[2]
 
 
 @surface()

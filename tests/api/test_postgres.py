@@ -194,6 +194,11 @@ def test_a_home_on_postgresql(postgres: Callable[[], str], tmp_path: Path) -> No
             out["sha"] = api.model_info("admin/one").sha == oid
             out["list"] = sorted(m.id for m in api.list_models())
             out["tagged"] = [m.id for m in api.list_models(filter="a")]
+            talk = api.create_discussion("admin/one", "A question", description="不是 100 %")
+            said = api.comment_discussion("admin/one", talk.num, "On two cores.")
+            api.edit_discussion_comment("admin/one", talk.num, said.id, "On four cores.")
+            api.create_bucket("admin/from"); api.move_bucket("admin/from", "admin/to")
+            out["moved"] = api.bucket_info("admin/from").id
             out["same"] = open(hf_hub_download("admin/one", "big.bin", revision="v1"), "rb").read() == data
             """,
         )
@@ -201,9 +206,15 @@ def test_a_home_on_postgresql(postgres: Callable[[], str], tmp_path: Path) -> No
             "sha": True,
             "list": ["admin/one", "eva/hidden"],
             "tagged": ["admin/one"],
+            "moved": "admin/to",
             "same": True,
         }
         assert server.request("GET", "/api/models/eva/hidden", token=None)[0] in (401, 404)
+        for words, count in (("FOUR%20cores", 1), ("two", 0), ("%E4%B8%8D%E6%98%AF%20100%20%25", 1)):
+            path = f"/api/models/admin/one/discussions?search={words}"
+            assert json.loads(server.request("GET", path)[2])["count"] == count, words
+        for _ in range(2):
+            assert json.loads(server.request("POST", "/api/users/eva/follow")[2])["numFollowers"] == 1
         asked = {"kind": "pull", "params": {"repo_id": "nobody/nothing", "source": "http://127.0.0.1:9"}}
         run = json.loads(server.request("POST", "/fust/v1/runs", asked)[2])["id"]
         deadline = time.monotonic() + 60

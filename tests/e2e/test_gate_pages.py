@@ -97,6 +97,20 @@ def test_asking_and_deciding(open_page: OpenPage, page_server: Any, gated: dict[
     expect(page.get_by_role("alert")).to_contain_text("The project is over.")
 
 
+def test_what_is_not_offered_in_the_union_says_so(open_page: OpenPage, page_server: Any) -> None:
+    card = "---\nextra_gated_eu_disallowed: true\nextra_gated_fields: {Country: country}\n---\n# Not there\n"
+    make_repo(page_server, "admin/not-there", "model", card)
+    assert page_server.request("PUT", "/api/models/admin/not-there/settings", {"gated": "auto"})[0] == 200
+    page = open_page("models/admin/not-there", token=make_person(page_server, "elin"))
+    expect(page.get_by_text("do not offer it to people in the European Union")).to_be_visible()
+    page.get_by_label("Country").select_option(label="Sweden")
+    page.locator(".gate").get_by_role("button").click()
+    expect(page.get_by_role("alert")).to_contain_text("SE belongs to it")
+    page.get_by_label("Country").select_option(label="Norway")
+    page.locator(".gate").get_by_role("button").click()
+    expect(page.locator(".gate")).to_have_count(0)
+
+
 def test_letting_in_and_asking_again(open_page: OpenPage, gated: dict[str, str]) -> None:
     owner = open_page(f"models/{REPO}?tab=access")
     owner.get_by_label("Add someone who has an account").fill("ben")

@@ -135,6 +135,7 @@ def test_what_opens_the_pages_is_the_address_alone(page: Any, page_server: Any, 
     for wrong in (
         address.replace("/static/", "/static/x"),
         "/static/x/index.html",
+        "/static/%C3%A9/index.html",
         folder + "none.html",
         folder + "../x",
     ):

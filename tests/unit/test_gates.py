@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fust.accounts.rights import SCOPES, SYSTEM, Identity
 from fust.accounts.service import Accounts
 from fust.core.clock import utc_naive
-from fust.core.errors import FustError, InvalidInput, NotFound
+from fust.core.errors import Denied, FustError, InvalidInput, NotFound
 from fust.core.settings import load_settings
 from fust.hub.access_requests import parse_until
 from fust.hub.errors import GatedRepo
@@ -63,6 +63,18 @@ def test_what_is_agreed_to_makes_the_hash_and_the_button_does_not() -> None:
     # What is not known is a text; a choice of nothing is no field.
     odd = read_form({"extra_gated_fields": {"A": "colour", "B": {"type": "select"}, "C": None, " ": "text"}})
     assert [(field.name, field.type) for field in odd.fields] == [("A", "text"), ("C", "text")]
+
+
+def test_what_is_not_offered_in_the_union_is_agreed_to_and_refused_to_who_names_it() -> None:
+    fields = {"extra_gated_fields": {"Land": "country", "Why": "text"}}
+    form, usual = read_form({**fields, "extra_gated_eu_disallowed": True}), read_form(fields)
+    assert form.eu_disallowed and not usual.eu_disallowed and form.hash() != usual.hash()
+    assert read_form({"extra_gated_eu_disallowed": "yes"}) == GateForm()
+    for country in ("FR", "GR"):
+        with pytest.raises(Denied, match=country):
+            check_answers(form, {"Land": country, "Why": "x"})
+        assert check_answers(usual, {"Land": country, "Why": "x"})["Land"] == country
+    assert check_answers(form, {"Land": "CH", "Why": "FR"}) == {"Land": "CH", "Why": "FR"}
 
 
 @pytest.mark.parametrize("text", ["soon", "2026-13-01", "31.01.2027"])

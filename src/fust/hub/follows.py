@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 
 from fust.accounts.models import Namespace, User
 from fust.accounts.rights import Identity
@@ -37,12 +38,15 @@ class Follows:
         self._check(name, kind)
         if name.lower() == user.name.lower():
             raise InvalidInput("You cannot follow yourself.", hint="Follow somebody else.")
-        with self._database.write() as session:
-            here = session.get(Follow, (user.id, name.lower()))
-            if follows and here is None:
-                session.add(Follow(follower=user.id, followed=name.lower()))
-            elif not follows and here is not None:
-                session.delete(here)
+        try:
+            with self._database.write() as session:
+                here = session.get(Follow, (user.id, name.lower()))
+                if follows and here is None:
+                    session.add(Follow(follower=user.id, followed=name.lower()))
+                elif not follows and here is not None:
+                    session.delete(here)
+        except IntegrityError:
+            self._check(name, kind)  # gone meanwhile; else another request said the same
 
     def _check(self, name: str, kind: Kind) -> None:
         found = self._accounts.organisations.find_name(name)

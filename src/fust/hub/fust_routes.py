@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -318,7 +317,7 @@ def open_space(hub: Hub, identity: Identity, repo_type: str, owner: str, name: s
     """Where the pages of a static space are, for this reader and for four hours; they run in an origin of their own."""
     info = hub.get_repo_to_open(identity, f"{owner}/{name}", check_repo_type(repo_type))
     app = open_app(hub, identity, info)
-    return SpaceApp(app.path, app.oid, iso(datetime.fromtimestamp(app.expires_s, UTC)) or "")
+    return SpaceApp(app.path, app.oid, iso(app.expires) or "")
 
 
 handlers: list[ControllerRouterHandler] = [list_repos, get_repo, settle_leak, open_space]

@@ -40,37 +40,8 @@ _CODES = (
 )
 COUNTRIES = tuple(_CODES.split())
 """ISO 3166-1 alpha-2."""
-_EU = frozenset(
-    [
-        "AT",
-        "BE",
-        "BG",
-        "HR",
-        "CY",
-        "CZ",
-        "DK",
-        "EE",
-        "FI",
-        "FR",
-        "DE",
-        "GR",
-        "HU",
-        "IE",
-        "IT",
-        "LV",
-        "LT",
-        "LU",
-        "MT",
-        "NL",
-        "PL",
-        "PT",
-        "RO",
-        "SK",
-        "SI",
-        "ES",
-        "SE",
-    ]
-)
+_EU_CODES = "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK"
+_EU = frozenset(_EU_CODES.split())
 
 
 class GateOption(msgspec.Struct, frozen=True):
@@ -163,12 +134,12 @@ def check_answers(form: GateForm, given: Mapping[str, object]) -> dict[str, Any]
 
     """
     answers = {field.name: _check_answer(field, given.get(field.name)) for field in form.fields}
-    countries = {answers[field.name] for field in form.fields if field.type == "country"}
-    if form.eu_disallowed and countries & _EU:
+    named = _EU & {answers[field.name] for field in form.fields if field.type == "country"}
+    if form.eu_disallowed and named:
         raise Denied(
             "Its authors do not offer this in the European Union, and {country} belongs to it.",
             hint="Ask its authors.",
-            country=min(str(one) for one in countries & _EU),
+            country=min(named),
         )
     return answers
 

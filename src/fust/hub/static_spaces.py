@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mimetypes
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
 import msgspec
@@ -25,7 +26,7 @@ from fust.hub.routing import Route
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
 
-TICKET_LIFE_S = 4 * 3600
+TICKET_LIFE = timedelta(hours=4)
 SANDBOX = "allow-scripts allow-forms allow-modals allow-popups allow-downloads allow-pointer-lock"
 _KINDS = mimetypes.MimeTypes()  # the library's own: what a machine adds to them does not count
 for _ending, _kind in {
@@ -54,7 +55,7 @@ class App:
 
     path: str
     oid: str
-    expires_s: int
+    expires: datetime
 
 
 def open_app(hub: Hub, identity: Identity, info: RepoInfo) -> App:
@@ -76,7 +77,7 @@ def open_app(hub: Hub, identity: Identity, info: RepoInfo) -> App:
     first = first if isinstance(first, str) and first else "index.html"
     hub.content.find_file(info, oid, first, "main")
     ticket = hub.tickets.encrypt(msgspec.json.encode(Ticket(identity.key, info.id, oid))).decode()
-    return App(f"static/{ticket}/{quote(first)}", oid, int(now().timestamp()) + TICKET_LIFE_S)
+    return App(f"static/{ticket}/{quote(first)}", oid, now() + TICKET_LIFE)
 
 
 def show(surface: Surface, request: Request, ticket: str, path: str) -> AnyReply:
@@ -100,7 +101,8 @@ def show(surface: Surface, request: Request, ticket: str, path: str) -> AnyReply
 
 def _read_ticket(hub: Hub, ticket: str) -> Ticket:
     try:
-        return msgspec.json.decode(hub.tickets.decrypt(ticket, ttl=TICKET_LIFE_S), type=Ticket)
+        said = hub.tickets.decrypt(ticket.encode(), ttl=int(TICKET_LIFE.total_seconds()))
+        return msgspec.json.decode(said, type=Ticket)
     except (InvalidToken, msgspec.DecodeError):
         raise _over() from None
 

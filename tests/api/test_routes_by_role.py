@@ -664,6 +664,7 @@ FUST: list[Row] = [
         for what in ("", "/points", "/points.csv")
     ),
     Row("GET", "/fust/v1/deployments", "a key", "/fust/v1/deployments"),
+    Row("GET", "/fust/v1/engines", "a key", "/fust/v1/engines"),
     Row(
         "POST",
         "/fust/v1/deployments",

@@ -20,6 +20,7 @@ from fust.hub.pull import pull_kind, pull_owner_kind
 from fust.hub.service import Hub
 from fust.jobs.service import Jobs
 from fust.records.usage import UsageWriter
+from fust.serve.build import build_kind
 from fust.serve.hub_files import HubFiles
 from fust.serve.service import Serve
 from fust.store.database import Database
@@ -73,6 +74,7 @@ def build_services(settings: Settings, database: Database) -> Services:
     jobs.register(pull_owner_kind(accounts, settings))
     jobs.register(tune_kind(hub, accounts))
     jobs.register(export_kind(hub, accounts))
+    jobs.register(build_kind(accounts))
     serve = Serve(database, HubFiles(hub), settings, accounts)
     return Services(
         settings=settings,

@@ -32,11 +32,19 @@ def _export(context: JobContext) -> object:
     return run_export(context)
 
 
+def _build_engine(context: JobContext) -> object:
+    from fust.app.start import STARTER
+    from fust.serve.build import run_build
+
+    return run_build(context, STARTER / "starter-q8_0.gguf")
+
+
 KINDS: dict[str, JobFunction] = {
     "pull": _pull,
     "pull_owner": _pull_owner,
     "tune": _tune,
     "export": _export,
+    "build_engine": _build_engine,
 }
 
 

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("fust.cli.serve:serve", "Make a model answer at the API."),
     "ps": ("fust.cli.serve:ps", "List the models that are served."),
     "stop": ("fust.cli.serve:stop", "Take a model off the API."),
+    "engines": ("fust.cli.engines:engines", "List what serves models here, or build a faster one."),
     "tune": ("fust.cli.tune:tune", "Make a model yours with rows of your own."),
     "export": ("fust.cli.export:export", "Make GGUF files of a model, for laptops and other programs."),
     "merge": ("fust.cli.export:merge", "Put an adapter into the weights of its base."),

@@ -20,6 +20,7 @@ from fust.client.types import (
     ChatDelta,
     Deployment,
     DeploymentList,
+    EngineList,
     Invitation,
     InvitationList,
     Member,
@@ -289,6 +290,10 @@ class Client:
         if engine:
             body["engine"] = engine
         return self._post("/fust/v1/deployments", Deployment, body)
+
+    def list_engines(self) -> EngineList:
+        """Returns what serves models here."""
+        return self._get("/fust/v1/engines", EngineList)
 
     def create_bare_deployment(
         self, name: str, engine: str, options: dict[str, Any], alias: str = "", *, pin: bool = False

@@ -312,6 +312,22 @@ class DeploymentList(msgspec.Struct):
     items: list[Deployment]
 
 
+class EngineKind(msgspec.Struct):
+    """A kind of engine."""
+
+    name: str
+    available: bool
+    detail: str
+    used: str = ""
+    ratio: float | None = None
+
+
+class EngineList(msgspec.Struct):
+    """What serves models here."""
+
+    items: list[EngineKind]
+
+
 class ChatDelta(msgspec.Struct):
     """A piece of an answer; ``usage`` comes with the last one."""
 

@@ -34,6 +34,11 @@ class FileLock:
         self._descriptor = descriptor
         return True
 
+    def keep_over_exec(self) -> None:
+        """Lets the program that this process is about to become hold the lock."""
+        if self._descriptor is not None:
+            os.set_inheritable(self._descriptor, True)
+
     def release(self) -> None:
         """Gives the lock back."""
         if self._descriptor is not None:

@@ -84,6 +84,9 @@ class ServeSettings:
     """Memory that engines may take together. 0: what the machine has free, less a reserve."""
     load_timeout_s: float = 600.0
     """How long a model may take to load."""
+    llama_server: str = ""
+    """Which llama.cpp answers: `wheel`, or the path of a `llama-server`. Empty: what `fust engines build` made when that was
+    measured to be faster, else the wheel."""
     starter: bool = True
     """Put the starter model into an empty home and serve it."""
 

@@ -261,6 +261,7 @@ class Keeper:
             threads=plan.threads,
             most_bytes=self._settings.serve.memory_bytes,
             pooling=plan.pooling,
+            server=self._settings.serve.llama_server,
             options=hosted.options,
             secret=self._unseal(hosted),
             adapters=adapters,

@@ -14,6 +14,7 @@ from fust.accounts.service import Accounts
 from fust.core.clock import iso
 from fust.core.errors import InvalidInput
 from fust.core.i18n import Language, accepted_language
+from fust.serve.engine_routes import handlers as engine_handlers
 from fust.serve.service import Deployment as Served
 from fust.serve.service import Serve
 
@@ -315,6 +316,7 @@ def remove_adapter(serve: Serve, identity: Identity, deployment_id: str, name: s
 
 
 handlers: list[ControllerRouterHandler] = [
+    *engine_handlers,
     list_deployments,
     create_deployment,
     get_deployment,

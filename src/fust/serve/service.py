@@ -90,7 +90,7 @@ class Serve:
         self._database = database
         self._files = files
         self._accounts = accounts
-        self._settings = settings
+        self.settings = settings
         self._hosted: dict[str, Hosted] = {}
         self._by_name: dict[str, Hosted] = {}
         self._unfiled = Unfiled(accounts)
@@ -109,10 +109,10 @@ class Serve:
 
     def start(self) -> None:
         """Ends engines of a former server, brings deployments back (pinned ones are loaded) and begins to look after them."""
-        end_orphans(self._settings.home)
+        end_orphans(self.settings.home)
         with self._database.read() as session:
             rows = list(session.scalars(select(DeploymentRow).order_by(DeploymentRow.created_at)))
-        links = self._settings.home / "engines" / "files"
+        links = self.settings.home / "engines" / "files"
         for folder in links.iterdir() if links.is_dir() else ():
             discard(folder)  # made anew at the first load; those of deployments that are gone must not stay
         for row in rows:
@@ -385,7 +385,7 @@ class Serve:
         hosted = self._own(identity, deployment)
         logs: dict[Mode, str] = {}
         for mode in MODES:
-            if text := read_tail(self._settings.home / "log" / f"{log_name(hosted.id, mode)}.log"):
+            if text := read_tail(self.settings.home / "log" / f"{log_name(hosted.id, mode)}.log"):
                 logs[mode] = text
         return logs
 
@@ -411,7 +411,7 @@ class Serve:
             self._hosted.pop(hosted.id, None)
             self._by_name = {key: value for key, value in self._by_name.items() if value is not hosted}
         self._keeper.unload(hosted)
-        discard(self._settings.home / "engines" / "files" / hosted.id)
+        discard(self.settings.home / "engines" / "files" / hosted.id)
         self._attaching.discard_all(hosted)
 
     def get_deployment(self, identity: Identity, deployment: str) -> Deployment:

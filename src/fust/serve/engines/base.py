@@ -40,6 +40,8 @@ class EngineSpec:
     """What it may take besides the model at most (setting `serve.memory_bytes`); 0: what the machine has left."""
     pooling: str = ""
     """`mean`, `cls`, `last`, `rank` or `none`; for mode `embed`."""
+    server: str = ""
+    """The setting `serve.llama_server`."""
     options: bytes = b"{}"
     """What a kind without a model's file was told, as JSON."""
     secret: str = field(default="", repr=False)

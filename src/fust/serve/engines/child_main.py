@@ -63,30 +63,32 @@ def run_child(start: Callable[[ChildConfig], int | ChildReady]) -> int:
         start: begins to serve on a free loopback port, in threads of its own, and returns the port, or it with more.
     """
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=ChildConfig)
-    _die_with_parent(config.parent_pid)
+    die_with_parent(config.parent_pid)
     lock = FileLock(Path(config.lock))
     lock.acquire()
     out = os.dup(1)
     os.dup2(2, 1)  # llama.cpp prints on standard output now and then; that channel carries one line only
     try:
-        _bound_growth(machine_memory().available_bytes)
+        bound_growth(machine_memory().available_bytes)
         started = start(config)
-        _bound_growth(min(machine_memory().available_bytes // 2, config.most_bytes or sys.maxsize))
+        bound_growth(min(machine_memory().available_bytes // 2, config.most_bytes or sys.maxsize))
     except Exception as error:
-        _say(out, ChildReady(error=str(error)))
+        say(out, ChildReady(error=str(error)))
         return 1
-    _say(out, started if isinstance(started, ChildReady) else ChildReady(port=started))
+    say(out, started if isinstance(started, ChildReady) else ChildReady(port=started))
     with contextlib.suppress(OSError):
         sys.stdin.buffer.read()
     os._exit(0)  # the model needs no farewell; a destructor that waits for a running request would
 
 
-def _say(out: int, message: ChildReady) -> None:
+def say(out: int, message: ChildReady) -> None:
+    """Says the one line."""
     os.write(out, msgspec.json.encode(message) + b"\n")
     os.close(out)
 
 
-def _die_with_parent(parent_pid: int) -> None:
+def die_with_parent(parent_pid: int) -> None:
+    """Ends this process when its parent ends; at once when that is gone already."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
@@ -95,8 +97,8 @@ def _die_with_parent(parent_pid: int) -> None:
         os._exit(3)
 
 
-def _bound_growth(most_bytes: int) -> None:
-    """Bounds what this process may take from here on, but leaves it a gibibyte.
+def bound_growth(most_bytes: int, pid: int = 0) -> None:
+    """Bounds what a process (0: this one) may take from here on, but leaves it a gibibyte.
 
     A chat template may double a text until nothing is left; then this allocation fails, and no other process is
     killed for it. The kernel counts what can be written (`RLIMIT_DATA` in getrlimit(2)), so mapped weights are free.
@@ -105,8 +107,9 @@ def _bound_growth(most_bytes: int) -> None:
         return
     import resource
 
-    text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    text = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="ascii", errors="replace")
     taken = next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmData")), 0)
     limit = taken + max(_LEAST_GROWTH_BYTES, most_bytes)
     with contextlib.suppress(OSError, ValueError):  # a lower bound of the system's own stays
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        hard = resource.prlimit(pid, resource.RLIMIT_DATA)[1]
+        resource.prlimit(pid, resource.RLIMIT_DATA, (limit, hard))

@@ -7,16 +7,23 @@ import http.client
 import os
 import re
 import secrets
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from fust.core.machine import machine_memory
 from fust.serve.engines.base import Engine, EngineInfo, EngineLoadFailed, EngineSpec, Mode
 from fust.serve.engines.child import Child
-from fust.serve.engines.child_main import ChildConfig, ChildReady
+from fust.serve.engines.child_main import ChildConfig, ChildReady, bound_growth
+from fust.serve.engines.exec_child import EXEC, ExecConfig
+from fust.serve.engines.llama_server import command_of
+from fust.serve.engines.native import find_server
 
 _SERVER, _SCORER = "fust.serve.engines.llamacpp_child", "fust.serve.engines.scorer_child"
+_LOOK_S = 0.03
 _STAMP = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3}\s+([A-Z])\s+(?:[^:]*:\s)?\s*(?:\S+:\s)?(.*)$")
 CLAIMS: Mapping[Mode, frozenset[str]] = {
     "generate": frozenset({"chat", "completions", "logprobs", "json_schema", "tools"}),
@@ -50,11 +57,37 @@ class LlamaCppEngine:
         self.spec = spec
         self.info: EngineInfo | None = None
         self._child = Child(spec.engine_id, spec.log_name, home)
+        self._home = home
 
     def start(self, timeout_s: float, on_exit: Callable[[Engine, str], None]) -> EngineInfo:
         """See `Engine.start`."""
         spec = self.spec
-        api_key = secrets.token_urlsafe(24)
+        api_key, deadline = secrets.token_urlsafe(24), time.monotonic() + timeout_s
+        server = "" if spec.mode == "score" else find_server(spec.server, self._home)
+        module, order = self._order_of(server, api_key) if server else self._order(api_key)
+        before = len(self._child.log_tail(1 << 30))
+        line = self._child.start(module, order, timeout_s)
+        ready = msgspec.json.decode(line, type=ChildReady) if line else ChildReady(error="no answer")
+        if not ready.port:
+            self._child.stop()
+            raise EngineLoadFailed(self._reason(ready.error, before, timeout_s if not line else 0))
+        self.info = EngineInfo(
+            base_url=f"http://127.0.0.1:{ready.port}",
+            api_key=api_key,
+            pid=self._child.pid,
+            context=spec.context,
+            adapters=tuple(range(len(spec.adapters))),
+            capabilities=CLAIMS[spec.mode],
+        )
+        if server:
+            self._wait_until_loaded(deadline, before)
+        self._child.watch(lambda status: on_exit(self, self._death(status)))
+        self.info = dataclasses.replace(self.info, capabilities=self.info.capabilities | self._found())
+        return self.info
+
+    def _order(self, api_key: str) -> tuple[str, bytes]:
+        """Returns the module of the wheel's process, and what it is told."""
+        spec = self.spec
         config = ChildConfig(
             path=str(spec.path),
             alias=spec.alias,
@@ -69,25 +102,26 @@ class LlamaCppEngine:
             parent_pid=os.getpid(),
             adapters=[str(path) for _, path in spec.adapters],
         )
-        before = len(self._child.log_tail(1 << 30))
-        line = self._child.start(
-            _SCORER if spec.mode == "score" else _SERVER, msgspec.json.encode(config), timeout_s
-        )
-        ready = msgspec.json.decode(line, type=ChildReady) if line else ChildReady(error="no answer")
-        if not ready.port:
-            self._child.stop()
-            raise EngineLoadFailed(self._reason(ready.error, before, timeout_s if not line else 0))
-        self._child.watch(lambda status: on_exit(self, self._death(status)))
-        self.info = EngineInfo(
-            base_url=f"http://127.0.0.1:{ready.port}",
-            api_key=api_key,
-            pid=self._child.pid,
-            context=spec.context,
-            adapters=tuple(range(len(spec.adapters))),
-            capabilities=CLAIMS[spec.mode],
-        )
-        self.info = dataclasses.replace(self.info, capabilities=self.info.capabilities | self._found())
-        return self.info
+        return (_SCORER if spec.mode == "score" else _SERVER), msgspec.json.encode(config)
+
+    def _order_of(self, server: str, api_key: str) -> tuple[str, bytes]:
+        """Returns the same for a `llama-server`."""
+        environ, lock = {"LLAMA_API_KEY": api_key}, str(self._child.lock_path)
+        config = ExecConfig(command_of(server, self.spec), environ, lock, os.getpid())
+        return EXEC, msgspec.json.encode(config)
+
+    def _wait_until_loaded(self, deadline: float, log_start: int) -> None:
+        """Waits for a `llama-server`, which says its port before it has loaded."""
+        while not self.is_healthy(1.0):
+            late = time.monotonic() > deadline
+            if late or not self._child.is_alive():
+                self._child.stop()
+                raise EngineLoadFailed(
+                    self._reason("the engine ended while it loaded", log_start, 1.0 if late else 0)
+                )
+            time.sleep(_LOOK_S)
+        most = min(machine_memory().available_bytes // 2, self.spec.most_bytes or sys.maxsize)
+        bound_growth(most, self._child.pid)
 
     def _found(self) -> frozenset[str]:
         """Returns what the loaded model can do beyond what every model of its mode can."""

@@ -1,0 +1,219 @@
+"""The job that builds llama.cpp for this machine: source from the package index, compiled here, measured, kept when better."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from fust.accounts.rights import Identity
+from fust.accounts.service import Accounts
+from fust.core.clock import iso, now
+from fust.core.errors import InvalidInput, NotOffered, UpstreamFailed
+from fust.core.machine import physical_cores
+from fust.jobs.kinds import Kind
+from fust.jobs.worker import JobContext
+from fust.serve.engines.native import (
+    PACKAGE,
+    Build,
+    binary_of,
+    folder_of,
+    processor,
+    wheel_version,
+    write_build,
+)
+from fust.serve.measure import measure
+
+_STEP = re.compile(r"^\[(\d+)/(\d+)\]")
+_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=ON", "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_OPENSSL=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_ALL_WARNINGS=OFF",
+)  # fmt: skip
+_MEMORY_BYTES = 2 * 10**9
+"""Of one compiler at a time; the largest file of llama.cpp took 1.4 GB."""
+_PART = "thirdparty/llama.cpp/"
+
+
+class BuildWish(msgspec.Struct, forbid_unknown_fields=True):
+    """What is to be built."""
+
+    jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Compilers at a time."""
+    source: str = ""
+    """A source distribution on the server's disk; empty: the one of the wheel's version, from the package index."""
+
+
+class BuildOutcome(msgspec.Struct):
+    """What came of it."""
+
+    ratio: float
+    is_used: bool
+    native: dict[str, float]
+    wheel: dict[str, float]
+    seconds: int
+
+
+def build_kind(accounts: Accounts) -> Kind:
+    """Returns the kind of run that builds an engine; for administrators."""
+
+    def prepare(identity: Identity, params: dict[str, Any]) -> dict[str, Any]:
+        accounts.check_admin(identity)
+        try:
+            wish = msgspec.convert(params, BuildWish)
+        except msgspec.ValidationError as error:
+            raise InvalidInput("The params of the build are not valid: {reason}.", reason=error) from None
+        check_compiler()
+        return msgspec.to_builtins(wish)
+
+    return Kind(
+        "build_engine",
+        "Build llama.cpp for this machine",
+        prepare,
+        memory_bytes=_MEMORY_BYTES,
+        cores=physical_cores(),
+        memory_of=lambda params: _MEMORY_BYTES * int(params["jobs"]),
+    )
+
+
+def check_compiler() -> None:
+    """Raises NotOffered when nothing here compiles C++, or the wheel to compare with is not installed."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX") or "c++", "g++", "clang++")):
+        raise NotOffered(
+            "There is no C++ compiler on this machine.",
+            hint="Install one (Debian, Ubuntu: sudo apt install g++; macOS: xcode-select --install).",
+            code="no_compiler",
+        )
+    if not wheel_version():
+        raise NotOffered("{package} is not installed.", hint="pip install {package}", package=PACKAGE)
+
+
+def run_build(context: JobContext, model: Path) -> BuildOutcome:
+    """Builds, measures with a small model, and keeps."""
+    wish = msgspec.convert(context.params, BuildWish)
+    home, work = context.settings.home, context.work
+    began = time.monotonic()
+    source = Path(wish.source) if wish.source else _download(context, work)
+    tree = _unpack(source, work)
+    cmake, ninja = _tools(context, work)
+    context.say("Compiling {name} for {processor}.", name=source.name, processor=processor())
+    build = work / "build"
+    _run(
+        [cmake, "-S", str(tree), "-B", str(build), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", *_OPTIONS]
+    )
+    for line in _lines([ninja, "-C", str(build), "-j", str(wish.jobs), "llama-server"]):
+        step = _STEP.match(line)
+        if step:
+            context.progress(int(step[1]), int(step[2]), "files", "Compiling")
+    seconds = round(time.monotonic() - began)
+    made = build / "bin" / "llama-server"
+    context.say("Measuring it against the wheel.")
+    threads = context.settings.serve.threads or physical_cores()
+    native, wheel = measure(model, [str(made), ""], threads)
+    found = Build(wheel_version(), processor(), native, wheel, model.name, threads, iso(now()) or "", seconds)
+    context.too_late_to_cancel = True
+    folder_of(home).mkdir(parents=True, exist_ok=True)
+    fresh = binary_of(home).with_suffix(".new")
+    shutil.copy2(made, fresh)
+    os.replace(fresh, binary_of(home))  # engines that run keep the file that they have
+    write_build(home, found)
+    if found.is_better:
+        context.say("It answers {ratio} times as fast, and is used from now on.", ratio=round(found.ratio, 2))
+    else:
+        context.say(
+            "It answers {ratio} times as fast, so the wheel stays in use.", ratio=round(found.ratio, 2)
+        )
+    return BuildOutcome(
+        round(found.ratio, 3),
+        found.is_better,
+        msgspec.to_builtins(native),
+        msgspec.to_builtins(wheel),
+        seconds,
+    )
+
+
+def _download(context: JobContext, work: Path) -> Path:
+    version = wheel_version()
+    context.say("Fetching the source of {package} {version}.", package=PACKAGE, version=version)
+    folder = work / "source"
+    _run([sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "-q", "--no-deps", "--no-binary", PACKAGE, "-d", str(folder), f"{PACKAGE}=={version}"])  # fmt: skip
+    found = sorted(folder.glob("*.tar.gz"))
+    if not found:
+        raise UpstreamFailed(
+            "The package index has no source of {package} {version}.", package=PACKAGE, version=version
+        )
+    return found[0]
+
+
+def _unpack(source: Path, work: Path) -> Path:
+    """Returns the folder of llama.cpp's source inside a source distribution.
+
+    Raises:
+        InvalidInput: it is none, or holds no llama.cpp.
+    """
+    folder = work / "tree"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with tarfile.open(source) as archive:
+            archive.extractall(folder, filter="data")  # nothing outside of the folder, no devices
+    except (OSError, tarfile.TarError) as error:
+        raise InvalidInput("{path} cannot be unpacked: {reason}.", path=source, reason=error) from None
+    found = [path.parent.parent.parent for path in folder.glob("**/tools/server/CMakeLists.txt")]
+    if not found:
+        raise InvalidInput("{path} holds no source of llama.cpp.", path=source)
+    return min(found, key=lambda path: len(path.parts))
+
+
+def _tools(context: JobContext, work: Path) -> tuple[str, str]:
+    """Returns the paths of cmake and ninja: the system's, or wheels put beside the build."""
+    found = [shutil.which("cmake"), shutil.which("ninja")]
+    if None not in found:
+        return str(found[0]), str(found[1])
+    context.say("Fetching cmake and ninja.")
+    folder = work / "tools"
+    _run([sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-q", "--target", str(folder), "cmake", "ninja"])  # fmt: skip
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return str(folder / "bin" / "cmake"), str(folder / "bin" / "ninja")
+
+
+def _run(command: list[str]) -> None:
+    for _ in _lines(command):
+        pass
+
+
+def _lines(command: list[str]) -> Iterator[str]:
+    """Yields what a command says, which goes to the run's log too.
+
+    Raises:
+        UpstreamFailed: it failed; its last lines are told.
+    """
+    last: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                print(line, end="", file=sys.stderr)
+                last = [*last[-4:], line.strip()]
+                yield line
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise UpstreamFailed(
+            "{program} failed: {reason}.",
+            hint="The run's log has all that it said.",
+            program=Path(command[0]).name,
+            reason=" / ".join(last)[-600:].rstrip("."),
+            code="build_failed",
+        )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 torch = pytest.importorskip("torch", reason="the transformers engine is an extra")
@@ -21,6 +22,7 @@ torch = pytest.importorskip("torch", reason="the transformers engine is an extra
 from fust.serve.engines.kinds import get_kind  # noqa: E402
 from tests.support.hf_models import PROBE, bert_model, causal_model  # noqa: E402
 from tests.support.model_house import House, running_house  # noqa: E402
+from tests.support.small_models import write_llama  # noqa: E402
 
 SHAPE = {"intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512}
 HELLO: Any = [{"role": "user", "content": "你好, the cat"}]
@@ -40,7 +42,13 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     bert_model(models / "vectors", pooling="cls_token")
     bert_model(models / "ranks", classes=1)
     bert_model(models / "classes", classes=3)
-    with running_house(root / "home", root / "models", "serve.threads=1", "serve.context=512") as house:
+    other = (
+        root / "modules/xllamacpp-1999.1.1.dist-info"
+    )  # a wheel whose C structures the scorer does not know
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: xllamacpp\nVersion: 1999.1.1\n")
+    flags = ("serve.threads=1", "serve.context=512")
+    with running_house(root / "home", root / "models", *flags, modules=other.parent) as house:
         found = [
             house.json("POST", "/fust/v1/deployments", {"repo_id": f"acme/{p.name}"})
             for p in models.iterdir()
@@ -157,6 +165,29 @@ def test_the_prompts_own_log_probabilities_are_exact(client: openai.OpenAI, plai
         assert told[0] is None and len(told) == len(row) + 1
         worst = max(worst, *(abs(a - b) for a, b in zip(told[1:], wanted, strict=True)))
     assert worst <= 1e-4
+
+
+def test_gguf_that_cannot_be_scored_is_scored_from_the_same_repos_safetensors(
+    house: House, client: openai.OpenAI
+) -> None:
+    folder = copy_of(house, "both")
+    write_llama(folder / "chat.gguf", context=512)
+    write_llama(house.models / "acme/alone/chat.gguf", context=512)
+    assert house.serve("acme/both")["engine"] == house.serve("acme/alone")["engine"] == "llamacpp"
+
+    def score(name: str) -> Any:
+        return client.completions.create(model=name, prompt=PROBE[:2], max_tokens=0, logprobs=1, echo=True)
+
+    pairs = zip(score("acme/both").choices, score("acme/words").choices, strict=True)
+    for one, same in pairs:
+        assert one.logprobs.token_logprobs[1:] == pytest.approx(same.logprobs.token_logprobs[1:], abs=1e-4)
+    with pytest.raises(openai.APIStatusError, match=r"cannot give log-likelihoods here.*1999\.1\.1") as error:
+        score("acme/alone")
+    assert error.value.status_code == 501
+    (found,) = [d for d in house.json("GET", "/fust/v1/deployments")["items"] if d["name"] == "acme/both"]
+    assert found["state"] == "ready" and any(
+        "transformers scores model.safetensors" in why for why in found["why"]
+    )
 
 
 def test_a_schema_is_kept(client: openai.OpenAI) -> None:
@@ -316,38 +347,27 @@ def test_64_clients_that_leave_leave_no_slot_busy(house: House) -> None:
     assert busy_slots(house) == 0
 
 
+def ask_engines(house: House, path: str) -> list[Any]:
+    """Looks behind the gateway: what each transformers engine says of itself."""
+    found: list[Any] = []
+    for process in map(psutil.Process, house.engine_pids()):
+        if "fust.serve.engines.transformers_child" not in process.cmdline():
+            continue
+        (listening,) = [c for c in process.net_connections("tcp") if c.status == "LISTEN"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{listening.laddr.port}{path}", timeout=10) as answer:
+            found.append(json.load(answer))
+    return found
+
+
 def busy_slots(house: House) -> int:
-    """Looks behind the gateway: the engine's own figure."""
-    busy = 0
-    for pid in house.engine_pids():
-        for connection in psutil_process(pid).net_connections("tcp"):
-            if connection.status == "LISTEN":
-                with urllib.request.urlopen(
-                    f"http://127.0.0.1:{connection.laddr.port}/slots", timeout=10
-                ) as answer:
-                    busy += sum(slot["is_processing"] for slot in json.load(answer))
-    return busy
-
-
-def psutil_process(pid: int) -> Any:
-    import psutil
-
-    return psutil.Process(pid)
+    return sum(slot["is_processing"] for slots in ask_engines(house, "/slots") for slot in slots)
 
 
 def test_every_claim_is_offered_by_some_model(house: House) -> None:
     """What the table of claims in the reference says of this engine, its loaded models say themselves."""
     kind = get_kind("transformers")
     claimed = frozenset[str]().union(*kind.claims.values(), kind.adds)
-    offered: set[str] = set()
-    for pid in house.engine_pids():
-        for connection in psutil_process(pid).net_connections("tcp"):
-            if connection.status == "LISTEN":
-                with urllib.request.urlopen(
-                    f"http://127.0.0.1:{connection.laddr.port}/props", timeout=10
-                ) as answer:
-                    offered |= set(json.load(answer)["capabilities"])
-    assert offered == claimed
+    assert {name for props in ask_engines(house, "/props") for name in props["capabilities"]} == claimed
 
 
 @pytest.mark.faults

@@ -167,10 +167,11 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
 class House:
     """A house in a process of its own."""
 
-    def __init__(self, home: Path, models: Path, *flags: str) -> None:
+    def __init__(self, home: Path, models: Path, *flags: str, modules: Path | None = None) -> None:
         self.home, self.models = home, models
         source = str(Path(__file__).resolve().parents[2] / "src")
-        environ = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+        found = os.pathsep.join([*([str(modules)] if modules else []), source])  # the first one wins
+        environ = {**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, __file__, str(home), str(models), *flags], stdout=subprocess.PIPE, env=environ
         )
@@ -242,8 +243,8 @@ class House:
 
 
 @contextlib.contextmanager
-def running_house(home: Path, models: Path, *flags: str) -> Iterator[House]:
-    house = House(home, models, *flags)
+def running_house(home: Path, models: Path, *flags: str, modules: Path | None = None) -> Iterator[House]:
+    house = House(home, models, *flags, modules=modules)
     try:
         yield house
     finally:

@@ -18,6 +18,7 @@ from fust.serve.engines.kinds import Kind, get_kind
 from fust.serve.facts import ModelFacts
 from fust.serve.models import DeploymentRow
 from fust.serve.notes import Note, note
+from fust.serve.scoring import Scorer
 from fust.wire.targets import AdapterEntry, ModelEntry, Target
 
 State = Literal["loading", "ready", "idle", "failed", "stopped"]
@@ -83,6 +84,8 @@ class Hosted:
     """Whether a thread brings its engine to the adapters that are wanted."""
     facts: ModelFacts | None = None
     path: Path | None = None
+    scorer: Scorer | None = None
+    """What gives its log-likelihoods in the place of an engine of its own kind."""
     chosen: dict[Mode, tuple[Note, ...]] = field(default_factory=lambda: {})
     note: Note | None = None
     error: FustError | None = None

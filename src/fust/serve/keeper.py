@@ -26,6 +26,7 @@ from fust.serve.files import ModelFile, ModelFiles, bring
 from fust.serve.hosted import Hosted, Running
 from fust.serve.notes import note
 from fust.serve.plan import Plan, plan_engine
+from fust.serve.scoring import find_scorer
 from fust.serve.swap import Swaps, failure_of_adapter
 
 log = logging.getLogger(__name__)
@@ -192,6 +193,8 @@ class Keeper:
             if running.spec.mode != "score":
                 self._give_up(hosted, running, error, permanent=True)
                 raise
+            if hosted.scorer is None and self._score_otherwise(hosted, error):
+                return self._load(hosted, running, deadline)
             self._give_up(hosted, running, None, permanent=False)  # what else the model does goes on
             raise _no_scores(hosted, error) from error
         except FustError as error:
@@ -200,6 +203,18 @@ class Keeper:
         except BaseException as error:
             self._give_up(hosted, running, UpstreamFailed("{reason}", reason=error), permanent=False)
             raise
+
+    def _score_otherwise(self, hosted: Hosted, error: EngineLoadFailed) -> bool:
+        """Lets another engine score the deployment's model; returns False when none can."""
+        folder = self._settings.home / "engines" / "files" / hosted.id / "scorer"
+        found = find_scorer(self._files, hosted.repo_id, hosted.revision, folder, error)
+        with self.lock:
+            hosted.scorer = found
+        if found is not None:
+            log.warning(
+                "another engine scores a model", extra={"deployment": hosted.name, "reason": error.reason}
+            )
+        return found is not None
 
     def _give_up(self, hosted: Hosted, running: Running, error: FustError | None, *, permanent: bool) -> None:
         with self.lock:
@@ -214,6 +229,8 @@ class Keeper:
     def _start(self, hosted: Hosted, running: Running, deadline: float) -> None:
         mode = running.spec.mode
         facts = self.facts_of(hosted)
+        if mode == "score" and hosted.scorer is not None:
+            facts = hosted.scorer.facts
         began = time.monotonic()
         if mode == "generate":
             info = self.swaps.launch(
@@ -249,10 +266,12 @@ class Keeper:
             EngineLoadFailed: the engine refused the model or an adapter.
         """
         mode = plan.mode
-        assert hosted.path is not None
+        other = hosted.scorer if mode == "score" else None
+        kind, path = (other.kind, other.path) if other else (hosted.kind, hosted.path)
+        assert path is not None
         spec = EngineSpec(
             engine_id=new_id("e"),
-            path=hosted.path,
+            path=path,
             log_name=log_name(hosted.id, mode),
             alias=f"fust-{hosted.id}",
             mode=mode,
@@ -266,11 +285,11 @@ class Keeper:
             secret=self._unseal(hosted),
             adapters=adapters,
         )
-        engine = hosted.kind.make(spec, self._settings.home)
+        engine = kind.make(spec, self._settings.home)
         with self.lock:
             running.spec, running.engine = spec, engine
             if plan.why:
-                hosted.chosen[mode] = plan.why
+                hosted.chosen[mode] = (other.why, *plan.why) if other else plan.why
         left = max(1.0, deadline - time.monotonic())
         return engine.start(left, lambda _, why: self._on_exit(hosted, running, why))
 

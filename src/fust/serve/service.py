@@ -531,7 +531,7 @@ class Serve:
             why += hosted.chosen.get("embed", ())
             if "score" in hosted.chosen:
                 why += (
-                    note("Another engine of the same file gives log-likelihoods:"),
+                    note("Another engine gives log-likelihoods:"),
                     *hosted.chosen["score"],
                 )
             return Deployment(

@@ -213,6 +213,8 @@ class _Handler(LoopbackHandler):
     def score(self, raw: bytes) -> ScoreAnswer:
         """`POST /score` (`fust.wire.scoring`)."""
         request = read_score_request(raw)
+        if request.adapter:
+            raise Refused(501, "not_supported_error", "adapters go with GGUF files")
         loaded, batcher = self._of.loaded, self._of.batcher
         rows = [
             Wanted(

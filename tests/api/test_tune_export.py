@@ -96,6 +96,26 @@ def test_an_adapter_of_the_hub_is_exported_through_the_base_that_it_names(house,
     assert (after / "README.md").read_text() == card
 
 
+def ask(house: RunningFust, model: str) -> dict:
+    body = {"model": model, "prompt": "Say moon", "max_tokens": 1, "logprobs": 5, "temperature": 0}
+    status, _, answer = house.request("POST", "/v1/completions", body)
+    assert status == 200, answer
+    return json.loads(answer)["choices"][0]["logprobs"]
+
+
+def test_the_adapter_of_a_served_base_answers_at_once(house):
+    """Base and adapter beside each other from one deployment, which nobody starts again."""
+    house.cli("export", "admin/base", "--to", "F32")
+    house.cli("serve", "admin/base-GGUF")
+    before = ask(house, "admin/base-GGUF")
+    [deployment] = json.loads(house.request("GET", "/fust/v1/deployments")[2])["items"]
+    tuned = ask(house, "admin/lora")
+    assert tuned != before and ask(house, "admin/base-GGUF") == before
+    [after] = json.loads(house.request("GET", "/fust/v1/deployments")[2])["items"]
+    assert after["id"] == deployment["id"]
+    house.cli("stop", "admin/base-GGUF")
+
+
 def test_a_model_answers_from_its_exported_file(house):
     """The hub's own API answers from a file that was made here."""
     result = result_of(house, "export", "admin/lora-merged", "--to", "F32", "--into", "admin/served")
@@ -149,6 +169,13 @@ def test_preferences_were_learned_and_the_card_says_so(house, tmp_path):
     shown = {view["side"]: (view["tokens"], view["learned"]) for view in run["result"]["preview"][:2]}
     said = {side: "".join(t for t, flag in zip(*view, strict=True) if flag) for side, view in shown.items()}
     assert said == {"chosen": "moon moon it is.<|im_end|>", "rejected": "moon again again<|im_end|>"}
+
+
+def test_what_holds_a_private_base_is_private(house, tmp_path):
+    house.cli("push", str(write_base(tmp_path / "secret")), "admin/secret", "--private")
+    house.cli("merge", "admin/lora", "--base", "admin/secret", "--into", "admin/mixed")
+    assert json.loads(house.request("GET", "/api/models/admin/mixed")[2])["private"] is True
+    assert json.loads(house.request("GET", "/api/models/admin/lora-merged")[2])["private"] is False
 
 
 def test_folders_need_no_server(house, tmp_path):

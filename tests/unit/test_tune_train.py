@@ -282,6 +282,15 @@ def test_a_loss_that_breaks_again_ends_the_run(bench, monkeypatch):
         training.run()
 
 
+@pytest.mark.parametrize(("rate", "is_stuck"), [(1e-9, True), (5e-3, False)])
+def test_a_loss_that_does_not_fall_is_spoken_of(bench, rate, is_stuck):
+    recipe = recipe_with(learning_rate=rate, steps=60, passes_per_step=1, evaluate_every=60)
+    open_training(bench, recipe, f"stuck{rate}", watcher := Quiet()).run()
+    said = [text for text in watcher.said if "does not fall" in text]
+    assert len(said) == is_stuck
+    assert not is_stuck or ("after 10 steps" in said[0] and "after 50." in said[0])
+
+
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(bench, tmp_path):
     small = tmp_path / "small"
     small.mkdir()

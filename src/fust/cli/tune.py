@@ -229,6 +229,7 @@ def _outcome(run: Run) -> str:
         )
     if recipe["lora_rank"]:
         lines.append(t("It is an adapter of {base}.", base=recipe["base"]))
+        lines.append(t("Where its base is served, it answers as model {repo_id}.", repo_id=result["repo_id"]))
     for made in result["made"]:
         lines.append(t("{repo_id} is in the hub.", repo_id=made["repo_id"]))
         lines += [f"  {name}" for name in made["files"]]

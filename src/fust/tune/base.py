@@ -10,23 +10,11 @@ from typing import Any
 import msgspec
 
 from fust.core.errors import InvalidInput
+from fust.formats.peft_merge import TOKENIZER_FILES
 from fust.formats.safetensors import SafetensorsTensor, read_safetensors
 
 PROVEN = frozenset({"llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "phi3", "gemma3_text"})
 """Values of ``model_type`` whose forward, backward and saved form the tests compare with transformers."""
-_TOKENIZER_FILES = frozenset(
-    {
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-        "vocab.json",
-        "merges.txt",
-        "tokenizer.model",
-        "vocab.txt",
-    }
-)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -104,7 +92,7 @@ def wanted_files(names: Iterable[str], repo_id: str) -> list[str]:
             repo_id=repo_id,
             missing=", ".join(missing),
         )
-    extra = {"config.json", "generation_config.json", "model.safetensors.index.json"} | _TOKENIZER_FILES
+    extra = {"config.json", "generation_config.json", "model.safetensors.index.json"} | set(TOKENIZER_FILES)
     return sorted({*weights, *(present & extra)})
 
 
@@ -171,7 +159,7 @@ def read_config(data: bytes, repo_id: str) -> BaseConfig:
 
 def is_tokenizer_file(name: str) -> bool:
     """Returns whether a file belongs to the tokenizer, and is handed on unchanged."""
-    return PurePosixPath(name).name in _TOKENIZER_FILES
+    return PurePosixPath(name).name in TOKENIZER_FILES
 
 
 def _tensors(folder: Path) -> list[SafetensorsTensor]:

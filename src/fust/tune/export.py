@@ -164,11 +164,14 @@ def export(context: JobContext, hub: Hub, identity: Identity, wish: ExportWish) 
     """
     work = context.work / "export"
     source = hub.get_repo_to_open(identity, wish.source, "model")
-    folder = _fetch(context, hub, source, wish.revision, work / "source")
+    folder = _fetch(context, hub, identity, source, wish.revision, work / "source")
     base = None
+    is_closed = source.private or bool(source.gated)
     if wish.base:
         base_repo = hub.get_repo_to_open(identity, wish.base, "model")
-        base = _fetch(context, hub, base_repo, wish.base_revision, work / "base")
+        base = _fetch(context, hub, identity, base_repo, wish.base_revision, work / "base")
+        # The base's weights are in what is made: who may not read them there is not to read them here.
+        is_closed = is_closed or base_repo.private or bool(base_repo.gated)
     card = parse_card(front) if (front := hub.read_card(source, wish.revision)) else None
     order = Order(wish.source, wish.to, wish.merge, card.licence or "" if card else "", context.spec.cores)
 
@@ -185,7 +188,7 @@ def export(context: JobContext, hub: Hub, identity: Identity, wish: ExportWish) 
             draw_card(wish, hashes, licence=order.licence, languages=card.languages if card else []), "utf-8"
         )
         files["README.md"] = out / "README.md"
-    private = source.private if wish.private is None else wish.private
+    private = is_closed if wish.private is None else wish.private
     hub.create_repo(identity, wish.into, "model", private=private, exist_ok=True)
     message = f"Made of {wish.source} at {wish.revision[:12]}"
     revision = hub.import_files(identity, wish.into, "model", files, message=message)
@@ -193,7 +196,8 @@ def export(context: JobContext, hub: Hub, identity: Identity, wish: ExportWish) 
     return ExportResult(wish.into, revision, wish.source, wish.revision, hashes)
 
 
-def _fetch(context: JobContext, hub: Hub, repo: RepoInfo, oid: str, folder: Path) -> Path:
+def _fetch(context: JobContext, hub: Hub, identity: Identity, repo: RepoInfo, oid: str, folder: Path) -> Path:
+    hub.gates.note_download(identity, repo, "tune")
     context.progress(0, 0, "", "Fetching {repo_id}", now=True, repo_id=repo.repo_id)
     names = list_names(hub, repo, oid)
     what = kind_of(names, repo.repo_id)

@@ -45,6 +45,9 @@ _HEAD_VALUES = 2**26
 """Logits that are made at once; more are made in parts, each again for the backward pass."""
 _FROZEN_FP32_PARAMETERS = 300_000_000
 _MEASURE_S = 5.0
+_EARLY_STEPS = 10
+_STUCK_AFTER = 50
+"""Steps, at least, after which a loss that has not fallen is spoken of; else a quarter of all."""
 _ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
@@ -383,6 +386,9 @@ class Training:
         state.step = point.step
         state.mean_loss = point.loss if point.step == 1 else 0.9 * state.mean_loss + 0.1 * point.loss
         state.best_loss = state.mean_loss if point.step == 1 else min(state.best_loss, state.mean_loss)
+        if point.step == _EARLY_STEPS:
+            state.early_loss = state.mean_loss
+        self._say_when_stuck()
         held_out = won = None
         if point.step % recipe.evaluate_every == 0 or point.step == recipe.steps:
             held_out, won = self._evaluate()
@@ -407,6 +413,19 @@ class Training:
         if state.step < max(20, self._recipe.warmup_steps):
             return False
         return 0.9 * state.mean_loss + 0.1 * loss > 1.5 * state.best_loss + 0.5
+
+    def _say_when_stuck(self) -> None:
+        state = self.state
+        looks = state.step == max(_STUCK_AFTER, self._recipe.steps // 4)
+        if looks and state.early_loss and state.mean_loss > 0.99 * state.early_loss:
+            self._watcher.say(
+                "The loss does not fall: {early} after {steps} steps, {now} after {step}. Raise the learning rate "
+                "(--set learning_rate=…), or look at the rows with --dry-run.",
+                early=f"{state.early_loss:.4f}",
+                steps=_EARLY_STEPS,
+                now=f"{state.mean_loss:.4f}",
+                step=state.step,
+            )
 
     def _roll_back(self) -> None:
         """Goes back to the newest checkpoint with half the learning rate, once."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from fust.client.stores.types import LocalFile, LocalRevision
-from fust.client.upload import hub_api, speaking_clearly
+from fust.client.upload import hub_api, make_repo, speaking_clearly
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def take_over(
     """
     with speaking_clearly(base_url):
         api = hub_api(base_url, token)
-        api.create_repo(repo_id, repo_type=revision.type, private=private or None, exist_ok=True)
+        make_repo(api, repo_id, revision.type, private=private)
         if revision.branch != "main":
             first = api.list_repo_commits(repo_id, repo_type=revision.type)[-1].commit_id
             api.create_branch(

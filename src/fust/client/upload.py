@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
+def make_repo(api: HfApi, repo_id: str, repo_type: str, *, private: bool) -> None:
+    """Makes a repo unless it is there. Of a space the client wants to know what runs it; its card may say otherwise."""
+    sdk = "static" if repo_type == "space" else None
+    api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True, space_sdk=sdk)
+
+
 def upload(
     base_url: str,
     token: str,
@@ -41,7 +47,7 @@ def upload(
         raise InvalidInput("There is no file or folder {path}.", hint="Check the path.", path=path)
     with speaking_clearly(base_url):
         api = hub_api(base_url, token)
-        api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
+        make_repo(api, repo_id, repo_type, private=private)
         if path.is_dir():
             api.upload_folder(
                 folder_path=path,

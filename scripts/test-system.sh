@@ -23,10 +23,18 @@ if [ ! -x .venv-hub1/bin/python ]; then
   (.venv/bin/python -m venv .venv-hub1 && .venv-hub1/bin/pip install -q "huggingface_hub==1.33.0") >/tmp/fust-hub1.$$ 2>&1 || { rm -rf .venv-hub1; echo "huggingface_hub 1.x could not be installed; its test is skipped:"; tail -n 2 /tmp/fust-hub1.$$; }
   rm -f /tmp/fust-hub1.$$
 fi
+# LlamaIndex pins an older openai.
+if [ ! -x .venv-llamaindex/bin/python ]; then
+  (.venv/bin/python -m venv .venv-llamaindex && .venv-llamaindex/bin/pip install -q llama-index-llms-openai-like==0.8.1 llama-index-embeddings-openai-like==0.4.0) >/tmp/fust-llx.$$ 2>&1 || { rm -rf .venv-llamaindex; echo "LlamaIndex could not be installed; its test is skipped:"; tail -n 2 /tmp/fust-llx.$$; }
+  rm -f /tmp/fust-llx.$$
+fi
 # The accessibility checker and the page's build tools come from npm.
 if command -v npm >/dev/null 2>&1; then
   if [ ! -d ui/node_modules ] || [ ui/package-lock.json -nt ui/node_modules/.package-lock.json ]; then
     (cd ui && npm ci --no-audit --no-fund --loglevel=error) || echo "npm ci failed; the checks of the page's build are skipped."
+  fi
+  if [ ! -d tests/clients/node_modules ] || [ tests/clients/package-lock.json -nt tests/clients/node_modules/.package-lock.json ]; then
+    (cd tests/clients && npm ci --no-audit --no-fund --loglevel=error) || echo "npm ci failed; the Node clients are not tested."
   fi
 else
   echo "No npm: the checks of the page's build and accessibility are skipped."

@@ -215,3 +215,22 @@ def test_measuring_needs_servers_that_answer(tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     with pytest.raises(FustError):
         measure(tmp_path / "broken.gguf", [""], 1)
+
+
+def test_amx_is_left_out_where_the_compiler_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "compiler"
+    monkeypatch.setenv("CXX", str(compiler))
+    for status, wanted in ((0, 2), (1, 0)):
+        compiler.write_text(f"#!/bin/sh\nexit {status}\n")
+        compiler.chmod(0o755)
+        options = builds.processor_options()
+        assert [("-mno-amx-int8" in option) for option in options] == [True] * wanted
+
+
+def test_a_server_that_dies_while_it_loads_says_how(tmp_path: Path) -> None:
+    dying = tmp_path / "dying"
+    dying.write_text("#!/bin/sh\nkill -ILL $$\n")
+    dying.chmod(0o755)
+    spec = EngineSpec("e", tmp_path / "m.gguf", "a", "generate", 512, 1, 1, server=str(dying))
+    with pytest.raises(EngineLoadFailed, match="signal 4"):
+        LlamaCppEngine(spec, tmp_path).start(20, lambda *_: None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import msgspec
 from litestar import Request, get
 from litestar.datastructures import State
@@ -11,6 +9,7 @@ from litestar.types import ControllerRouterHandler
 
 from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
+from fust.core.errors import NotOffered
 from fust.core.i18n import accepted_language
 from fust.core.settings import Settings
 from fust.serve.engines.kinds import KINDS
@@ -19,7 +18,6 @@ from fust.serve.notes import Note, note
 from fust.serve.service import Serve
 
 AnyRequest = Request[object, object, State]
-_PACKAGES = {"transformers": ("torch", "transformers")}
 
 
 class EngineKind(msgspec.Struct):
@@ -42,9 +40,15 @@ class EngineKinds(msgspec.Struct):
 
 def describe(name: str, settings: Settings) -> tuple[bool, Note, str, float | None]:
     """Returns whether a kind is here, what there is to say of it, which server it uses, and the ratio of the build."""
-    missing = [package for package in _PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
-    if missing:
-        return False, note("{packages} is not installed.", packages=", ".join(missing)), "", None
+    try:
+        KINDS[name].check()
+    except NotOffered as error:
+        return (
+            False,
+            note(error.template, **{key: str(value) for key, value in error.params.items()}),
+            "",
+            None,
+        )
     if name != "llamacpp":
         return True, note(""), "", None
     setting, build = settings.serve.llama_server, read_build(settings.home)

@@ -114,9 +114,9 @@ class Child:
             received += piece
         return received.partition(b"\n")[0]
 
-    def is_alive(self) -> bool:
-        """Returns whether the process runs."""
-        return self._process is not None and self._process.poll() is None
+    def ended(self) -> int | None:
+        """Returns the status with which the process ended; None while it runs."""
+        return self._process.poll() if self._process is not None else None
 
     def watch(self, on_exit: Callable[[int], None]) -> None:
         """Calls `on_exit(status)` from a thread when the process ends without having been stopped."""

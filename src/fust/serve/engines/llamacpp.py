@@ -62,7 +62,7 @@ class LlamaCppEngine:
     def start(self, timeout_s: float, on_exit: Callable[[Engine, str], None]) -> EngineInfo:
         """See `Engine.start`."""
         spec = self.spec
-        api_key, deadline = secrets.token_urlsafe(24), time.monotonic() + timeout_s
+        api_key = secrets.token_urlsafe(24)
         server = "" if spec.mode == "score" else find_server(spec.server, self._home)
         module, order = self._order_of(server, api_key) if server else self._order(api_key)
         before = len(self._child.log_tail(1 << 30))
@@ -80,7 +80,7 @@ class LlamaCppEngine:
             capabilities=CLAIMS[spec.mode],
         )
         if server:
-            self._wait_until_loaded(deadline, before)
+            self._wait_until_loaded(timeout_s, before)
         self._child.watch(lambda status: on_exit(self, self._death(status)))
         self.info = dataclasses.replace(self.info, capabilities=self.info.capabilities | self._found())
         return self.info
@@ -110,15 +110,15 @@ class LlamaCppEngine:
         config = ExecConfig(command_of(server, self.spec), environ, lock, os.getpid())
         return EXEC, msgspec.json.encode(config)
 
-    def _wait_until_loaded(self, deadline: float, log_start: int) -> None:
+    def _wait_until_loaded(self, timeout_s: float, log_start: int) -> None:
         """Waits for a `llama-server`, which says its port before it has loaded."""
+        began = time.monotonic()
         while not self.is_healthy(1.0):
-            late = time.monotonic() > deadline
-            if late or not self._child.is_alive():
+            status, waited_s = self._child.ended(), time.monotonic() - began
+            if status is not None or waited_s > timeout_s:
                 self._child.stop()
-                raise EngineLoadFailed(
-                    self._reason("the engine ended while it loaded", log_start, 1.0 if late else 0)
-                )
+                said = self._death(status) if status is not None else ""
+                raise EngineLoadFailed(self._reason(said, log_start, 0 if said else timeout_s))
             time.sleep(_LOOK_S)
         most = min(machine_memory().available_bytes // 2, self.spec.most_bytes or sys.maxsize)
         bound_growth(most, self._child.pid)

@@ -118,6 +118,17 @@ def test_sequences_that_are_written_together_say_what_each_says_alone(
         )
 
 
+def test_sequences_that_fill_the_context_keep_their_places(batcher_of: Callable[[str], Batcher]) -> None:
+    """Long ones leave and short ones stay, so that the columns in use wander to the end and back."""
+    batcher = batcher_of("Llama")
+    tokens = [token for text in PROBE for token in batcher.loaded.tokenize(text)][:100] * 3
+    shapes = [(200, 56), (10, 246), (100, 20), (3, 240), (250, 6), (40, 216), (1, 255)]
+    alone = [read(begin(batcher, tokens[:n], most, ignore_eos=True)) for n, most in shapes]
+    together = [begin(batcher, tokens[:n], most, ignore_eos=True) for n, most in shapes]
+    assert [read(sequence)[0] for sequence in together] == [found[0] for found in alone]
+    assert [len(found[0]) for found in alone] == [most for _, most in shapes]
+
+
 def test_a_client_that_leaves_gives_its_slot_back(batcher_of: Callable[[str], Batcher]) -> None:
     batcher = batcher_of("Llama")
     prompt = batcher.loaded.tokenize(PROBE[0])

@@ -94,7 +94,7 @@ class Batcher:
             loaded.task == "generate" and "past_key_values" in loaded.accepts and can_share(loaded.model)
         )
         """Whether sequences share one pass; else each has a pass of its own."""
-        self._shared = SharedCache(slots)
+        self._shared = SharedCache(slots, loaded.context)
         self._own: list[Any] = []
         self._rows: list[Sequence] = []
         self._waiting: deque[Sequence] = deque()
@@ -173,7 +173,8 @@ class Batcher:
                         self._fail_all(error)
 
     def _admit(self) -> None:
-        while self._waiting and self.busy < self.slots:
+        # One prompt at a time: the first is answered sooner, and only one has a cache of its own.
+        while self._waiting and not self._reading and self.busy < self.slots:
             sequence = self._waiting.popleft()
             if not sequence.left:
                 self._reading += 1
@@ -245,7 +246,7 @@ class Batcher:
             sequence.out.put(Written(end="error", fault=str(error) or type(error).__name__))
         self._rows.clear()
         self._own.clear()
-        self._shared = SharedCache(self.slots)
+        self._shared = SharedCache(self.slots, self.loaded.context)
 
 
 def forward(loaded: Loaded, ids: torch.Tensor, cache: Any, keep: Any = 1, **more: Any) -> torch.Tensor:

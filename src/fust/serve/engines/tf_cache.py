@@ -108,10 +108,10 @@ class Window:
 
 
 class SharedCache:
-    """The cache of up to `rows` sequences."""
+    """The cache of up to `rows` sequences of up to `context` tokens."""
 
-    def __init__(self, rows: int) -> None:
-        self._most_rows = rows
+    def __init__(self, rows: int, context: int) -> None:
+        self._most_rows, self._most_columns = rows, context + 1
         self._window = Window()
         self._layers: list[_Layer] = []
         self._columns = 0
@@ -177,6 +177,6 @@ class SharedCache:
 
     def _make_room(self, columns: int) -> None:
         if columns > self._columns:
-            self._columns = max(_LEAST_COLUMNS, columns + columns // 2)
+            self._columns = min(self._most_columns, max(_LEAST_COLUMNS, columns + columns // 2))
             for layer in self._layers:
                 layer.resize(self._columns)

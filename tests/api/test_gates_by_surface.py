@@ -316,7 +316,7 @@ def serving(town: Town, role: str, repo: str) -> bytes:
     if not writes(role, repo):
         assert status in (401, 403, 404)
         return as_due(role, repo)
-    return CANARY if b"no GGUF file" in body else b""
+    return CANARY if any(said in body for said in (b"neither a GGUF file", b"holds no model file")) else b""
 
 
 def test_every_way_to_bytes_is_here() -> None:

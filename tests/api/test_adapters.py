@@ -166,6 +166,17 @@ def test_an_adapter_for_another_base_is_refused(house: House) -> None:
     assert [a["name"] for a in find(house, "tiny")["adapters"] if a["state"] == "failed"] == []
 
 
+def test_serving_an_adapter_serves_its_base(models: Path, tmp_path: Path) -> None:
+    with running_house(tmp_path / "home", models, "serve.threads=1") as house:
+        for _ in range(2):  # the base is not there, then it is
+            served = house.json("POST", "/fust/v1/deployments", {"repo_id": "acme/three", "alias": "voice"})
+            assert served["repo_id"] == "acme/base" and [a["name"] for a in served["adapters"]] == ["voice"]
+        assert ask(house, "acme/base:voice")["choices"] and len(house.engine_pids()) == 1
+        for repo_id, code in (("acme/two", "no_base"), ("acme/unlike", "other_base")):
+            answer = house.request("POST", "/fust/v1/deployments", {"repo_id": repo_id})[2]
+            assert json.loads(answer)["code"] == code, answer
+
+
 def test_who_may_not_read_both_hears_nothing(house: House) -> None:
     add(house, "tiny", "private/secret")
     add(house, "tiny", "acme/one")

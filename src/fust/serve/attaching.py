@@ -127,12 +127,18 @@ class Attaching:
             tree = self._files.list_files(repo_id, commit)
             if not is_adapter(tree):
                 return None
-            named = {name.lower() for name in bases_named(self._files, repo_id, commit, tree)}
+            named = bases_named(self._files, repo_id, commit, tree)
         except (NotFound, InvalidInput):
             return None
-        fits = (h for h in self._all_hosted() if h.kind.takes_adapters and named & self._names_of(h))
-        hosted = next(fits, None)
+        hosted = next(self.deployments_of(named), None)
         return Found(hosted, None, repo_id) if hosted is not None else None
+
+    def deployments_of(self, named: Iterable[str]) -> Iterator[Hosted]:
+        """Yields the deployments that take adapters and are, or were made of, one of these repos."""
+        wanted = {name.lower() for name in named}
+        for hosted in tuple(self._all_hosted()):
+            if hosted.kind.takes_adapters and wanted & self._names_of(hosted):
+                yield hosted
 
     def _names_of(self, hosted: Hosted) -> set[str]:
         try:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -23,7 +24,7 @@ from fust.core.clock import utc_naive
 from fust.core.errors import Conflict, FustError, InvalidInput, NotFound, NotOffered, Unsupported
 from fust.core.ids import new_id, split_repo_id
 from fust.core.settings import Settings
-from fust.serve.adapters import Attached
+from fust.serve.adapters import Attached, bases_named, is_adapter
 from fust.serve.attaching import AdapterView, Attaching, Found, without_doubles
 from fust.serve.engines.base import MODES, Mode
 from fust.serve.engines.child import end_orphans, log_name, read_tail
@@ -179,6 +180,8 @@ class Serve:
     ) -> Deployment:
         """Serves a model from now on and begins to load it; the same name again brings it up to date.
 
+        An adapter's repo is put beside its base, which is served when it is not; its alias is its name there.
+
         Raises:
             Unauthenticated, Denied: the key may not write.
             NotFound: no such repo, revision or file, or the caller may not read it.
@@ -196,6 +199,10 @@ class Serve:
         commit = self._files.resolve_revision(repo_id, revision or "main")
         tree = self._files.list_files(repo_id, commit)
         kind, models = choose_kind(tree, engine)
+        if not models and is_adapter(tree):
+            named = bases_named(self._files, repo_id, commit, tree)
+            base = self._base_for(identity, repo_id, named, engine=engine, pin=pin)
+            return self.add_adapter(identity, base, repo_id, file=file, revision=commit, name=alias)
         if not models:
             raise nothing_to_serve(repo_id, tree)
         kind.check()
@@ -223,6 +230,30 @@ class Serve:
         self._refresh_visibility(hosted)
         self._keeper.load_soon(hosted)
         return self._view(identity, hosted)
+
+    def _base_for(
+        self, identity: Identity, adapter: str, named: Sequence[str], *, engine: str | None, pin: bool
+    ) -> str:
+        """Returns the deployment (id) of what an adapter calls its base; serves it when it is not served.
+
+        Raises:
+            InvalidInput: it names none, or none that is here.
+            NotOffered: the base cannot be served.
+        """
+        served = (h for h in self._attaching.deployments_of(named) if self._may_read(identity, h))
+        hosted = next(served, None)
+        if hosted is not None:
+            return hosted.id
+        for repo_id in named:
+            with contextlib.suppress(NotFound):
+                return self.deploy(identity, repo_id, engine=engine, pin=pin).id
+        raise InvalidInput(
+            "{repo_id} is an adapter, and its base is not here: {base}.",
+            hint="Pull the base, or name the one that is here: `fust serve BASE --adapter {repo_id}`.",
+            repo_id=adapter,
+            base=", ".join(named)[:200] or "?",
+            code="no_base",
+        )
 
     def deploy_bare(
         self,

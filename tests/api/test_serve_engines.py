@@ -229,3 +229,23 @@ def test_a_deployment_of_a_repo_that_is_gone_is_not_shown(models: Path, tmp_path
         time.sleep(1.1)
         assert house.json("GET", "/v1/models")["data"] == []
         assert house.request("POST", "/v1/completions", {"model": "acme/gone", "prompt": "a"})[0] == 404
+
+
+def test_of_several_quantisations_the_best_that_fits_is_served_and_the_rest_named(
+    models: Path, tmp_path: Path
+) -> None:
+    large, small = (models / f"acme/several/m-{name}.gguf" for name in ("large", "small"))
+    need = [
+        read_facts(path, path.stat().st_size).memory_bytes("generate", 2048, 4) for path in (large, small)
+    ]
+    room = f"serve.memory_bytes={sum(need) // 2}"
+    with running_house(tmp_path / "home", models, "serve.threads=1", room) as house:
+        served = house.serve("acme/several")
+        assert (served["file"], served["slots"], served["context"]) == ("m-small.gguf", 4, 2048)
+        assert "m-large.gguf would need about" in served["why"][0]
+    least = read_facts(large, large.stat().st_size).memory_bytes("generate", 1024, 1)
+    with running_house(
+        tmp_path / "other", models, "serve.threads=1", f"serve.memory_bytes={least - 100_000}"
+    ) as house:
+        refused = house.serve("acme/several", file="m-large.gguf")
+        assert refused["state"] == "failed" and "fust serve acme/several:m-small.gguf" in refused["error"]

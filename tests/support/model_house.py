@@ -65,6 +65,9 @@ class FolderFiles:
     def find_new_name(self, repo_id: str) -> str | None:
         return None
 
+    def head(self, repo_id: str, revision: str, path: str) -> contextlib.AbstractContextManager[Path]:
+        return contextlib.nullcontext(self._repo(repo_id) / path)
+
     def named_bases(self, repo_id: str, revision: str) -> Sequence[str]:
         card = self._repo(repo_id) / "BASE"
         return card.read_text().split() if card.is_file() else ()

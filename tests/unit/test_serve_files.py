@@ -11,7 +11,7 @@ from fust.core.settings import ServeSettings
 from fust.serve.engines.kinds import choose_kind
 from fust.serve.engines.llamacpp import load_failure
 from fust.serve.facts import read_facts
-from fust.serve.files import TreeFile, choose_file, list_models, nothing_to_serve
+from fust.serve.files import ModelFile, Need, TreeFile, choose_file, list_models, nothing_to_serve
 from fust.serve.plan import plan_engine
 from tests.support.small_models import write_llama
 
@@ -31,7 +31,9 @@ MANY = files(
 def test_the_largest_that_fits_is_taken_and_named() -> None:
     model, reason = choose_file("a/b", list_models(MANY), None, 12 * GB)
     assert model.path == "m-Q8_0.gguf"
-    assert reason.draw() == "m-Q8_0.gguf (8 GB) is the largest of 3 that fits into 12 GB."
+    assert reason.draw() == (
+        "m-Q8_0.gguf (8 GB) is the largest of 3 that fits into 12 GB; m-F16.gguf would need about 19.3 GB."
+    )
     assert "m-Q8_0.gguf" in reason.draw("zh")
 
 
@@ -48,6 +50,19 @@ def test_a_file_that_is_not_there_lists_those_that_are() -> None:
     with pytest.raises(NotFound, match="Q5") as caught:
         choose_file("a/b", list_models(MANY), "Q5", GB)
     assert "m-F16.gguf" in caught.value.hint()
+
+
+def test_the_estimate_decides_where_there_is_one() -> None:
+    def need(model: ModelFile) -> Need:
+        return Need(model.size_bytes + 6 * GB, model.size_bytes + GB)
+
+    model, reason = choose_file("a/b", list_models(MANY), None, 12 * GB, need)
+    assert model.path == "m-Q4_K_M.gguf"
+    assert reason.draw().endswith("that fits into 12 GB; m-Q8_0.gguf would need about 14 GB.")
+    # None fits with all slots and the whole context: the largest that fits with less.
+    assert choose_file("a/b", list_models(MANY), None, int(9.5 * GB), need)[0].path == "m-Q8_0.gguf"
+    with pytest.raises(InvalidInput, match="needs about 5 GB"):
+        choose_file("a/b", list_models(MANY), None, GB, need)
 
 
 def test_nothing_fits() -> None:

@@ -43,6 +43,7 @@ _FUSED_MODULES = {
 }
 _MODULES: Mapping[str, Mapping[str, str]] = {
     **dict.fromkeys(("llama", "granite", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo2"), _LLAMA_MODULES),
+    "qwen3moe": {module: name for module, name in _LLAMA_MODULES.items() if module.startswith("self_attn.")},
     "phi3": _FUSED_MODULES,
 }  # fmt: skip
 """By llama.cpp's architecture: what it calls the modules of transformers."""
@@ -325,7 +326,7 @@ def _check_pair(name: str, a: tuple[int, int], b: tuple[int, int], adapter: str,
             base,
             f"{name} goes from {a[0]} to {b[1]} numbers, in the model from {large[0]} to {large[1]}",
         )
-    if a[1] != b[0] or not a[1]:
+    if a[1] != b[0] or not 0 < a[1] <= max(large):
         raise _refused(adapter, f"the rank {a[1]} of {name}")
 
 

@@ -55,12 +55,12 @@ class Formats:
         key = entry.sha256 or entry.oid
         if key not in self._safetensors:
             counts: Counter[str] = Counter()
-            with _head(self._hub, info, oid, entry) as path:
+            with open_head(self._hub, info, oid, entry.path) as path:
                 try:
                     for tensor in read_safetensors(path).tensors:
                         counts[tensor.dtype] += tensor.elements
                 except (FustError, OSError) as error:
-                    _unreadable(info, entry, error)
+                    _unreadable(info, entry.path, error)
             if len(self._safetensors) > 5000:
                 self._safetensors.clear()
             self._safetensors[key] = dict(counts)
@@ -70,7 +70,7 @@ class Formats:
         key = entry.sha256 or entry.oid
         if key not in self._ggufs:
             drawn: Json = {}
-            with _head(self._hub, info, oid, entry) as path:
+            with open_head(self._hub, info, oid, entry.path) as path:
                 try:
                     header = read_gguf(path)
                     drawn = {
@@ -81,32 +81,32 @@ class Formats:
                     if header.chat_template:
                         drawn["chat_template"] = header.chat_template[:50_000]
                 except (FustError, OSError) as error:
-                    _unreadable(info, entry, error)
+                    _unreadable(info, entry.path, error)
             if len(self._ggufs) > 1000:
                 self._ggufs.clear()
             self._ggufs[key] = drawn
         return self._ggufs[key]
 
 
-def _unreadable(info: RepoInfo, entry: Entry, error: Exception) -> None:
-    log.info("unreadable header", extra={"repo": info.repo_id, "file": entry.path, "why": str(error)})
+def _unreadable(info: RepoInfo, path: str, error: Exception) -> None:
+    log.info("unreadable header", extra={"repo": info.repo_id, "file": path, "why": str(error)})
 
 
 @contextmanager
-def _head(hub: Hub, info: RepoInfo, oid: str, entry: Entry) -> Generator[Path]:
-    """Yields a file with the first bytes of another and its size; the rest is a hole."""
-    file = hub.content.find_file(info, oid, entry.path, oid)
+def open_head(hub: Hub, info: RepoInfo, oid: str, name: str) -> Generator[Path]:
+    """Yields a file with the first bytes of another, under its name, and its size; the rest is a hole."""
+    file = hub.content.find_file(info, oid, name, oid)
     local = hub.content.local_path(file)
     if local:
         yield local
         return
     with tempfile.TemporaryDirectory(dir=hub.cache.root, prefix=".head-", suffix=".tmp") as folder:
-        path = Path(folder) / entry.path.rsplit("/", 1)[-1]
+        path = Path(folder) / name.rsplit("/", 1)[-1]
         with open(path, "wb") as sparse:
             try:
-                for piece in hub.content.iter_bytes(info, file, 0, min(entry.size, HEAD_BYTES)):
+                for piece in hub.content.iter_bytes(info, file, 0, min(file.size, HEAD_BYTES)):
                     sparse.write(piece)
             except FustError as error:
-                _unreadable(info, entry, error)
-            sparse.truncate(entry.size)
+                _unreadable(info, name, error)
+            sparse.truncate(file.size)
         yield path

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fust.core.errors import InvalidInput
-from fust.formats.gguf import LongList, read_gguf
+from fust.formats.gguf import GGUFHeader, LongList, read_gguf
 from fust.serve.engines.base import SCORE_LOGITS, Mode
 from fust.serve.template_check import check_template
 
 _ENCODERS = frozenset({"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert", "gemma-embedding", "t5encoder", "eurobert"})  # fmt: skip
+_REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
+"""Types whose matrices llama.cpp lays out anew for AVX2: in memory a second time, beside the mapped file."""
 _KV_BYTES = {"generate": 2, "embed": 2, "score": 4}  # of one key or value
+_WINDOWED = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4}
+"""Architectures whose layers look back through a window, but every so manieth."""
 _PROCESS_BYTES = 45_000_000  # interpreter and library, measured
 _UBATCH = 512
 
@@ -32,6 +36,12 @@ class ModelFacts:
     pooling: str
     """As the file says; empty when it does not."""
     weights_bytes: int
+    repacked: float = field(default=0.0, kw_only=True)
+    """Share of the weights that is in memory twice."""
+    window: int = field(default=0, kw_only=True)
+    """Tokens that layers with a sliding window look back; 0 when there are none."""
+    window_width: int = field(default=0, kw_only=True)
+    """Part of `kv_width` that belongs to those layers."""
 
     @property
     def is_encoder(self) -> bool:
@@ -44,13 +54,17 @@ class ModelFacts:
 
     def memory_bytes(self, mode: Mode, context: int, slots: int) -> int:
         """Returns an estimate of what an engine will take: weights, KV cache, work space, the process itself."""
-        cache = 0 if self.is_encoder else self.kv_width * _KV_BYTES[mode] * context * slots
         batch = context if mode == "embed" else _UBATCH
-        # Of a prompt only the last token's logits are kept; scoring keeps a batch's, and works on two copies.
-        scored = 3 * min(SCORE_LOGITS, _UBATCH * self.vocabulary)
+        kept = context + (_UBATCH if mode == "score" else 0)  # room for the ends of several rows
+        looked_at = min(kept, self.window + batch) if self.window else kept
+        numbers = (self.kv_width - self.window_width) * kept + self.window_width * looked_at
+        cache = 0 if self.is_encoder else numbers * _KV_BYTES[mode] * slots
+        # Of a prompt only the last token's logits are kept; scoring keeps a batch's, in the engine and in the graph.
+        scored = 2 * min(SCORE_LOGITS, _UBATCH * self.vocabulary)
         outputs = {"embed": 0, "generate": self.vocabulary * slots, "score": scored}[mode]
         work = (batch * (6 * self.embedding + 3 * self.feed_forward) + outputs) * 4
-        return self.weights_bytes + cache + work + _PROCESS_BYTES
+        mask = batch * kept * 6  # who looks at whom, in 32 bits and again in 16
+        return int(self.weights_bytes * (1 + self.repacked)) + cache + work + mask + _PROCESS_BYTES
 
 
 def read_facts(path: Path, weights_bytes: int) -> ModelFacts:
@@ -82,6 +96,7 @@ def read_facts(path: Path, weights_bytes: int) -> ModelFacts:
         kv_heads = sum(item for item in per_layer if isinstance(item, int))
     else:
         kv_heads = number("attention.head_count_kv", heads) * layers
+    window, windowed = _window(header, layers)
     tokens = header.values.get("tokenizer.ggml.tokens")
     listed = (
         tokens.length if isinstance(tokens, LongList) else len(tokens) if isinstance(tokens, tuple) else 0
@@ -97,4 +112,25 @@ def read_facts(path: Path, weights_bytes: int) -> ModelFacts:
         has_chat_template=header.chat_template is not None,
         pooling=header.pooling or "",
         weights_bytes=weights_bytes,
+        repacked=_repacked(header),
+        window=window,
+        window_width=kv_heads * (key_length + value_length) * windowed // max(layers, 1),
     )
+
+
+def _repacked(header: GGUFHeader) -> float:
+    """Returns the share of a file's tensors that is laid out anew: of a split model's first part, for all."""
+    sizes = [(tensor, tensor.size_bytes or 0) for tensor in header.tensors]
+    again = (
+        size
+        for tensor, size in sizes
+        if tensor.type_name in _REPACKED and tensor.name.startswith("blk.") and len(tensor.shape) == 2
+    )
+    return sum(again) / max(1, sum(size for _, size in sizes))
+
+
+def _window(header: GGUFHeader, layers: int) -> tuple[int, int]:
+    """Returns (tokens, number of layers) of the sliding window; what llama.cpp does not keep short counts as none."""
+    window = header.of_architecture("attention.sliding_window") or 0
+    every = _WINDOWED.get(header.architecture or "", 0)
+    return (window, layers - layers // every) if window and every else (0, 0)

@@ -6,7 +6,8 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -40,6 +41,10 @@ class ModelFiles(Protocol):
 
     def materialise(self, repo_id: str, revision: str, path: str) -> Path:
         """Returns a real local path that holds the file's bytes."""
+        ...
+
+    def head(self, repo_id: str, revision: str, path: str) -> AbstractContextManager[Path]:
+        """Gives a path whose file begins as a repo's and is as long, for whoever reads its header only."""
         ...
 
     def is_private(self, repo_id: str) -> bool:
@@ -105,16 +110,31 @@ def list_models(files: Sequence[TreeFile]) -> list[ModelFile]:
     return sorted(single, key=lambda model: (-model.size_bytes, model.path))
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a model takes: with the context and slots of the settings, and with the least of both."""
+
+    whole_bytes: int
+    least_bytes: int
+
+
 def choose_file(
-    repo_id: str, models: list[ModelFile], wanted: str | None, room_bytes: int
+    repo_id: str,
+    models: list[ModelFile],
+    wanted: str | None,
+    room_bytes: int,
+    need_of: Callable[[ModelFile], Need] | None = None,
 ) -> tuple[ModelFile, Note]:
     """Returns the model to serve and why: the wanted one, else the largest that fits into `room_bytes`.
+
+    One that fits only with a shorter context or fewer slots is taken when none fits with those of the settings.
 
     Args:
         repo_id: whose models they are.
         models: at least one, largest first.
         wanted: a file's path, or the end of its name.
         room_bytes: what a model may take.
+        need_of: estimates a model's memory; without it the size of the file decides.
 
     Raises:
         NotFound: no file of the wanted name.
@@ -134,22 +154,39 @@ def choose_file(
         return found, note("{file} was asked for.", file=found.label)
     if len(models) == 1:
         return models[0], note("{file} is the only model file.", file=models[0].label)
-    for model in models:
-        if needed_bytes(model.size_bytes) <= room_bytes:
-            return model, note(
+    needs: list[Need] = []
+    at = -1
+    while at < 0 and len(needs) < len(models):  # the header of one that is smaller than need be is not read
+        needs.append((need_of or guess_need)(models[len(needs)]))
+        if needs[-1].whole_bytes <= room_bytes:
+            at = len(needs) - 1
+    if at < 0:
+        at = next((i for i, need in enumerate(needs) if need.least_bytes <= room_bytes), -1)
+    if at >= 0:
+        if at == 0:
+            return models[at], note(
                 "{file} ({size}) is the largest of {count} that fits into {room}.",
-                file=model.label,
-                size=show_size(model.size_bytes),
+                file=models[at].label,
+                size=show_size(models[at].size_bytes),
                 count=len(models),
                 room=show_size(room_bytes),
             )
+        return models[at], note(
+            "{file} ({size}) is the largest of {count} that fits into {room}; {larger} would need about {need}.",
+            file=models[at].label,
+            size=show_size(models[at].size_bytes),
+            count=len(models),
+            room=show_size(room_bytes),
+            larger=models[at - 1].label,
+            need=show_size(needs[at - 1].whole_bytes),
+        )
     raise InvalidInput(
         "None of the {count} model files of {repo_id} fits: the smallest, {file}, needs about {need}, and {room} can be used.",
         hint="Push a smaller quantisation, or raise the setting serve.memory_bytes.",
         count=len(models),
         repo_id=repo_id,
         file=models[-1].label,
-        need=show_size(needed_bytes(models[-1].size_bytes)),
+        need=show_size(needs[-1].least_bytes),
         room=show_size(room_bytes),
         code="does_not_fit",
     )
@@ -158,6 +195,11 @@ def choose_file(
 def needed_bytes(size_bytes: int) -> int:
     """Returns a first guess of the memory for a file whose header was not read: a fifth more, and a base."""
     return size_bytes + size_bytes // 5 + 60_000_000
+
+
+def guess_need(model: ModelFile) -> Need:
+    """Returns a first guess for a model whose header was not read."""
+    return Need(needed_bytes(model.size_bytes), needed_bytes(model.size_bytes))
 
 
 def _named(models: list[ModelFile], wanted: str) -> ModelFile | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
 from fust.accounts.rights import SYSTEM, Identity
 from fust.hub.cards import parse_card
+from fust.hub.formats import open_head
 from fust.hub.service import Hub
 from fust.serve.files import TreeFile
 
@@ -31,6 +33,10 @@ class HubFiles:
     def materialise(self, repo_id: str, revision: str, path: str) -> Path:
         """See `ModelFiles.materialise`."""
         return self._hub.materialise(repo_id, "model", revision, path)
+
+    def head(self, repo_id: str, revision: str, path: str) -> AbstractContextManager[Path]:
+        """See `ModelFiles.head`."""
+        return open_head(self._hub, self._hub.get_repo(SYSTEM, repo_id, "model"), revision, path)
 
     def find_new_name(self, repo_id: str) -> str | None:
         """See `ModelFiles.find_new_name`."""

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from fust.core.clock import utc_naive
@@ -25,7 +26,7 @@ from fust.serve.facts import ModelFacts
 from fust.serve.files import ModelFile, ModelFiles, bring
 from fust.serve.hosted import Hosted, Running
 from fust.serve.notes import note
-from fust.serve.plan import Plan, plan_engine
+from fust.serve.plan import Plan, need_of, plan_engine
 from fust.serve.scoring import find_scorer
 from fust.serve.swap import Swaps, failure_of_adapter
 
@@ -343,14 +344,7 @@ class Keeper:
                 else plan_engine(facts, mode, self._settings.serve, room, adapters_bytes)
             )
             if plan.memory_bytes > room:
-                raise InvalidInput(
-                    "{model} needs about {need}, and {room} can be used for it.",
-                    hint="Serve a smaller quantisation, unpin another model, or raise the setting serve.memory_bytes.",
-                    model=hosted.name,
-                    need=show_size(plan.memory_bytes),
-                    room=show_size(room),
-                    code="does_not_fit",
-                )
+                raise self._does_not_fit(hosted, facts, plan, room)
             while (free := self._free_bytes(machine_memory(), running)) < plan.memory_bytes:
                 if not self._make_room(hosted, plan.memory_bytes):
                     raise Unavailable(
@@ -365,6 +359,32 @@ class Keeper:
             with self.lock:
                 running.estimate_bytes = plan.memory_bytes
             return plan
+
+    def _does_not_fit(self, hosted: Hosted, facts: ModelFacts, plan: Plan, room_bytes: int) -> FustError:
+        """Returns the error for what does not fit even in its smallest form; names a file of the repo that would."""
+        tree = () if hosted.kind.bare else self._files.list_files(hosted.repo_id, hosted.revision)
+        needs = {
+            other.label: need_of(
+                replace(facts, weights_bytes=other.size_bytes), self._settings.serve
+            ).least_bytes
+            for other in hosted.kind.list_models(tree)
+            if other.size_bytes < facts.weights_bytes
+        }
+        file = next((label for label, least in needs.items() if least <= room_bytes), None)
+        return InvalidInput(
+            "{model} needs about {need} even for one request of {context} tokens, and {room} can be used for it.",
+            hint="{file} of the same repo needs {less}: `fust serve {repo_id}:{file}`."
+            if file
+            else "Serve a smaller quantisation, unpin another model, or raise the setting serve.memory_bytes.",
+            model=hosted.name,
+            need=show_size(plan.memory_bytes),
+            context=plan.context,
+            room=show_size(room_bytes),
+            file=file,
+            less=show_size(needs[file]) if file else "",
+            repo_id=hosted.repo_id,
+            code="does_not_fit",
+        )
 
     def _make_room(self, wanting: Hosted, need_bytes: int) -> bool:
         with self.lock:

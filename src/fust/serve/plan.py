@@ -9,6 +9,7 @@ from fust.core.settings import ServeSettings
 from fust.core.units import show_size
 from fust.serve.engines.base import Mode
 from fust.serve.facts import ModelFacts
+from fust.serve.files import Need
 from fust.serve.notes import Note, note
 
 _EMBED_CONTEXT = 2048
@@ -85,3 +86,12 @@ def plan_engine(
         why.append(note("{slots} requests at a time.", slots=slots))
     memory = facts.memory_bytes(mode, context, slots) + adapters_bytes
     return Plan(mode, context, slots, threads, pooling, memory, tuple(why))
+
+
+def need_of(facts: ModelFacts, settings: ServeSettings) -> Need:
+    """Returns what a model takes with the context and slots of the settings, and with the least of both."""
+    mode: Mode = "embed" if facts.is_encoder else "generate"
+    limit = facts.context_train or settings.context
+    context = min(settings.context, limit, _EMBED_CONTEXT if mode == "embed" else limit)
+    whole = facts.memory_bytes(mode, context, 1 if mode == "embed" else settings.slots)
+    return Need(whole, facts.memory_bytes(mode, min(context, _LEAST_CONTEXT), 1))

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,13 +28,22 @@ from fust.serve.adapters import Attached, bases_named, is_adapter
 from fust.serve.attaching import AdapterView, Attaching, Found, without_doubles
 from fust.serve.engines.base import MODES, Mode
 from fust.serve.engines.child import end_orphans, log_name, read_tail
-from fust.serve.engines.kinds import choose_kind, get_kind
+from fust.serve.engines.kinds import Kind, choose_kind, get_kind
 from fust.serve.facts import ModelFacts
-from fust.serve.files import ModelFiles, choose_file, discard, nothing_to_serve
+from fust.serve.files import (
+    ModelFile,
+    ModelFiles,
+    Need,
+    choose_file,
+    discard,
+    guess_need,
+    nothing_to_serve,
+)
 from fust.serve.hosted import Hosted, Running, State
 from fust.serve.keeper import Keeper, failure_of
 from fust.serve.models import DeploymentRow
 from fust.serve.notes import Note, note
+from fust.serve.plan import need_of
 from fust.serve.unfiled import ALIAS, Unfiled
 from fust.store.database import Database
 from fust.wire.targets import ModelEntry, Target
@@ -206,7 +215,8 @@ class Serve:
         if not models:
             raise nothing_to_serve(repo_id, tree)
         kind.check()
-        model, reason = choose_file(repo_id, models, file, self._keeper.room_bytes())
+        need = self._need_of(kind, repo_id, commit, models)
+        model, reason = choose_file(repo_id, models, file, self._keeper.room_bytes(), need)
         name = f"{repo_id}:{model.label}" if file else repo_id
         with self._database.write() as session:
             row = session.scalars(select(DeploymentRow).where(DeploymentRow.name == name)).first()
@@ -230,6 +240,23 @@ class Serve:
         self._refresh_visibility(hosted)
         self._keeper.load_soon(hosted)
         return self._view(identity, hosted)
+
+    def _need_of(
+        self, kind: Kind, repo_id: str, revision: str, models: Sequence[ModelFile]
+    ) -> Callable[[ModelFile], Need] | None:
+        """Returns what estimates each of several quantisations by its header; None when there is no choice."""
+        if len(models) < 2:
+            return None
+
+        def need(model: ModelFile) -> Need:
+            try:
+                with self._files.head(repo_id, revision, model.path) as path:
+                    return need_of(kind.read_facts(path, model.size_bytes), self.settings.serve)
+            except (FustError, OSError) as error:
+                log.info("unreadable header", extra={"repo": repo_id, "reason": str(error)})
+                return guess_need(model)
+
+        return need
 
     def _base_for(
         self, identity: Identity, adapter: str, named: Sequence[str], *, engine: str | None, pin: bool

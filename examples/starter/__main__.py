@@ -3,7 +3,7 @@
     python -m examples.starter --corpus DIR --out DIR
 
 DIR holds the folders that ``sources`` names. Killed and started again, it goes on from its newest checkpoint.
-Needs `pip install 'fust[tune,test]'`; two CPU cores and about 75 minutes.
+Needs `pip install 'fust[tune,test]'`; two CPU cores and about 45 minutes.
 """
 
 from __future__ import annotations

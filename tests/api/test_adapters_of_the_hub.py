@@ -90,7 +90,7 @@ api.update_repo_settings("admin/lora", gated="manual")
     body = {"name": "renamed", "organization": "admin", "type": "model"}
     status, _, answer = server.request("DELETE", "/api/repos/delete", body)
     assert status == 200, answer
-    until(lambda: adapters() == [])
+    until(lambda: adapters() == [] and ask("helper:lora")[0] == 404)  # the news takes a moment
     for name in ("helper:lora", "helper:admin/renamed", "admin/lora"):
         assert ask(name) == (404, "model_not_found"), name
     assert ask("helper")[0] == 200

@@ -97,7 +97,7 @@ def _passes(shelf: Shelf, call: Call, entry: ModelEntry) -> bool:
     try:
         for repo_id in gated_repos(entry):
             shelf.check_gate(call.identity, repo_id)
-    except Gated:
+    except (Gated, NotFound):  # not let in; or its repo has gone or moved within the last second
         return False
     return True
 

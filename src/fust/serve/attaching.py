@@ -200,7 +200,7 @@ class Attaching:
         try:
             if adapter.gated:
                 self._files.check_open(identity, adapter.repo_id)
-        except Gated:
+        except (Gated, NotFound):  # not let in; or its repo has gone or moved within the last second
             return False
         return True
 

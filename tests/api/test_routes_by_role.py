@@ -657,9 +657,9 @@ FUST: list[Row] = [
         Row(
             "GET",
             f"/fust/v1/tune/runs/{{run_id:str}}{what}",
-            "a key",
-            f"/fust/v1/tune/runs/none{what}",
-            ok=(404,),
+            "ada",
+            f"/fust/v1/tune/runs/{{run}}{what}",
+            ok=(404,),  # it tunes nothing
         )
         for what in ("", "/points", "/points.csv")
     ),

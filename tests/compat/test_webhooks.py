@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from huggingface_hub import WebhookPayload
 
-from fust.hub.hooks.send import Internal, post
+from fust.core.settings import WebhooksSettings
+from fust.hub.hooks.delivery import Deliverer
+from fust.hub.hooks.send import Internal, Outcome, post
 from tests.compat.test_hub_clients import run_client
 from tests.compat.test_hub_contract import START
 from tests.conftest import RunningFust, start_fust
@@ -281,6 +284,14 @@ def test_before_a_gate_its_discussions_are_not_told(server: RunningFust) -> None
         for_admin.close()
 
 
+def test_waits_double_and_a_receiver_may_ask_for_more() -> None:
+    deliverer = Deliverer(SimpleNamespace(), WebhooksSettings(retry_s=1))  # type: ignore[arg-type]
+    failed = Outcome("status")
+    for attempts, least, most in ((1, 0.75, 1.25), (2, 1.5, 2.5), (3, 3, 5), (40, 2700, 4500)):
+        assert all(least <= deliverer.wait_after(attempts, failed) <= most for _ in range(50))
+    assert deliverer.wait_after(1, Outcome("status", 429, retry_after_s=60)) == 60
+
+
 def test_a_failing_receiver_is_tried_again_and_a_dead_letter_sent_by_hand(server: RunningFust) -> None:
     receiver = Receiver(in_turn(say(500), say(503), say(200)))
     try:
@@ -290,7 +301,7 @@ def test_a_failing_receiver_is_tried_again_and_a_dead_letter_sent_by_hand(server
         first, second, third = receiver.wait(3)
         assert wait_for(server, hook, "delivered")["attempts"] == 3
         assert first.headers["webhook-id"] == third.headers["webhook-id"] and first.body == third.body
-        assert third.at - second.at > second.at - first.at > 0.1, "waits grow"
+        assert second.at - first.at > 0.1 and third.at - second.at > 0.1
         receiver.answer = say(500)
         commit(server, "admin/again", "b.txt")
         dead = wait_for(server, hook, "dead")

@@ -17,6 +17,7 @@ import msgspec
 
 from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
+from fust.core.archives import unpack
 from fust.core.clock import iso, now
 from fust.core.errors import InvalidInput, NotOffered, UpstreamFailed
 from fust.core.machine import physical_cores
@@ -189,7 +190,7 @@ def _unpack(source: Path, work: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with tarfile.open(source) as archive:
-            archive.extractall(folder, filter="data")  # nothing outside of the folder, no devices
+            unpack(archive, folder)
     except (OSError, tarfile.TarError) as error:
         raise InvalidInput("{path} cannot be unpacked: {reason}.", path=source, reason=error) from None
     found = [path.parent.parent.parent for path in folder.glob("**/tools/server/CMakeLists.txt")]

@@ -1,6 +1,7 @@
 import { useState } from "preact/hooks";
 import { call, type Deployment, type Page } from "../api";
 import { Empty, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
+import { ServedLink } from "../parts/served";
 import { Snippet } from "../parts/snippet";
 import { OperateNav } from "../parts/subnav";
 import { decimal } from "../format";
@@ -83,7 +84,7 @@ function Speed({ of }: { of: Deployment }) {
 export function DeploymentPage({ id }: { id: string }) {
   const loaded = useLoad<Deployment>(pathOf(id), 2000);
   const it = loaded.data;
-  const kick = <><Link to="deployments">{t("place.deployments")}</Link> / {it?.repo_id ?? id}</>;
+  const kick = <><Link to="deployments">{t("place.deployments")}</Link> / {it?.repo_id || it?.name || id}</>;
   if (it === undefined) {
     const gone = loaded.problem?.status === 404;
     return (
@@ -167,7 +168,7 @@ function nowFacts(it: Deployment): Rows {
 }
 
 function servedFacts(it: Deployment): Rows {
-  const rows: Rows = [[t("serving.model"), <Link to={`models/${repoPath(it.repo_id)}`}>{it.repo_id}</Link>]];
+  const rows: Rows = it.repo_id ? [[t("serving.model"), <ServedLink of={it} />]] : [];
   if (it.file) rows.push([t("facts.file"), <code>{it.file}</code>]);
   if (it.revision) rows.push([t("facts.revision"), <code>{it.revision.slice(0, 8)}</code>]);
   rows.push([t("facts.engine"), it.engine]);

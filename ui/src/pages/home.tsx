@@ -4,7 +4,8 @@ import { Bar, Empty, Head, Section, Size, State, Time, Trouble, Waiting } from "
 import { bytes, decimal, integer, sentence, span, todayLong, words } from "../format";
 import { t } from "../i18n";
 import { useLoad, type Loaded } from "../load";
-import { Link, repoPath } from "../router";
+import { ServedLink } from "../parts/served";
+import { Link } from "../router";
 import { status } from "../session";
 import { useStore } from "../store";
 
@@ -94,7 +95,7 @@ function Running({ deployments, runs, active }: { deployments: Loaded<Page<Deplo
           {shown.map((it) => (
             <tr key={it.id}>
               <th scope="row">
-                <Link to={`models/${repoPath(it.repo_id)}`}>{it.repo_id}</Link>{" "}
+                <ServedLink of={it} />{" "}
                 {it.alias && <span class="quiet">{it.alias}</span>}
                 {(it.error ?? it.note) && <p class="under">{it.error ?? it.note}</p>}
               </th>

@@ -4,10 +4,11 @@ import { adopt, drop, HERE, history, remove, setSettings } from "../../chats/sto
 import { shownPath } from "../../chats/tree";
 import type { Conversation, Settings } from "../../chats/types";
 import { Facts, Section, Sure, Trouble } from "../../parts";
+import { ServedLink } from "../../parts/served";
 import { integer } from "../../format";
 import { t } from "../../i18n";
 import { useAct } from "../../load";
-import { go, Link, repoPath, url } from "../../router";
+import { go, url } from "../../router";
 import { useStore } from "../../store";
 
 const called = (it: Deployment): string => it.alias ?? it.name;
@@ -28,7 +29,7 @@ export function About({ conversation, model, draft, onDraft, code, onCode }: Pro
   const used = stats ? (stats.prompt_tokens ?? 0) + stats.tokens : null;
   const kept = conversation?.kept ?? keep !== false;
   const rows: [string, preact.ComponentChildren][] = [];
-  if (model) rows.push([t("chat.model"), <Link to={`models/${repoPath(model.repo_id)}`}>{called(model)}</Link>]);
+  if (model) rows.push([t("chat.model"), <ServedLink of={model} text={called(model)} />]);
   if (used !== null) rows.push([t("facts.context"), model?.context ? <>{integer(used)} <span class="unit">{t("chat.of", { n: integer(model.context) })}</span></> : integer(used)]);
   const before = conversation !== undefined && !conversation.id.startsWith(HERE);
   rows.push([t("chat.kept"), kept ? t("chat.kept.server") : before ? t("chat.kept.partly") : t("chat.kept.window")]);

@@ -114,7 +114,9 @@ async def serve_house(home: Path, models: Path, flags: dict[str, object]) -> Non
     serve.start()
     usage.start()
     pool = ThreadPoolExecutor(16)
-    gateway = gateway_app(serve, accounts, settings, pool, lambda identity, repo_id: None, usage, database)
+    gateway = gateway_app(
+        serve.targets, accounts, settings, pool, lambda identity, repo_id: None, usage, database
+    )
 
     def identity(request):  # type: ignore[no-untyped-def]
         return accounts.identify({k.lower(): v for k, v in request.headers.items()}, method=request.method)

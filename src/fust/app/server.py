@@ -196,7 +196,7 @@ def compose(services: Services) -> Dispatcher:
     return Dispatcher(
         fust=fust_app(services),
         model=gateway_app(
-            services.serve,
+            services.serve.targets,
             services.accounts,
             settings,
             pool,

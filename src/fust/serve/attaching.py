@@ -89,10 +89,11 @@ class Attaching:
         self._lock = keeper.lock
         self._all_hosted = all_hosted
 
-    def load(self, hosted: dict[str, Hosted]) -> None:
+    def load(self) -> None:
         """Brings the adapters of all deployments back from the database."""
         with self._database.read() as session:
             rows = list(session.scalars(select(AdapterRow)))
+        hosted = {found.id: found for found in self._all_hosted()}
         for row in rows:
             if row.deployment_id in hosted:
                 hosted[row.deployment_id].adapters[row.name] = Attached.of(row)

@@ -1,4 +1,4 @@
-"""One deployment at run time: its engines, who uses them, what went wrong. Guarded by the lock of `Serve`."""
+"""One deployment at run time: its engines, who uses them, what went wrong. Guarded by the lock of `Register`."""
 
 from __future__ import annotations
 

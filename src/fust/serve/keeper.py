@@ -1,6 +1,6 @@
 """Keeps engines: starts them when they are wanted and fit, ends them when idle or in the way, mends them when they die.
 
-All state of `Hosted` changes under `Keeper.lock`; whatever takes long (loading, killing, reading files) happens outside
+All state of `Hosted` changes under `Register.lock`; whatever takes long (loading, killing, reading files) happens outside
 of it. One load at a time passes through admission, so that two models cannot both take the last free memory.
 """
 
@@ -27,6 +27,7 @@ from fust.serve.files import ModelFile, ModelFiles, bring
 from fust.serve.hosted import Hosted, Running
 from fust.serve.notes import note
 from fust.serve.plan import Plan, need_of, plan_engine
+from fust.serve.register import Register
 from fust.serve.scoring import find_scorer
 from fust.serve.swap import Swaps, failure_of_adapter
 
@@ -44,14 +45,14 @@ class Keeper:
         self,
         settings: Settings,
         files: ModelFiles,
-        hosted: Callable[[], Iterable[Hosted]],
+        register: Register,
         unseal: Callable[[Hosted], str],
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock = register.lock
         self.changed = threading.Condition(self.lock)
         self._settings = settings
         self._files = files
-        self._hosted = hosted
+        self._hosted = register.all
         self._unseal = unseal
         self._admission = threading.Lock()
         self._stopping = False

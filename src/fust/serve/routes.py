@@ -14,8 +14,8 @@ from fust.accounts.service import Accounts
 from fust.core.clock import iso
 from fust.core.errors import InvalidInput
 from fust.core.i18n import Language, accepted_language
+from fust.serve.deployment import Deployment as Served
 from fust.serve.engine_routes import handlers as engine_handlers
-from fust.serve.service import Deployment as Served
 from fust.serve.service import Serve
 
 AnyRequest = Request[object, object, State]

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
+import msgspec
+
+from fust.core.errors import InvalidInput
 from fust.core.settings import ServeSettings
 from fust.serve.facts import ModelFacts
 from fust.serve.plan import Plan
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +38,33 @@ class Bare:
     """Returns what stands for the shape of its model, from the options."""
     plan_of: Callable[[bytes, ServeSettings], Plan]
     """Returns how it is started, from the options."""
+
+
+def read_options(engine: str, given: object, form: type[Options]) -> Options:
+    """Returns what a new deployment was told, in its form.
+
+    Raises:
+        InvalidInput: it is not of that form.
+    """
+    try:
+        return msgspec.convert(given, form)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(
+            "The options of {engine} are wrong: {reason}.", engine=engine, reason=error, param="options"
+        ) from None
+
+
+def no_shape(engine: str, *, context: int = 0, embedding: int = 0) -> ModelFacts:
+    """Returns what stands for the shape of a model that nobody sees."""
+    return ModelFacts(
+        architecture=engine,
+        context_train=context,
+        layers=0,
+        kv_width=0,
+        embedding=embedding,
+        feed_forward=0,
+        vocabulary=0,
+        has_chat_template=True,
+        pooling="",
+        weights_bytes=0,
+    )

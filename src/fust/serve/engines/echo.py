@@ -9,7 +9,7 @@ import msgspec
 
 from fust.core.errors import InvalidInput
 from fust.core.settings import ServeSettings
-from fust.serve.engines.bare import Wish
+from fust.serve.engines.bare import Wish, no_shape, read_options
 from fust.serve.engines.base import Engine, EngineSpec, Mode
 from fust.serve.engines.child_engine import ChildEngine
 from fust.serve.engines.echo_words import EMBEDDING
@@ -85,30 +85,14 @@ def read_turns(words: list[str]) -> list[Turn]:
 
 def read_wish(given: object) -> Wish:
     """Returns the options of a new deployment, checked."""
-    try:
-        options = msgspec.convert(given, EchoOptions)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(
-            "The options of {engine} are wrong: {reason}.", engine="echo", reason=error, param="options"
-        ) from None
+    options = read_options("echo", given, EchoOptions)
     read_turns(options.misbehave)
     return Wish(msgspec.json.encode(options))
 
 
 def facts_of(options: bytes) -> ModelFacts:
     """Returns the shape of a model that is none."""
-    return ModelFacts(
-        architecture="echo",
-        context_train=0,
-        layers=0,
-        kv_width=0,
-        embedding=EMBEDDING,
-        feed_forward=0,
-        vocabulary=0,
-        has_chat_template=True,
-        pooling="",
-        weights_bytes=0,
-    )
+    return no_shape("echo", embedding=EMBEDDING)
 
 
 def plan_of(options: bytes, settings: ServeSettings) -> Plan:

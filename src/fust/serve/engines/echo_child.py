@@ -18,6 +18,7 @@ from aiohttp import web
 
 from fust.core.ids import new_id
 from fust.serve.engines.child_http import (
+    END,
     Handler,
     Refused,
     answer,
@@ -181,7 +182,9 @@ class Echo:
         elif turn.name == "500":
             raise Refused(500, "server_error", "the echo engine was told to fail")
         elif turn.name == "429":
-            raise Refused(429, "rate_limit_error", "the echo engine was told to be busy", turn.seconds)
+            raise Refused(
+                429, "rate_limit_error", "the echo engine was told to be busy", retry_after_s=turn.seconds
+            )
         elif turn.name == "type":
             return web.Response(text="<!doctype html><title>Sign in</title>", content_type="text/html")
         elif turn.name == "hang":
@@ -362,7 +365,7 @@ class Reply:
         end: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
         chunks.append(self._frame(".chunk", [{"index": 0, "finish_reason": self._finish, **end}]))
         chunks.append({**self._frame(".chunk", []), "usage": self._usage()})
-        return [*(event(chunk) for chunk in chunks), b"data: [DONE]\n\n"]
+        return [*(event(chunk) for chunk in chunks), END]
 
 
 def _message_of(body: dict[str, Any]) -> dict[str, Any]:

@@ -9,14 +9,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fust.serve.engines.child_http import Refused
 from fust.wire.scoring import MOST_ROWS, MOST_TOP, Likely, ScoredRow, ScoreRequest
 
 BRANCHES = 8
 """Ends of one beginning that go into one batch."""
 
 
-class BadRow(Exception):
+class BadRow(Refused):
     """A row cannot be scored: empty, a token that the model does not have, or longer than the context."""
+
+    def __init__(self, message: str, kind: str = "invalid_request_error", **more: int) -> None:
+        super().__init__(400, kind, message, **more)
 
 
 class TooLong(BadRow):
@@ -24,7 +28,8 @@ class TooLong(BadRow):
 
     def __init__(self, tokens: int, context: int) -> None:
         self.tokens, self.context = tokens, context
-        super().__init__(f"the request has {tokens} tokens, and the context size is {context}")
+        message = f"the request has {tokens} tokens, and the context size is {context}"
+        super().__init__(message, "exceed_context_size_error", n_prompt_tokens=tokens, n_ctx=context)
 
 
 @dataclass(frozen=True, slots=True)

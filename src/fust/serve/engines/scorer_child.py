@@ -6,31 +6,20 @@ import sys
 import threading
 from pathlib import Path
 
-import msgspec
-
+from fust.serve.engines.child_http import Call, on_thread, serve_routes
 from fust.serve.engines.child_main import ChildConfig, run_child
-from fust.serve.engines.loopback import LoopbackHandler, LoopbackServer, Refused
 from fust.serve.engines.scored import Wanted, named_tokens, read_score_request
 from fust.serve.engines.scorer import Scorer
 from fust.wire.scoring import ScoreAnswer
 
 
-class _Server(LoopbackServer):
-    def __init__(self, scorer: Scorer, api_key: str) -> None:
-        super().__init__(_Handler, api_key)
-        self.scorer = scorer
-        self.turn = threading.Lock()  # the model serves one request at a time
+def _start(config: ChildConfig) -> int:
+    scorer = Scorer(Path(config.path), config.context, config.threads)
+    turn = threading.Lock()  # the model serves one request at a time
 
-
-class _Handler(LoopbackHandler):
-    def post(self, path: str, body: bytes) -> None:
-        """Scores what is asked for."""
-        assert isinstance(self.server, _Server)
-        if path != "/score":
-            raise Refused(404, "not_found_error", "POST /score is all there is")
-        request = read_score_request(body)
-        scorer = self.server.scorer
-        with self.server.turn:
+    def score(call: Call) -> ScoreAnswer:
+        request = read_score_request(call.body)
+        with turn:
             rows = [
                 Wanted(
                     row.tokens if row.tokens is not None else scorer.tokenize(row.text or ""),
@@ -39,17 +28,11 @@ class _Handler(LoopbackHandler):
                 for row in request.rows
             ]
             scorer.use(request.adapter)
-            scored = scorer.score(rows, request.top, self.is_there)
+            scored = scorer.score(rows, request.top, call.is_there)
             named = named_tokens(scored) if request.pieces else ()
-            answer = ScoreAnswer(scored, {token: scorer.piece(token) for token in named})
-        self.answer(200, msgspec.json.encode(answer))
+            return ScoreAnswer(scored, {token: scorer.piece(token) for token in named})
 
-
-def _start(config: ChildConfig) -> int:
-    scorer = Scorer(Path(config.path), config.context, config.threads)
-    server = _Server(scorer, config.api_key)
-    threading.Thread(target=server.serve_forever, name="fust-score", daemon=True).start()
-    return int(server.server_address[1])
+    return serve_routes(config, {"/score": on_thread(score)})
 
 
 if __name__ == "__main__":

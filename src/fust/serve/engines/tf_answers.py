@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fust.core.ids import new_id
-from fust.serve.engines.loopback import Refused
+from fust.serve.engines.child_http import Refused
 from fust.serve.engines.tf_batch import Sequence, Written
 from fust.serve.engines.tf_text import Decoder, Parts, Stops, Thoughts
 

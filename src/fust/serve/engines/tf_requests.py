@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fust.serve.engines.loopback import Refused
+from fust.serve.engines.child_http import Refused
 from fust.serve.engines.scored import BadRow, TooLong
 from fust.serve.engines.tf_batch import Sequence
 from fust.serve.engines.tf_model import Loaded
@@ -122,7 +122,9 @@ def decode(body: bytes, kind: type[Kind]) -> Kind:
         if unknown is None:
             raise
         name = unknown[1]
-        raise Refused(400, "unsupported_parameter", f"{name} is not offered by this engine", name) from None
+        raise Refused(
+            400, "unsupported_parameter", f"{name} is not offered by this engine", param=name
+        ) from None
 
 
 class Words:

@@ -9,15 +9,12 @@ from __future__ import annotations
 import base64
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from fust.serve.engines.child_http import END, Call, Handler, Refused, event, on_thread, serve_routes
 from fust.serve.engines.child_main import ChildConfig, ChildReady, run_child
-from fust.serve.engines.loopback import LoopbackHandler, LoopbackServer, Refused
 from fust.serve.engines.scored import TooLong, Wanted, named_tokens, read_score_request
 from fust.wire.scoring import ScoreAnswer
 
@@ -36,15 +33,6 @@ _EMBED_TOKENS = 4096
 """Places of one batch, the filled up ones included."""
 
 
-class _Server(LoopbackServer):
-    def __init__(self, loaded: tf_model.Loaded, config: ChildConfig) -> None:
-        super().__init__(_Handler, config.api_key)
-        self.loaded, self.alias = loaded, config.alias
-        self.batcher = Batcher(loaded, config.slots)
-        self.words = asked.Words(loaded)
-        self.offers = _offers(loaded)
-
-
 def _offers(loaded: tf_model.Loaded) -> frozenset[str]:
     """Returns what a model can."""
     if loaded.task == "embed":
@@ -55,85 +43,85 @@ def _offers(loaded: tf_model.Loaded) -> frozenset[str]:
     return frozenset({"completions", "logprobs", "json_schema", "embeddings", "scoring", *chat})
 
 
-class _Handler(LoopbackHandler):
-    @property
-    def _of(self) -> _Server:
-        assert isinstance(self.server, _Server)
-        return self.server
+class Answers:
+    """Answers every route of an engine; each request on a thread of its own."""
 
-    def find(self, path: str) -> bytes | None:
-        """See `LoopbackHandler.find`."""
-        if path == "/props":
-            return msgspec.json.encode({"capabilities": sorted(self._of.offers)})
-        if path == "/slots":
-            batcher = self._of.batcher
-            return msgspec.json.encode(
-                [{"id": i, "is_processing": i < batcher.busy} for i in range(batcher.slots)]
-            )
-        return super().find(path)
+    def __init__(self, loaded: tf_model.Loaded, config: ChildConfig) -> None:
+        self.offers = _offers(loaded)
+        self._loaded, self._alias = loaded, config.alias
+        self._batcher = Batcher(loaded, config.slots)
+        self._words = asked.Words(loaded)
 
-    def post(self, path: str, body: bytes) -> None:
-        """See `LoopbackHandler.post`."""
-        route, needs = _ROUTES.get(path, (None, ""))
-        if route is None:
-            raise Refused(404, "not_found_error", f"there is no route {path[:100]}")
-        if needs and needs not in self._of.offers:
-            raise Refused(501, "not_supported_error", f"this model has no {needs}")
-        made = route(self, body)
-        if made is not None:
-            self.answer(200, msgspec.json.encode(made))
+    def routes(self) -> dict[str, Handler]:
+        """Returns path -> handler."""
+        return {path: self._route(work, needs) for path, (work, needs) in _ROUTES.items()}
+
+    def _route(self, work: Callable[[Answers, Call], object], needs: str) -> Handler:
+        def respond(call: Call) -> object:
+            if needs and needs not in self.offers:
+                raise Refused(501, "not_supported_error", f"this model has no {needs}")
+            return work(self, call)
+
+        return on_thread(respond)
+
+    # What it is
+
+    def props(self) -> dict[str, Any]:
+        """`GET /props`."""
+        return {"capabilities": sorted(self.offers)}
+
+    def slots(self) -> list[dict[str, Any]]:
+        """`GET /slots`."""
+        busy = self._batcher.busy
+        return [{"id": i, "is_processing": i < busy} for i in range(self._batcher.slots)]
 
     # Writing
 
-    def chat(self, raw: bytes) -> None:
+    def chat(self, call: Call) -> dict[str, Any] | None:
         """`POST /v1/chat/completions`."""
-        body = asked.decode(raw, asked.ChatBody)
-        text = self._of.words.render(body)
-        prompt = self._of.loaded.tokenize(text, special=False)
-        sequence = self._of.words.sequence(body, prompt, body.top_logprobs if body.logprobs else -1)
+        body = asked.decode(call.body, asked.ChatBody)
+        text = self._words.render(body)
+        prompt = self._loaded.tokenize(text, special=False)
+        sequence = self._words.sequence(body, prompt, body.top_logprobs if body.logprobs else -1)
         is_plain = body.reasoning_format == "none" or body.grammar or body.response_format or body.json_schema
         thoughts = None if is_plain else Thoughts(inside=text.rstrip().endswith("<think>"))
-        self._write(sequence, body, thoughts, Form("chat", self._of.alias, self._of.words.piece))
+        return self._write(call, sequence, body, thoughts, Form("chat", self._alias, self._words.piece))
 
-    def complete(self, raw: bytes) -> None:
+    def complete(self, call: Call) -> dict[str, Any] | None:
         """`POST /v1/completions`."""
-        body = asked.decode(raw, asked.CompletionBody)
-        prompt = body.prompt if isinstance(body.prompt, list) else self._of.loaded.tokenize(body.prompt)
-        sequence = self._of.words.sequence(body, prompt, -1 if body.logprobs is None else body.logprobs)
-        self._write(sequence, body, None, Form("text", self._of.alias, self._of.words.piece))
+        body = asked.decode(call.body, asked.CompletionBody)
+        prompt = body.prompt if isinstance(body.prompt, list) else self._loaded.tokenize(body.prompt)
+        sequence = self._words.sequence(body, prompt, -1 if body.logprobs is None else body.logprobs)
+        return self._write(call, sequence, body, None, Form("text", self._alias, self._words.piece))
 
-    def _write(self, sequence: Sequence, body: asked.Writing, thoughts: Thoughts | None, form: Form) -> None:
-        decoder = Decoder(self._of.loaded.tokenizer, sequence.prompt)
-        reading = Reading(sequence, decoder, Stops(body.stops), thoughts, self.is_there)
+    def _write(
+        self, call: Call, sequence: Sequence, body: asked.Writing, thoughts: Thoughts | None, form: Form
+    ) -> dict[str, Any] | None:
+        decoder = Decoder(self._loaded.tokenizer, sequence.prompt)
+        reading = Reading(sequence, decoder, Stops(body.stops), thoughts, call.is_there)
         told = sequence.top >= 0
         try:
-            self._of.batcher.write(sequence)
+            self._batcher.write(sequence)
             if body.stream:
-                self._stream(reading, form, told=told)
-            else:
-                whole = form.whole(list(reading.pieces()), reading.usage, told=told)
-                self.answer(200, msgspec.json.encode(whole))
+                return self._stream(call, reading, form, told=told)
+            return form.whole(list(reading.pieces()), reading.usage, told=told)
         finally:
             sequence.left = True  # its slot is free before the next step
 
-    def _stream(self, reading: Reading, form: Form, *, told: bool) -> None:
-        for piece in reading.pieces():
-            if not self.streaming:  # what is wrong before the first text is an answer of its own
-                self.begin_stream()
-                first = form.first()
-                if first is not None:
-                    self.send_event(first)
-            self.send_event(form.chunk(piece, told=told))
-        self.send_event(form.last(reading.usage))
-        self.send_event(b"[DONE]")
-        self.end_stream()
+    def _stream(self, call: Call, reading: Reading, form: Form, *, told: bool) -> None:
+        first = form.first()
+        for piece in reading.pieces():  # what is wrong before the first text is an answer of its own
+            head = event(first) if first is not None else b""
+            call.send(head + event(form.chunk(piece, told=told)))
+            first = None
+        call.send(event(form.last(reading.usage)) + END)
 
     # Other work
 
-    def embed(self, raw: bytes) -> dict[str, Any]:
+    def embed(self, call: Call) -> dict[str, Any]:
         """`POST /v1/embeddings`."""
-        body = asked.decode(raw, asked.EmbeddingBody)
-        loaded = self._of.loaded
+        body = asked.decode(call.body, asked.EmbeddingBody)
+        loaded = self._loaded
         given = body.input
         inputs: list[Any] = (
             [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
@@ -157,7 +145,7 @@ class _Handler(LoopbackHandler):
                 at = end
                 yield vectors
 
-        found = self._of.batcher.run(work, self.is_there)
+        found = self._batcher.run(work, call.is_there)
         as_text = body.encoding_format == "base64"
         data = [
             {
@@ -167,21 +155,21 @@ class _Handler(LoopbackHandler):
             }
             for i in range(len(rows))
         ]  # fmt: skip
-        return {"object": "list", "model": self._of.alias, "data": data, "usage": _usage(rows)}
+        return {"object": "list", "model": self._alias, "data": data, "usage": _usage(rows)}
 
-    def rerank(self, raw: bytes) -> dict[str, Any]:
+    def rerank(self, call: Call) -> dict[str, Any]:
         """`POST /v1/rerank`: how well each document answers the query, between 0 and 1."""
-        body = asked.decode(raw, asked.RerankBody)
+        body = asked.decode(call.body, asked.RerankBody)
         rows = [self._pair(body.query, document) for document in body.documents]
-        scores = self._classified(rows)
+        scores = self._classified(call, rows)
         results = [{"index": i, "relevance_score": float(line[0])} for i, line in enumerate(scores)]
         return {"results": results, "usage": _usage([row["input_ids"] for row in rows])}
 
-    def classify(self, raw: bytes) -> dict[str, Any]:
+    def classify(self, call: Call) -> dict[str, Any]:
         """`POST /v1/classify`: the probability of each class (docs.vllm.ai, Classification API)."""
-        body = asked.decode(raw, asked.ClassifyBody)
+        body = asked.decode(call.body, asked.ClassifyBody)
         rows = [self._pair(text) for text in body.input]
-        names = tf_model.labels(self._of.loaded)
+        names = tf_model.labels(self._loaded)
         data = [
             {
                 "index": i,
@@ -189,67 +177,67 @@ class _Handler(LoopbackHandler):
                 "probs": line.tolist(),
                 "num_classes": len(names),
             }
-            for i, line in enumerate(self._classified(rows))
+            for i, line in enumerate(self._classified(call, rows))
         ]
-        return {"object": "list", "model": self._of.alias, "data": data, "usage": _usage([row["input_ids"] for row in rows])}  # fmt: skip
+        return {"object": "list", "model": self._alias, "data": data, "usage": _usage([row["input_ids"] for row in rows])}  # fmt: skip
 
     def _pair(self, *texts: str) -> dict[str, list[int]]:
-        loaded = self._of.loaded
+        loaded = self._loaded
         row = {name: list(values) for name, values in loaded.tokenizer(*texts).items()}
         if len(row["input_ids"]) > loaded.context:
             raise TooLong(len(row["input_ids"]), loaded.context)
         return row
 
-    def _classified(self, rows: list[dict[str, list[int]]]) -> list[Any]:
+    def _classified(self, call: Call, rows: list[dict[str, list[int]]]) -> list[Any]:
         lines: list[Any] = []
 
         def work() -> Iterator[list[Any]]:
             for row in rows:
-                lines.append(tf_model.classify(self._of.loaded, row))
+                lines.append(tf_model.classify(self._loaded, row))
                 yield lines
 
-        return self._of.batcher.run(work, self.is_there)
+        return self._batcher.run(work, call.is_there)
 
-    def score(self, raw: bytes) -> ScoreAnswer:
+    def score(self, call: Call) -> ScoreAnswer:
         """`POST /score` (`fust.wire.scoring`)."""
-        request = read_score_request(raw)
+        request = read_score_request(call.body)
         if request.adapter:
             raise Refused(501, "not_supported_error", "adapters go with GGUF files")
-        loaded, batcher = self._of.loaded, self._of.batcher
+        loaded, batcher = self._loaded, self._batcher
         rows = [
             Wanted(
                 row.tokens if row.tokens is not None else loaded.tokenize(row.text or ""), max(1, row.start)
             )
             for row in request.rows
         ]
-        scored = batcher.run(lambda: score(loaded, rows, request.top, shares=batcher.shares), self.is_there)
+        scored = batcher.run(lambda: score(loaded, rows, request.top, shares=batcher.shares), call.is_there)
         named = named_tokens(scored) if request.pieces else ()
-        return ScoreAnswer(scored, {token: self._of.words.piece(token) for token in named})
+        return ScoreAnswer(scored, {token: self._words.piece(token) for token in named})
 
     # Words
 
-    def tokenize(self, raw: bytes) -> dict[str, Any]:
+    def tokenize(self, call: Call) -> dict[str, Any]:
         """`POST /tokenize`."""
-        body = asked.decode(raw, asked.TokenizeBody)
-        ids = self._of.loaded.tokenize(body.content, special=body.add_special)
+        body = asked.decode(call.body, asked.TokenizeBody)
+        ids = self._loaded.tokenize(body.content, special=body.add_special)
         if not body.with_pieces:
             return {"tokens": ids}
-        return {"tokens": [{"id": token, "piece": _shown(self._of.words.piece(token))} for token in ids]}
+        return {"tokens": [{"id": token, "piece": _shown(self._words.piece(token))} for token in ids]}
 
-    def detokenize(self, raw: bytes) -> dict[str, Any]:
+    def detokenize(self, call: Call) -> dict[str, Any]:
         """`POST /detokenize`."""
-        body = asked.decode(raw, asked.DetokenizeBody)
-        asked.check_prompt(body.tokens, self._of.loaded)
-        return {"content": self._of.loaded.tokenizer.decode(body.tokens, clean_up_tokenization_spaces=False)}
+        body = asked.decode(call.body, asked.DetokenizeBody)
+        asked.check_prompt(body.tokens, self._loaded)
+        return {"content": self._loaded.tokenizer.decode(body.tokens, clean_up_tokenization_spaces=False)}
 
-    def render(self, raw: bytes) -> dict[str, Any]:
+    def render(self, call: Call) -> dict[str, Any]:
         """`POST /apply-template`."""
-        return {"prompt": self._of.words.render(asked.decode(raw, asked.ChatBody))}
+        return {"prompt": self._words.render(asked.decode(call.body, asked.ChatBody))}
 
-    def count(self, raw: bytes) -> dict[str, Any]:
+    def count(self, call: Call) -> dict[str, Any]:
         """`POST /v1/chat/completions/input_tokens`."""
-        text = self._of.words.render(asked.decode(raw, asked.ChatBody))
-        return {"input_tokens": len(self._of.loaded.tokenize(text, special=False))}
+        text = self._words.render(asked.decode(call.body, asked.ChatBody))
+        return {"input_tokens": len(self._loaded.tokenize(text, special=False))}
 
 
 def _shown(piece: bytes) -> str | list[int]:
@@ -264,17 +252,17 @@ def _usage(rows: list[list[int]]) -> dict[str, int]:
     return {"prompt_tokens": count, "total_tokens": count}
 
 
-_ROUTES: dict[str, tuple[Callable[[_Handler, bytes], object], str]] = {
-    "/v1/chat/completions": (_Handler.chat, "chat"),
-    "/v1/chat/completions/input_tokens": (_Handler.count, "chat"),
-    "/apply-template": (_Handler.render, "chat"),
-    "/v1/completions": (_Handler.complete, "completions"),
-    "/v1/embeddings": (_Handler.embed, "embeddings"),
-    "/v1/rerank": (_Handler.rerank, "rerank"),
-    "/v1/classify": (_Handler.classify, "classify"),
-    "/score": (_Handler.score, "scoring"),
-    "/tokenize": (_Handler.tokenize, ""),
-    "/detokenize": (_Handler.detokenize, ""),
+_ROUTES: dict[str, tuple[Callable[[Answers, Call], object], str]] = {
+    "/v1/chat/completions": (Answers.chat, "chat"),
+    "/v1/chat/completions/input_tokens": (Answers.count, "chat"),
+    "/apply-template": (Answers.render, "chat"),
+    "/v1/completions": (Answers.complete, "completions"),
+    "/v1/embeddings": (Answers.embed, "embeddings"),
+    "/v1/rerank": (Answers.rerank, "rerank"),
+    "/v1/classify": (Answers.classify, "classify"),
+    "/score": (Answers.score, "scoring"),
+    "/tokenize": (Answers.tokenize, ""),
+    "/detokenize": (Answers.detokenize, ""),
 }
 """What answers each route, and the capability that it needs."""
 
@@ -287,9 +275,10 @@ def _start(config: ChildConfig) -> ChildReady:
     except Exception as error:  # transformers writes whole pages; the first line says what it is
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise tf_model.CannotLoad(lines[0][:400].replace(str(folder), "the model")) from error
-    server = _Server(loaded, config)
-    threading.Thread(target=server.serve_forever, name="fust-serve", daemon=True).start()
-    return ChildReady(port=int(server.server_address[1]), capabilities=sorted(server.offers))
+    answers = Answers(loaded, config)
+    tells = {"/props": answers.props, "/slots": answers.slots}
+    port = serve_routes(config, answers.routes(), tells=tells)
+    return ChildReady(port=port, capabilities=sorted(answers.offers))
 
 
 if __name__ == "__main__":

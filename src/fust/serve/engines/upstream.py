@@ -17,7 +17,7 @@ import msgspec
 from fust.core.errors import InvalidInput
 from fust.core.settings import ServeSettings
 from fust.hub.guard import is_private, resolve
-from fust.serve.engines.bare import Wish
+from fust.serve.engines.bare import Wish, no_shape, read_options
 from fust.serve.engines.base import Engine, EngineSpec, Mode
 from fust.serve.engines.child_engine import ChildEngine
 from fust.serve.facts import ModelFacts
@@ -64,12 +64,7 @@ class UpstreamOptions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=
 
 def read_wish(given: object) -> Wish:
     """Returns the options of a new deployment, checked."""
-    try:
-        wish = msgspec.convert(given, UpstreamWish)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(
-            "The options of {engine} are wrong: {reason}.", engine="upstream", reason=error, param="options"
-        ) from None
+    wish = read_options("upstream", given, UpstreamWish)
     for word in wish.can:
         if word not in CLAIMS["generate"]:
             raise InvalidInput(
@@ -128,18 +123,7 @@ def _is_within(host: str) -> bool:
 
 def facts_of(options: bytes) -> ModelFacts:
     """Returns what stands for the shape of a model that nobody sees."""
-    return ModelFacts(
-        architecture="upstream",
-        context_train=msgspec.json.decode(options, type=UpstreamOptions).context,
-        layers=0,
-        kv_width=0,
-        embedding=0,
-        feed_forward=0,
-        vocabulary=0,
-        has_chat_template=True,
-        pooling="",
-        weights_bytes=0,
-    )
+    return no_shape("upstream", context=msgspec.json.decode(options, type=UpstreamOptions).context)
 
 
 def plan_of(options: bytes, settings: ServeSettings) -> Plan:

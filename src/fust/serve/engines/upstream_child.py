@@ -22,6 +22,7 @@ from aiohttp.abc import ResolveResult
 
 from fust.hub.guard import is_private
 from fust.serve.engines.child_http import (
+    END,
     Handler,
     Refused,
     answer,
@@ -37,7 +38,6 @@ from fust.serve.engines.upstream_words import Broken, Estimate, events_of, reque
 _CONNECT_S, _SILENCE_S, _PROBE_S = 10.0, 300.0, 10.0
 _FAULT_BYTES = 64 << 10
 _MOST_ANSWER_BYTES = 64 << 20
-_DONE = b"data: [DONE]\n\n"
 
 
 _PARAMETERS = {
@@ -205,10 +205,7 @@ class Elsewhere:
             if response.content_type != "text/event-stream":
                 raise Refused(502, "upstream_nonsense", "it sent something that is no stream of events")
             out = await begin_stream(request)
-            try:
-                await self._relay(response, out, estimate)
-            except Refused as error:
-                await out.write(event({"error": error.body}))
+            await self._relay(response, out, estimate)
         return out
 
     async def _relay(
@@ -244,7 +241,7 @@ class Elsewhere:
             raise Refused(502, "upstream_cut", "it ended before its answer did")
         if not usage:
             await out.write(event({**last, "choices": [], "usage": estimate.usage()}))
-        await out.write(_DONE)
+        await out.write(END)
 
     # Requests to the upstream
 
@@ -351,7 +348,7 @@ def _fault(raw: bytes, status: int, retry_after: str | None, key: str) -> Refuse
             wait_s = min(max(0.0, float(retry_after or "")), 86_400.0)
         except ValueError:
             wait_s = None
-        return Refused(429, "rate_limit_error", message, wait_s)
+        return Refused(429, "rate_limit_error", message, retry_after_s=wait_s)
     if code == "context_length_exceeded":
         return Refused(400, "exceed_context_size_error", message)
     if status in (400, 413, 422):

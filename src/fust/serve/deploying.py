@@ -1,0 +1,253 @@
+"""Makes deployments and brings them up to date: of a model of the hub, or of an engine that needs no file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+
+from fust.accounts.audit import note_action
+from fust.accounts.rights import Identity, may
+from fust.accounts.service import Accounts
+from fust.core.clock import utc_naive
+from fust.core.errors import Conflict, FustError, InvalidInput, NotFound
+from fust.core.ids import new_id, split_repo_id
+from fust.core.settings import Settings
+from fust.serve.adapters import bases_named, is_adapter
+from fust.serve.attaching import Attaching
+from fust.serve.engines.kinds import Kind, choose_kind, get_kind
+from fust.serve.files import ModelFile, ModelFiles, Need, choose_file, guess_need, nothing_to_serve
+from fust.serve.hosted import Hosted
+from fust.serve.keeper import Keeper
+from fust.serve.models import DeploymentRow
+from fust.serve.plan import need_of
+from fust.serve.register import Register
+from fust.serve.unfiled import Unfiled
+from fust.store.database import Database
+
+log = logging.getLogger(__name__)
+
+
+class Deploying:
+    """Writes the rows of deployments and puts what runs in step with them."""
+
+    def __init__(
+        self,
+        database: Database,
+        files: ModelFiles,
+        settings: Settings,
+        accounts: Accounts,
+        register: Register,
+        keeper: Keeper,
+        attaching: Attaching,
+        unfiled: Unfiled,
+    ) -> None:
+        self._database = database
+        self._files = files
+        self._settings = settings
+        self._accounts = accounts
+        self._register = register
+        self._keeper = keeper
+        self._attaching = attaching
+        self._unfiled = unfiled
+
+    def deploy(
+        self,
+        identity: Identity,
+        repo_id: str,
+        *,
+        file: str | None,
+        revision: str | None,
+        alias: str | None,
+        engine: str | None,
+        pin: bool,
+    ) -> Hosted:
+        """See `Serve.deploy`."""
+        self._accounts.require(identity, "write")
+        split_repo_id(repo_id)
+        private = self._files.is_private(repo_id)
+        if not may(identity, "repo.read", repo_id, private=private):
+            raise no_repo(repo_id)
+        self._accounts.check_made_for(identity, repo_id)
+        self._files.check_open(identity, repo_id)
+        commit = self._files.resolve_revision(repo_id, revision or "main")
+        tree = self._files.list_files(repo_id, commit)
+        kind, models = choose_kind(tree, engine)
+        if not models and is_adapter(tree):
+            named = bases_named(self._files, repo_id, commit, tree)
+            base = self._base_for(identity, repo_id, named, engine=engine, pin=pin)
+            self._attaching.add(identity, base, repo_id, file=file, revision=commit, name=alias)
+            return base
+        if not models:
+            raise nothing_to_serve(repo_id, tree)
+        kind.check()
+        need = self._need_of(kind, repo_id, commit, models)
+        model, reason = choose_file(repo_id, models, file, self._keeper.room_bytes(), need)
+
+        def fill(row: DeploymentRow) -> dict[str, str]:
+            row.file, row.revision, row.size_bytes = model.path, commit, model.size_bytes
+            row.reason = msgspec.json.encode(reason).decode()
+            return {"revision": commit, "file": model.path}
+
+        name = f"{repo_id}:{model.label}" if file else repo_id
+        return self._keep(identity, name, repo_id, kind, fill, alias=alias, pin=pin)
+
+    def deploy_bare(
+        self,
+        identity: Identity,
+        name: str,
+        engine: str,
+        options: object,
+        *,
+        alias: str | None,
+        pin: bool,
+    ) -> Hosted:
+        """See `Serve.deploy_bare`."""
+        self._accounts.require(identity, "write")
+        repo_id = self._unfiled.check_name(identity, name)
+        wish = self._unfiled.read_wish(identity, engine, options)
+        other = self._register.by_name(name)
+        if other is not None and other.name != name:
+            raise _name_taken(name)
+
+        def fill(row: DeploymentRow) -> dict[str, str]:
+            row.file = row.revision = ""
+            row.options, row.sealed = wish.options.decode(), self._unfiled.seal(wish.secret)
+            return {"engine": engine}
+
+        return self._keep(identity, name, repo_id, get_kind(engine), fill, alias=alias, pin=pin)
+
+    def _keep(
+        self,
+        identity: Identity,
+        name: str,
+        repo_id: str,
+        kind: Kind,
+        fill: Callable[[DeploymentRow], dict[str, str]],
+        *,
+        alias: str | None,
+        pin: bool,
+    ) -> Hosted:
+        """Writes the row of a name and begins to load what it asks for.
+
+        Args:
+            identity: who asks for it.
+            name: of the deployment.
+            repo_id: whose readers may use it; empty for everybody.
+            kind: of its engine.
+            fill: sets what the row is about, and returns what the audit log says of it.
+            alias: another name; None keeps the one that it has.
+            pin: keeps it loaded from now on.
+
+        Raises:
+            InvalidInput, Conflict: the alias cannot be one or is taken, or the name is a deployment's of another kind.
+        """
+        with self._database.write() as session:
+            row = session.scalars(select(DeploymentRow).where(DeploymentRow.name == name)).first()
+            self._register.check_alias(alias, name)
+            before = row and _served(row)
+            if row is None:
+                row = DeploymentRow(
+                    id=new_id("d"), name=name, repo_id=repo_id, created_by=identity.user or ""
+                )
+                row.created_at = utc_naive()
+                session.add(row)
+            elif row.engine != kind.name and (kind.bare or get_kind(row.engine).bare):
+                raise _name_taken(name)
+            row.alias, row.engine = alias or row.alias, kind.name
+            row.pinned = pin or bool(row.pinned)
+            noted: dict[str, Any] = fill(row)
+            note_action(session, identity, "deployment.start", f"deployment:{name}", **noted)
+            session.flush()
+            fresh, changed = Hosted.of(row), kind.bare is not None or before != _served(row)
+        hosted = self._adopt(fresh, changed=changed)
+        self._register.refresh_visibility(hosted)
+        self._keeper.load_soon(hosted)
+        return hosted
+
+    def _adopt(self, fresh: Hosted, *, changed: bool) -> Hosted:
+        """Puts a row's new values in place of what runs under its id, ending engines that hold an older file."""
+        with self._register.lock:
+            known = self._register.by_id(fresh.id)
+            if known is None:
+                self._register.put(fresh)
+                return fresh
+            if not changed:
+                known.forgive()
+                self._register.change(known, fresh.pinned, fresh.alias)
+                return known
+            fresh.adapters = dict(known.adapters)
+            for adapter in fresh.adapters.values():
+                adapter.path = adapter.error = None  # looked at again: it has to fit the new file
+            self._register.replace(known, fresh)
+        self._keeper.unload(known)
+        return fresh
+
+    def _need_of(
+        self, kind: Kind, repo_id: str, revision: str, models: Sequence[ModelFile]
+    ) -> Callable[[ModelFile], Need] | None:
+        """Returns what estimates each of several quantisations by its header; None when there is no choice."""
+        if len(models) < 2:
+            return None
+
+        def need(model: ModelFile) -> Need:
+            try:
+                with self._files.head(repo_id, revision, model.path) as path:
+                    return need_of(kind.read_facts(path, model.size_bytes), self._settings.serve)
+            except (FustError, OSError) as error:
+                log.info("unreadable header", extra={"repo": repo_id, "reason": str(error)})
+                return guess_need(model)
+
+        return need
+
+    def _base_for(
+        self, identity: Identity, adapter: str, named: Sequence[str], *, engine: str | None, pin: bool
+    ) -> Hosted:
+        """Returns the deployment of what an adapter calls its base; serves it when it is not served.
+
+        Raises:
+            InvalidInput: it names none, or none that is here.
+            NotOffered: the base cannot be served.
+        """
+        served = self._attaching.deployments_of(named)
+        hosted = next((found for found in served if self._register.may_read(identity, found)), None)
+        if hosted is not None:
+            return hosted
+        for repo_id in named:
+            with contextlib.suppress(NotFound):
+                return self.deploy(
+                    identity, repo_id, file=None, revision=None, alias=None, engine=engine, pin=pin
+                )
+        raise InvalidInput(
+            "{repo_id} is an adapter, and its base is not here: {base}.",
+            hint="Pull the base, or name the one that is here: `fust serve BASE --adapter {repo_id}`.",
+            repo_id=adapter,
+            base=", ".join(named)[:200] or "?",
+            code="no_base",
+        )
+
+
+def _served(row: DeploymentRow) -> tuple[str, str, str]:
+    return row.revision, row.file, row.engine
+
+
+def _name_taken(name: str) -> Conflict:
+    return Conflict(
+        "The name {name!r} is taken by another deployment.",
+        hint="Choose another, or stop that one first: `fust stop {name}`.",
+        name=name,
+    )
+
+
+def no_repo(repo_id: str) -> NotFound:
+    """Returns the error for a repo that is not there, or that the caller may not know of."""
+    return NotFound(
+        "There is no model {repo_id!r} in the hub.",
+        hint="`fust ls` lists those that are; `fust pull {repo_id}` brings one.",
+        repo_id=repo_id[:200],
+        code="repo_not_found",
+    )

@@ -21,6 +21,8 @@ from examples.starter.export import export_model, shipped_bytes, write_json
 from examples.starter.tokenizer import DOCUMENT, fertility, train_tokenizer
 from tokenizers import Tokenizer
 
+from fust.tune.train import keep_malloc_pages
+
 
 def main() -> None:
     """Runs the recipe from the command line."""
@@ -39,7 +41,7 @@ def run(root: Path, out: Path, recipe: train.Recipe, vocab_size: int = 8192) -> 
     """Does every stage that is not done yet and returns the folder of the finished model."""
     import torch
 
-    train.keep_malloc_pages()
+    keep_malloc_pages()
     torch.set_num_threads(recipe.threads)
     out.mkdir(parents=True, exist_ok=True)
     log = (out / "log.txt").open("a", encoding="utf-8")

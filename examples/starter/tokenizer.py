@@ -1,58 +1,30 @@
-"""Byte-level BPE for four scripts: no word is unknown, and every byte has a token to fall back on."""
+"""The starter's tokenizer: that of the library (``fust.tune.vocabulary``), its merges from a share of each language."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 from examples.starter.corpus import Corpus
 from examples.starter.sources import LANGUAGES
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+
+from fust.tune import vocabulary
+from fust.tune.vocabulary import DOCUMENT, SPECIAL, TURN_END, TURN_START
+
+__all__ = ["DOCUMENT", "SPECIAL", "TURN_END", "TURN_START", "fertility", "save_tokenizer", "train_tokenizer"]
 
 VOCAB_SIZE = 8192
-DOCUMENT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-SPECIAL = (DOCUMENT, TURN_START, TURN_END)
-
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""How text is cut before merging: the rule that llama.cpp calls `qwen35`. It keeps vowel signs (\\p{M}) with their
-letter, which the more common GPT-2 and Llama 3 rules do not: with those, Hindi falls apart at every matra."""
-
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
-)
-
 SHARE_CHARACTERS = {"en": 2_400_000, "ru": 2_000_000, "hi": 900_000, "sw": 900_000}
 """Characters each language contributes to the merges: small languages are repeated up to it, large ones cut."""
 
 
 def train_tokenizer(corpus: Corpus, extra: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
     """Returns a tokenizer trained on a share of each language plus ``extra`` texts (the chat rows)."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     shares = itertools.chain.from_iterable(_share(corpus, language) for language in LANGUAGES)
-    tokenizer.train_from_iterator(itertools.chain(shares, extra), trainer=trainer)
-    return tokenizer
+    return vocabulary.new_tokenizer(itertools.chain(shares, extra), vocab_size)
 
 
 def _share(corpus: Corpus, language: str) -> Iterator[str]:
@@ -67,33 +39,14 @@ def _share(corpus: Corpus, language: str) -> Iterator[str]:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
-    """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja as transformers reads them."""
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=None,
-        eos_token=TURN_END,
-        pad_token=DOCUMENT,
-        additional_special_tokens=[TURN_START],
-        model_max_length=context,
-        clean_up_tokenization_spaces=False,
-    )
-    wrapped.chat_template = CHAT_TEMPLATE
-    wrapped.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text("utf-8"))
-    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 5 writes a name that 4 does not know
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    """Writes the tokenizer as transformers reads it; a turn's end ends an answer."""
+    vocabulary.save_tokenizer(tokenizer, folder, context, end=TURN_END, padding=DOCUMENT)
 
 
 def fertility(tokenizer: Tokenizer, corpus: Corpus) -> dict[str, dict[str, float]]:
     """Returns tokens per word and UTF-8 bytes per token on held-out stories, per language."""
-    figures: dict[str, dict[str, float]] = {}
-    for language in LANGUAGES:
-        texts = [s.text for s in corpus.of(language, "held_out")[:100]]
-        n_tokens = sum(len(e.ids) for e in tokenizer.encode_batch(texts))
-        if n_tokens:
-            figures[language] = {
-                "tokens_per_word": round(n_tokens / sum(len(t.split()) for t in texts), 3),
-                "bytes_per_token": round(sum(len(t.encode()) for t in texts) / n_tokens, 3),
-            }
-    return figures
+    found = {
+        language: vocabulary.fertility(tokenizer, [s.text for s in corpus.of(language, "held_out")[:100]])
+        for language in LANGUAGES
+    }
+    return {language: msgspec.to_builtins(figures) for language, figures in found.items() if figures}

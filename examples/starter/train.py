@@ -11,7 +11,6 @@ resumed run needs no loader state: it goes on at the row where its newest checkp
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import math
 import os
@@ -32,6 +31,8 @@ from examples.starter.tokenizer import DOCUMENT, TURN_END
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from fust.tune.fresh_base import spread_weights
 
 IGNORED = -100
 
@@ -64,14 +65,6 @@ class Recipe:
     seed: int = 1455
 
 
-def keep_malloc_pages() -> None:
-    """Tells glibc not to give large blocks back after each tensor: page faults dominate otherwise. Else a no-op."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
 def build_model(recipe: Recipe, vocab_size: int, tokenizer: Tokenizer) -> LlamaForCausalLM:
     """Returns a Llama of the recipe's size with fresh weights and tied embeddings."""
     torch.manual_seed(recipe.seed)
@@ -91,12 +84,7 @@ def build_model(recipe: Recipe, vocab_size: int, tokenizer: Tokenizer) -> LlamaF
         pad_token_id=tokenizer.token_to_id(DOCUMENT),
     )
     model = LlamaForCausalLM(config)
-    for name, weight in model.named_parameters():
-        if (
-            weight.dim() > 1 and "embed" not in name
-        ):  # 0.02 suits large models; so narrow a one starts too slowly
-            outward = name.endswith(("o_proj.weight", "down_proj.weight"))
-            torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5 * (0.3 if outward else 1.0))
+    spread_weights(model)
     return model
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import start_fust
-from tests.support.tiny_bases import write_base, write_rows
+from tests.support.tiny_bases import write_base, write_documents, write_rows
 
 pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
 pytestmark = pytest.mark.faults
@@ -33,14 +33,14 @@ def wait(server, run_id, check, timeout_s=150.0):
     raise AssertionError(f"waited {timeout_s} s: {run_of(server, run_id)}")
 
 
-def start(server, name):
+def start(server, name, **more):
     params = {
         "base": "admin/base",
         "data": "admin/rows",
         "to": f"admin/{name}",
         "steps": STEPS,
         "precision": "fp32",
-    }
+    } | more
     status, _, body = server.request("POST", "/fust/v1/runs", {"kind": "tune", "params": params})
     assert status == 201, body
     return json.loads(body)["id"]
@@ -54,6 +54,27 @@ def steps_done(run):
 def kill_worker(server, run_id):
     process = json.loads((server.home / "runs" / run_id / "process.json").read_text())
     os.killpg(process["group"], signal.SIGKILL)
+
+
+def test_what_begins_from_nothing_ends_in_the_same_bits_too(tmp_path: Path) -> None:
+    """Killed while the tokenizer and the first weights are made, and again between two steps."""
+    server = start_fust(tmp_path / "home", jobs__cores=1)
+    try:
+        rows = write_documents(tmp_path / "rows.jsonl")
+        server.cli("push", str(rows), "admin/rows", "--type", "dataset")
+        wish = {"method": "pretrain", "base": "", "steps": 60}
+        calm = wait(server, start(server, "calm", **wish), lambda run: run["state"] == "succeeded")
+        rough = start(server, "rough", **wish)
+        work = server.home / "runs" / rough / "work"
+        wait(server, rough, lambda _: (work / "base.tmp").exists() or (work / "base").exists())
+        kill_worker(server, rough)
+        wait(server, rough, lambda run: steps_done(run) > 20)
+        kill_worker(server, rough)
+        ended = wait(server, rough, lambda run: run["state"] == "succeeded")
+        for it in ("weights_sha256", "recipe"):
+            assert ended["result"][it] == calm["result"][it]
+    finally:
+        server.stop()
 
 
 def test_killed_paused_and_left_alone_it_ends_in_the_bits_of_an_undisturbed_run(tmp_path: Path) -> None:

@@ -130,3 +130,23 @@ def write_pairs(path: Path, count: int = 40) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def write_documents(path: Path, count: int = 200) -> Path:
+    """Writes short stories of few words as JSONL rows of `text`, some of which name the model that wrote them."""
+    import random
+
+    order = random.Random(1455)
+    animals, places = ["lion", "hare", "goat", "hen", "лиса", "кошка"], ["river", "hill", "market", "лес"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i in range(count):
+        text = " ".join(
+            f"The {order.choice(animals)} met the {order.choice(animals)} by the {order.choice(places)} {order.randint(2, 99)} times."
+            for _ in range(order.randint(2, 6))
+        )
+        lines.append(
+            json.dumps({"text": text, "model": "google/gemma-3" if i % 3 else None}, ensure_ascii=False)
+        )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -72,7 +72,7 @@ def build_services(settings: Settings, database: Database) -> Services:
     jobs = Jobs(database, settings)
     jobs.register(pull_kind(accounts, settings))
     jobs.register(pull_owner_kind(accounts, settings))
-    jobs.register(tune_kind(hub, accounts))
+    jobs.register(tune_kind(hub, accounts, jobs))
     jobs.register(export_kind(hub, accounts))
     jobs.register(build_kind(accounts))
     serve = Serve(database, HubFiles(hub), settings, accounts)

@@ -28,9 +28,10 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
     epilog=example(
         "fust tune Qwen/Qwen3-0.6B --data rows.jsonl --to me/helper --dry-run",
         "fust tune Qwen/Qwen3-0.6B --data rows.jsonl --to me/helper --budget 30m",
+        "fust tune --method pretrain --data books.jsonl --to me/small --budget 2h",
     ),
 )
-@click.argument("base", metavar="BASE")
+@click.argument("base", metavar="[BASE]", default="")
 @click.option(
     "--data",
     required=True,
@@ -40,10 +41,10 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 @click.option("--to", required=True, metavar="OWNER/NAME", help=t("Repo for the result."))
 @click.option(
     "--method",
-    type=click.Choice(["lora", "full", "dpo", "continue"]),
+    type=click.Choice(["lora", "full", "dpo", "continue", "pretrain"]),
     help=t(
-        "lora (a small adapter), full (all weights), dpo (pairs of a better and a worse answer), or continue "
-        "(documents instead of questions and answers)."
+        "lora (a small adapter), full (all weights), dpo (pairs of a better and a worse answer), continue (documents "
+        "instead of questions and answers), or pretrain (from nothing on documents, without BASE)."
     ),
 )
 @click.option("--budget", metavar="SPAN", help=t("Time to train at most, such as 30m."))
@@ -86,11 +87,12 @@ def tune(
 ) -> None:
     """Queues a tuning and shows it until its end."""
     client = cli.client()
-    params: dict[str, Any] = {**(_read_recipe(recipe) if recipe else {}), **_read_fields(fields)}
+    params = _set_fields(_read_recipe(recipe) if recipe else {}, fields)
     params |= {key: value for key, value in (("method", method), ("budget", budget)) if value}
     params |= {"merge": True} if merge else {}
     params |= {"gguf": list(gguf)} if gguf else {}
-    params |= {"base": base, "to": to, "data": _push_data(cli, client, data, to), "dry_run": dry_run}
+    params |= {"base": base} if base else {}
+    params |= {"to": to, "data": _push_data(cli, client, data, to), "dry_run": dry_run}
     run = client.create_run("tune", params)
     if detach:
         cli.result(run, t("Run {id} is queued. See it with `fust jobs {id} --follow`.", id=run.id))
@@ -122,17 +124,21 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         raise InvalidInput("{path} cannot be read ({reason}).", path=path, reason=str(error)[:200]) from None
 
 
-def _read_fields(fields: tuple[str, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _set_fields(params: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    """Returns params with the fields of --set in them; `model.family=qwen3` decides a field of a table."""
     for field in fields:
         name, equals, value = field.partition("=")
-        if not equals or not name.isidentifier():
+        *tables, last = name.split(".")
+        if not equals or not all(word.isidentifier() for word in (*tables, last)):
             raise click.UsageError(t("--set takes NAME=VALUE, not {value!r}.", value=field[:50]))
+        inside = params
+        for table_name in tables:
+            inside = inside.setdefault(table_name, {})
         try:
-            found |= tomllib.loads(f"{name} = {value}")
+            inside |= tomllib.loads(f"{last} = {value}")
         except tomllib.TOMLDecodeError:
-            found[name] = value
-    return found
+            inside[last] = value
+    return params
 
 
 def _plan(run: Run) -> str:
@@ -151,12 +157,7 @@ def _plan(run: Run) -> str:
             core_hours=f"{forecast['core_hours']:.2f}",
         )
     )
-    lines.append(
-        t(
-            "{share} less work than training such a model from nothing (6 N D with D = 20 N tokens).",
-            share=f"{forecast['saving']:.3%}",
-        )
-    )
+    lines.append(_work(result["recipe"], forecast))
     for view in result["preview"][: 2 if report["pairs"] else 1]:
         said = {
             "": t("The first sample; what is learned is in brackets:"),
@@ -165,6 +166,19 @@ def _plan(run: Run) -> str:
         }
         lines += ["", said[view["side"]], _marked(view)]
     return "\n".join(lines)
+
+
+def _work(recipe: dict[str, Any], forecast: dict[str, Any]) -> str:
+    """Compares the work with that of training such a model as it is usually done, from nothing."""
+    if recipe.get("model"):
+        return t(
+            "{share} of the work at which a model of this size learns best (6 N D with D = 20 N tokens).",
+            share=f"{1 - forecast['saving']:.0%}",
+        )
+    return t(
+        "{share} less work than training such a model from nothing (6 N D with D = 20 N tokens).",
+        share=f"{forecast['saving']:.3%}",
+    )
 
 
 def _rows(report: dict[str, Any]) -> list[str]:

@@ -27,8 +27,14 @@ class Kind:
     """Whether a run that was killed is started again and continues."""
     max_attempts: int = 3
     """Processes that a resumable run gets before it counts as failed."""
+    title_of: Callable[[dict[str, Any]], str] | None = None
+    """Template of the title for given params, where ``title`` does not suit all."""
     memory_of: Callable[[dict[str, Any]], int] | None = None
     """Memory for given params, where runs of the kind differ; else ``memory_bytes`` holds for all."""
+
+    def title_for(self, params: dict[str, Any]) -> str:
+        """Returns the template of the title of a run with these params."""
+        return self.title_of(params) if self.title_of else self.title
 
     def memory_for(self, params: dict[str, Any]) -> int:
         """Returns the memory that a run with these params takes at most."""

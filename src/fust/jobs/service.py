@@ -18,7 +18,7 @@ from fust.core.units import show_size
 from fust.jobs.folder import Event, Fault, RunFolder
 from fust.jobs.kinds import Kind
 from fust.jobs.models import RunRow, get_asked, put_asked, visible_params
-from fust.jobs.supervisor import Supervisor, budget_of
+from fust.jobs.supervisor import Budget, Supervisor, budget_of
 from fust.store.database import Database
 from fust.wire.runs import FINAL_STATES, Progress, Run
 
@@ -44,6 +44,11 @@ class Jobs:
         """Ends watching. The processes of runs go on, and the next ``start`` finds them."""
         self._supervisor.stop()
 
+    @property
+    def budget(self) -> Budget:
+        """Returns what runs may take together."""
+        return budget_of(self._settings)
+
     def create(self, identity: Identity, kind_name: str, params: dict[str, Any]) -> RunRow:
         """Queues a run and returns its row.
 
@@ -63,7 +68,7 @@ class Jobs:
                 kinds=", ".join(sorted(self._kinds)),
             )
         checked = kind.prepare(identity, params)
-        budget = budget_of(self._settings)
+        budget = self.budget
         memory_bytes = kind.memory_for(checked)
         if memory_bytes > budget.memory_bytes:
             raise InvalidInput(
@@ -180,7 +185,7 @@ class Jobs:
         return Run(
             id=row.id,
             kind=row.kind,
-            title=fill(kind.title, row.params, language) if kind else row.kind,
+            title=fill(kind.title_for(row.params), row.params, language) if kind else row.kind,
             owner=row.owner,
             state=row.state,  # type: ignore[arg-type] # rows hold nothing else
             progress=self._progress(row, language),

@@ -17,17 +17,24 @@ from fust.formats.ggml_types import check_file_type
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
 from fust.jobs.kinds import Kind
+from fust.jobs.service import Jobs
+from fust.jobs.supervisor import Budget
 from fust.jobs.worker import JobContext
 from fust.tune.bases import measure_base
 from fust.tune.estimate import memory_needed
 from fust.tune.files import is_data
+from fust.tune.fresh import guess_memory
 from fust.tune.recipe import Wish, longest_sample, parse_span, rank_of
+from fust.tune.shape import ModelWish
 
 if TYPE_CHECKING:
     from fust.tune.run import TuneResult
 
 
-def tune_kind(hub: Hub, accounts: Accounts) -> Kind:
+FRESH_TITLE = "Train {to} from nothing on {data}"
+
+
+def tune_kind(hub: Hub, accounts: Accounts, jobs: Jobs) -> Kind:
     """Returns the kind `tune` for ``Jobs.register``."""
 
     def prepare(identity: Identity, params: dict[str, Any]) -> dict[str, Any]:
@@ -36,24 +43,28 @@ def tune_kind(hub: Hub, accounts: Accounts) -> Kind:
         accounts.require(identity, "write")
         split_repo_id(wish.to)
         accounts.check(identity, "repo.create", wish.to, "model")
-        base = hub.get_repo_to_open(identity, wish.base, "model")
-        data = hub.get_repo_to_open(identity, wish.data, "dataset")
         # Both are taken as they are now: what is pushed to them while the run waits or works changes nothing.
-        base_oid, data_oid = (
-            hub.resolve_revision(base, wish.revision),
-            hub.resolve_revision(data, wish.data_revision),
-        )
-        memory_bytes = _memory(hub, base, base_oid, wish)
-        if not any(is_data(entry.path) for entry in hub.list_tree(data, data_oid, recursive=True)):
+        data = hub.get_repo_to_open(identity, wish.data, "dataset")
+        data_oid = hub.resolve_revision(data, wish.data_revision)
+        files = [entry for entry in hub.list_tree(data, data_oid, recursive=True) if is_data(entry.path)]
+        if not files:
             raise InvalidInput(
                 "{repo_id} holds no file of rows.",
                 hint="Push files that end in .jsonl, .json, .csv, .tsv, .parquet or .txt.",
                 repo_id=wish.data,
             )
-        pinned = msgspec.structs.replace(
-            wish, base=base.repo_id, data=data.repo_id, revision=base_oid, data_revision=data_oid
-        )
+        pinned = msgspec.structs.replace(wish, data=data.repo_id, data_revision=data_oid)
+        if wish.method == "pretrain":
+            memory_bytes = _memory_of_fresh(wish, sum(entry.size or 0 for entry in files), jobs.budget)
+        else:
+            base = hub.get_repo_to_open(identity, wish.base, "model")
+            base_oid = hub.resolve_revision(base, wish.revision)
+            memory_bytes = _memory(hub, base, base_oid, wish)
+            pinned = msgspec.structs.replace(pinned, base=base.repo_id, revision=base_oid)
         return msgspec.to_builtins(pinned) | {"memory_bytes": memory_bytes}
+
+    def title_of(params: dict[str, Any]) -> str:
+        return FRESH_TITLE if params.get("method") == "pretrain" else "Tune {base} on {data}"
 
     return Kind(
         "tune",
@@ -63,6 +74,7 @@ def tune_kind(hub: Hub, accounts: Accounts) -> Kind:
         cores=physical_cores(),
         resumable=True,
         max_attempts=50,
+        title_of=title_of,
         memory_of=lambda params: int(params["memory_bytes"]),
     )
 
@@ -78,6 +90,20 @@ def read_wish(params: dict[str, Any]) -> Wish:
         wish = msgspec.convert({key: value for key, value in params.items() if key != "memory_bytes"}, Wish)
     except msgspec.ValidationError as error:
         raise InvalidInput("The params of the tuning are not valid: {reason}.", reason=error) from None
+    if wish.method == "pretrain" and wish.base:
+        raise InvalidInput(
+            "pretrain begins from nothing and takes no base, and {base} was named.",
+            hint="Leave BASE out; to go on with {base} on documents, use --method continue.",
+            base=wish.base,
+        )
+    if wish.method != "pretrain" and not wish.base:
+        raise InvalidInput(
+            "{method} needs a base model.",
+            hint="Name one: fust tune OWNER/NAME …; without a base only --method pretrain works.",
+            method=wish.method,
+        )
+    if wish.method != "pretrain" and wish.model != ModelWish():
+        raise InvalidInput("The table `model` belongs to pretrain; {base} has its shape.", base=wish.base)
     if wish.budget:
         parse_span(wish.budget)
     if wish.epochs is not None and not 0 < wish.epochs <= 1000:
@@ -106,6 +132,11 @@ def _memory(hub: Hub, base: RepoInfo, revision: str, wish: Wish) -> int:
     config, parameters = measure_base(hub, base, revision)
     longest_sample(config, wish)  # refuses a length that the base cannot take
     return memory_needed(config, parameters, rank_of(wish), checkpointing=wish.checkpointing)
+
+
+def _memory_of_fresh(wish: Wish, size_bytes: int, budget: Budget) -> int:
+    cores = min(physical_cores(), budget.cores)
+    return guess_memory(size_bytes, wish.model, wish.epochs, wish.budget_s, cores, budget.memory_bytes)
 
 
 # At work

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 import numpy as np
@@ -41,6 +43,8 @@ _AT_ONCE = 512
 """Rows that are tokenised together."""
 _SHOWN_SAMPLES = 4
 _SHOWN_TOKENS = 600
+_SHOWN_TEACHERS = 5
+_MODEL_NAME = re.compile(r"[\w.:/@+-]{1,100}")
 _FEW_BYTES = 2_000
 """Of so little data nothing is held out."""
 
@@ -165,8 +169,7 @@ def prepare(
 
     """
     chosen = choose_files(files)
-    if wish.held_out_share and sum(file.path.stat().st_size for file in chosen) < _FEW_BYTES:
-        wish = replace(wish, held_out_share=0.0)
+    wish = _share_of(wish, chosen)
     part = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -180,6 +183,44 @@ def prepare(
     part.rename(folder)
     fsync_folder(folder.parent)
     return Prepared.open(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a row says, all of it, and on which side it is."""
+
+    text: str
+    held_out: bool
+
+
+class _Plain:
+    """Stands for a ``Masker`` where there is no tokenizer yet: every row is one text."""
+
+    has_template = True
+
+    def mark(self, example: Chat | Completion) -> list[Marked]:
+        if isinstance(example, Completion):
+            return [Marked(example.prompt + example.completion, ())]
+        return [Marked("\n".join(message.content for message in example.messages), ())]
+
+
+def iter_texts(files: Sequence[DataFile], wish: DataWish, tell: Tell = lambda _: None) -> Iterator[Text]:
+    """Yields the texts of the rows, parted as ``prepare`` parts them; a tokenizer can be made of them.
+
+    Raises:
+        InvalidInput: a file cannot be read.
+
+    """
+    chosen = choose_files(files)
+    work = _Work(cast(Masker, _Plain()), replace(_share_of(wish, chosen), pairs=False), chosen)
+    for row in work.kept(tell):
+        yield from (Text(marked.text, row.held_out) for marked in row.marked)
+
+
+def _share_of(wish: DataWish, files: Sequence[DataFile]) -> DataWish:
+    """Returns the wish for these files: of little data nothing is held out."""
+    few = sum(file.path.stat().st_size for file in files) < _FEW_BYTES
+    return replace(wish, held_out_share=0.0) if few else wish
 
 
 @dataclass(slots=True)
@@ -225,12 +266,13 @@ class _Work:
         self._sorting = _Sorting(wish.held_out_share, has_own, self._tally)
         self._counterparts = _Counterparts()
         self._formats: dict[str, int] = {}
+        self._teachers: Counter[str] = Counter()
         self._rows = 0
         self._sums = {"kept": 0, "held_out": 0, "tokens": 0, "learned": 0, "longest": 0, "samples": 0}
 
     def write(self, folder: Path, tell: Tell) -> DataReport:
         """Writes the samples and returns what became of the rows."""
-        kept = self._kept(tell)
+        kept = self.kept(tell)
         with (
             (folder / "ids.bin").open("wb") as ids,
             (folder / "learned.bin").open("wb") as learned,
@@ -243,7 +285,7 @@ class _Work:
                     np.asarray([len(sample.ids), held_out], np.int64).tofile(table)
         return self._report()
 
-    def _kept(self, tell: Tell) -> Iterator[_Kept]:
+    def kept(self, tell: Tell) -> Iterator[_Kept]:
         """Yields the rows that can be used, marked."""
         for file in self._files:
             format: Format | None = None
@@ -262,6 +304,7 @@ class _Work:
                     self._tally.drop(reason.code, place, reason.detail)
                     continue
                 self._formats[format] = self._formats.get(format, 0) + 1
+                self._teachers.update(_teachers(row))
                 if kept is not None:
                     yield kept
         for place in self._counterparts.left():
@@ -370,6 +413,7 @@ class _Work:
             end_is_padding=masker.end_is_padding,
             pairs=sums["samples"] // 2 if self._wish.pairs else 0,
             key=self._sorting.key.hex(),
+            teachers=[name for name, _ in self._teachers.most_common(_SHOWN_TEACHERS)],
         )
 
 
@@ -398,6 +442,12 @@ def _question(example: Chat | Completion) -> str:
         first = next((m.content for m in example.messages if m.role == "user"), "")
         text = first or example.messages[0].content
     return " ".join(text.casefold().split())
+
+
+def _teachers(row: RawRow) -> list[str]:
+    """Returns the model that wrote a row, where the row names one as Fust's exports and many data sets do."""
+    said = next((value for key, value in row.values.items() if key.lower() in ("model", "teacher")), None)
+    return [said] if isinstance(said, str) and _MODEL_NAME.fullmatch(said) else []
 
 
 def _has(row: RawRow, format: Format) -> bool:

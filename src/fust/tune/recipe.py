@@ -14,13 +14,17 @@ from fust.core.units import show_span
 from fust.formats.ggml_types import FileType
 from fust.tune.base import Base, BaseConfig
 from fust.tune.report import DataReport
+from fust.tune.shape import ModelWish, Shape
 
-Method = Literal["lora", "full", "dpo", "continue"]
+Method = Literal["lora", "full", "dpo", "continue", "pretrain"]
 Precision = Literal["bf16", "fp32"]
 
 _SPAN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*$")
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _MAX_EPOCHS = 10.0
+FRESH_EPOCHS = 4.0
+"""Of a model that begins from nothing: up to here a second reading teaches nearly as much as new text (Muennighoff et al.
+2023, arXiv 2305.16264)."""
 _PASS_TOKENS = 2048
 """Token places that are computed at once; more are quicker by little and take more memory."""
 
@@ -28,9 +32,10 @@ _PASS_TOKENS = 2048
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What a person asks. None: derived."""
 
-    base: str
     data: str
     to: str
+    base: str = ""
+    """Of `pretrain`, which begins from nothing, empty."""
     method: Method = "lora"
     revision: str = "main"
     """Of the base."""
@@ -56,6 +61,8 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Whether the whole weights go into a repo of their own (`…-merged`), beside the adapter."""
     gguf: list[FileType] = []
     """GGUF files that are made of the result, in a repo of their own (`…-GGUF`)."""
+    model: ModelWish = ModelWish()
+    """Of `pretrain`."""
 
     @property
     def budget_s(self) -> float | None:
@@ -72,8 +79,11 @@ class Reasoned(msgspec.Struct, frozen=True):
     params: dict[str, str | int | float] = {}
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that decides the weights; stored whole with the run and with what came of it."""
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything that decides the weights; stored whole with the run and with what came of it.
+
+    Its hash tells whose checkpoints are whose: new fields have defaults, which are left out.
+    """
 
     method: Method
     base: str
@@ -102,6 +112,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Whether activations are computed twice to save memory."""
     evaluate_every: int
     versions: dict[str, str]
+    model: Shape | None = None
+    """Of `pretrain`: what was made from nothing."""
 
     @property
     def is_adapter(self) -> bool:
@@ -185,6 +197,7 @@ def derive(
     precision: Reasoned,
     threads: int,
     versions: dict[str, str],
+    shape: Shape | None = None,
 ) -> Planned:
     """Returns the recipe for what was asked; everything that was not asked follows from model, data and machine."""
     why: list[Reasoned] = []
@@ -198,7 +211,8 @@ def derive(
             {"longest": report.longest},
         )
     )
-    per_pass, passes = _rows(wish, packed_rows, row_tokens)
+    flops = _fresh_flops(wish, shape, report) if shape else 0.0
+    per_pass, passes = _rows(wish, packed_rows, row_tokens, flops)
     step_tokens = per_pass * passes * row_tokens
     why.append(
         Reasoned(
@@ -208,7 +222,7 @@ def derive(
     per_epoch = max(1, math.ceil(packed_rows / (per_pass * passes)))
     steps = _steps(wish, report, per_epoch, why)
     rank = rank_of(wish)
-    rate = wish.learning_rate or _rate(wish.method, rank, base.parameters)
+    rate = wish.learning_rate or (_fresh_rate(flops) if shape else _rate(wish.method, rank, base.parameters))
     if wish.learning_rate is None:
         why.append(
             Reasoned(
@@ -239,8 +253,8 @@ def derive(
         steps=steps,
         warmup_steps=max(1, min(100, steps // 20)),
         learning_rate=rate,
-        weight_decay=0.0 if rank else 0.01,
-        betas=(0.9, 0.999),
+        weight_decay=0.1 if shape else 0.0 if rank else 0.01,
+        betas=(0.9, 0.95) if shape else (0.9, 0.999),
         clip_norm=1.0,
         lora_rank=rank,
         lora_alpha=2 * rank,
@@ -248,6 +262,7 @@ def derive(
         checkpointing=wish.checkpointing,
         evaluate_every=max(1, steps // 8),
         versions=versions,
+        model=shape,
     )
     return Planned(recipe, why)
 
@@ -268,7 +283,7 @@ def within_budget(planned: Planned, wish: Wish, step_s: float, spent_s: float) -
             "budget": show_span(budget_s),
             "fitting": max(1, int(left_s / step_s)),
             "span": f"{step_s:.2f} s",
-            "epochs": int(_MAX_EPOCHS),
+            "epochs": int(_most_epochs(wish)),
         },
     )
     cut = msgspec.structs.replace(
@@ -280,9 +295,27 @@ def within_budget(planned: Planned, wish: Wish, step_s: float, spent_s: float) -
     return Planned(cut, [*[r for r in planned.reasons if r.name not in ("steps", "epochs")], reason])
 
 
-def _rows(wish: Wish, packed_rows: int, row_tokens: int) -> tuple[int, int]:
-    """Returns rows in a pass and passes in a step: about 20 steps an epoch, 512 to 32,768 token places a step."""
-    wanted = wish.step_tokens or min(32_768, max(512, packed_rows * row_tokens // 20))
+def _most_epochs(wish: Wish) -> float:
+    return FRESH_EPOCHS if wish.method == "pretrain" else _MAX_EPOCHS
+
+
+def _fresh_flops(wish: Wish, shape: Shape, report: DataReport) -> float:
+    """Returns the operations of training from nothing: 6 for each weight and token."""
+    return 6.0 * shape.parameters * report.tokens * (wish.epochs or FRESH_EPOCHS)
+
+
+def _fresh_rate(flops: float) -> float:
+    """Returns the peak learning rate by the work (DeepSeek LLM, arXiv 2401.02954, section 3.1), at most 4e-3."""
+    return min(4e-3, 0.3118 * max(1.0, flops) ** -0.125)
+
+
+def _rows(wish: Wish, packed_rows: int, row_tokens: int, fresh_flops: float) -> tuple[int, int]:
+    """Returns rows in a pass and passes in a step: about 20 steps an epoch, 512 to 32,768 token places a step.
+
+    From nothing the places follow from the work (DeepSeek LLM, arXiv 2401.02954, section 3.1).
+    """
+    suits = 0.2920 * fresh_flops**0.3271 if fresh_flops else packed_rows * row_tokens // 20
+    wanted = wish.step_tokens or min(32_768, max(512, suits))
     rows = max(1, min(packed_rows, round(wanted / row_tokens)))
     per_pass = max(1, min(rows, _PASS_TOKENS // row_tokens))
     return per_pass, math.ceil(rows / per_pass)
@@ -293,7 +326,8 @@ def _steps(wish: Wish, report: DataReport, per_epoch: int, why: list[Reasoned]) 
         return max(1, wish.steps)
     epochs = wish.epochs
     if epochs is None:
-        epochs = _MAX_EPOCHS if wish.budget else 3.0 if report.kept < 5_000 else 1.0
+        longest = wish.budget or wish.method == "pretrain"
+        epochs = _most_epochs(wish) if longest else 3.0 if report.kept < 5_000 else 1.0
         why.append(Reasoned("epochs", f"{epochs:g}", "{rows} rows to train on.", {"rows": report.kept}))
     return max(1, round(per_epoch * epochs))
 

@@ -97,6 +97,8 @@ class DataReport(msgspec.Struct):
     """Of two samples each; 0 where rows are not compared."""
     key: str
     """SHA-256 of all that was read and of what was made of it."""
+    teachers: list[str] = []
+    """Models that wrote rows, by what the rows say of themselves (`model` or `teacher`); the most frequent first."""
 
     @property
     def learned_share(self) -> float:

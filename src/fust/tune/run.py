@@ -27,7 +27,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import psutil
@@ -36,62 +36,33 @@ from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput
 from fust.core.files import write_atomic
-from fust.core.machine import processor_flags, processor_name
+from fust.core.ids import RepoType
+from fust.core.machine import processor_flags
 from fust.core.units import show_size, show_span
-from fust.formats.ggml_types import FileType
 from fust.formats.gguf_write import check_gguf
-from fust.hub.cards import parse_card
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
 from fust.jobs.worker import JobContext, RunCancelled
 from fust.store.database import Database
-from fust.tune.base import Base, check_vocabulary, is_tokenizer_file, read_base, wanted_files
-from fust.tune.card import write_card
+from fust.tune.base import Base, check_vocabulary, read_base, wanted_files
 from fust.tune.estimate import flops_from_scratch, training_flops
-from fust.tune.export import ExportResult, ExportWish, export
 from fust.tune.files import DataFile, is_data
 from fust.tune.hub_files import link_files, list_names
 from fust.tune.masks import Masker, Tokenizer
-from fust.tune.prepare import DataWish, Prepared, SampleView, prepare, view_samples
-from fust.tune.progress import Point, Trained
+from fust.tune.prepare import DataWish, Prepared, SampleView, iter_texts, prepare, view_samples
+from fust.tune.progress import Point
+from fust.tune.publish import Origin, publish
 from fust.tune.recipe import Planned, Reasoned, Recipe, Wish, derive, longest_sample, within_budget
 from fust.tune.report import DataReport
+from fust.tune.result import Forecast, TuneResult
+
+if TYPE_CHECKING:
+    from fust.tune.fresh_base import Fresh
 
 _HELD_OUT_SHARE = 0.05
 _HELD_OUT_BYTES = 1_000_000
 """Of larger data a smaller share is held out."""
 _POINTS_SHOWN = 1000
-
-
-class Forecast(msgspec.Struct):
-    """What the run takes, measured on this machine with the real rows."""
-
-    step_s: float
-    time_s: float
-    memory_bytes: int
-    core_hours: float
-    flops: float
-    from_scratch_flops: float
-    """6 N D with D = 20 N tokens (Hoffmann et al. 2022)."""
-    saving: float
-    """1 - flops / from_scratch_flops."""
-
-
-class TuneResult(msgspec.Struct):
-    """What a run found out, and what came of it; ``repo_id`` is empty after a dry run."""
-
-    repo_id: str
-    revision: str
-    recipe: Recipe
-    reasons: list[Reasoned]
-    report: DataReport
-    preview: list[SampleView]
-    forecast: Forecast | None = None
-    trained: Trained | None = None
-    weights_sha256: str = ""
-    files: list[str] = []
-    made: list[ExportResult] = []
-    """Of the result: whole weights, GGUF files."""
 
 
 class _Decided(msgspec.Struct):
@@ -111,6 +82,7 @@ class Run:
         self._work = context.work
         self._began = time.monotonic()
         self._stopping = False
+        self._fresh: Fresh | None = None
         self._log = (self._work / "log.jsonl").open("ab", buffering=0)
 
     def run(self) -> TuneResult:
@@ -132,21 +104,18 @@ class Run:
 
     def _run(self) -> TuneResult:
         context, wish = self._context, self._wish
-        identity = self._accounts.of_run(context.spec.owner, context.spec.asked)
-        base_repo = self._hub.get_repo_to_open(identity, wish.base, "model")
-        self._hub.gates.note_download(identity, base_repo, "tune")
-        context.progress(0, 0, "", "Fetching {repo_id}", now=True, repo_id=wish.base)
-        base = self._fetch_base(base_repo)
-        for file_type in wish.gguf:  # before compute is spent on what cannot be written
-            check_gguf(base.folder, file_type)
         from fust.tune.samples import Sampler, choose_prompts
         from fust.tune.train import Batches, Training, Tuned, keep_malloc_pages, set_up_torch
 
         keep_malloc_pages()
-        tokenizer = _load_tokenizer(base.folder, wish.base)
+        base = self._make_base() if wish.method == "pretrain" else self._fetch_base()
+        for file_type in wish.gguf:  # before compute is spent on what cannot be written
+            check_gguf(base.folder, file_type)
+        name = wish.base or wish.to
+        tokenizer = _load_tokenizer(base.folder, name)
         prepared = self._prepare(base, tokenizer)
         self._check_rows(prepared.report)
-        check_vocabulary(base, wish.base, _highest(prepared))
+        check_vocabulary(base, name, _highest(prepared))
         preview = view_samples(prepared, lambda i: cast(Any, tokenizer).decode([i]))
         row_tokens = _row_tokens(prepared, wish)
         batches = Batches(prepared, row_tokens)
@@ -154,7 +123,7 @@ class Run:
         planned = self._derive(base, prepared, len(batches.train), row_tokens)
         recipe = decided.recipe if decided else planned.recipe
         set_up_torch(recipe)
-        context.progress(0, 0, "", "Loading {repo_id}", now=True, repo_id=wish.base)
+        context.progress(0, 0, "", "Loading {repo_id}", now=True, repo_id=name)
         tuned = Tuned(recipe, base.folder)
         if decided is None:
             context.progress(0, 0, "", "Measuring the speed", now=True)
@@ -179,42 +148,85 @@ class Run:
         if not trained.finished:
             raise RunCancelled
         result.trained = trained
-        self._publish(tuned, base, base_repo, result)
+        self._publish(tuned, base, result)
         return result
 
     # Stages
 
-    def _fetch_base(self, repo: RepoInfo) -> Base:
-        oid = self._wish.revision
-        names = wanted_files(list_names(self._hub, repo, oid), self._wish.base)
-        folder = self._work / "base"
+    def _identity(self) -> Identity:
+        return self._accounts.of_run(self._context.spec.owner, self._context.spec.asked)
+
+    def _fetch_base(self) -> Base:
+        """Returns the base; once its files are here, its repo may change or go."""
+        wish, folder = self._wish, self._work / "base"
         if not (self._work / "base.whole").exists():
-            link_files(self._hub, repo, oid, names, folder)
+            repo = self._open(wish.base, "model")
+            self._context.progress(0, 0, "", "Fetching {repo_id}", now=True, repo_id=wish.base)
+            names = wanted_files(list_names(self._hub, repo, wish.revision), wish.base)
+            link_files(self._hub, repo, wish.revision, names, folder)
+            self._keep_origin(repo, wish.revision)
             (self._work / "base.whole").touch()
-        return read_base(folder, self._wish.base)
+        return read_base(folder, wish.base)
+
+    def _keep_origin(self, repo: RepoInfo, revision: str) -> None:
+        origin = Origin.of(self._hub, repo, revision)
+        write_atomic(self._work / "origin.json", msgspec.json.encode(origin))
+
+    def _make_base(self) -> Base:
+        """Makes a base that has learned nothing, of the texts that are trained on."""
+        from fust.tune.fresh_base import Texts, find_fresh, make_base
+
+        wish, folder, spec = self._wish, self._work / "base", self._context.spec
+        self._fresh = find_fresh(folder)
+        if self._fresh is None:
+            files = self._rows()
+            self._keep_origin(self._open(wish.data, "dataset"), wish.data_revision)
+            texts = Texts.read(
+                iter_texts(files, self._data_wish(files, 1), self._tell_rows), sum(_sizes(files))
+            )
+            self._context.progress(0, 0, "", "Making the tokenizer", now=True)
+            self._fresh = make_base(
+                folder,
+                texts,
+                wish,
+                threads=spec.cores,
+                precision=choose_precision(wish).value,
+                room_bytes=spec.memory_bytes,
+            )
+        return read_base(folder, wish.to)
+
+    def _open(self, repo_id: str, repo_type: RepoType) -> RepoInfo:
+        """Returns a repo that the run may read, and notes that it does."""
+        repo = self._hub.get_repo_to_open(self._identity(), repo_id, repo_type)
+        self._hub.gates.note_download(self._identity(), repo, "tune")
+        return repo
+
+    def _rows(self) -> list[DataFile]:
+        """Returns the files of rows, linked from the hub."""
+        folder = self._work / "rows"
+        repo = self._open(self._wish.data, "dataset")
+        names = [name for name in list_names(self._hub, repo, self._wish.data_revision) if is_data(name)]
+        link_files(self._hub, repo, self._wish.data_revision, names, folder)
+        return [DataFile(name, folder / name) for name in names]
+
+    def _data_wish(self, files: list[DataFile], max_tokens: int) -> DataWish:
+        return DataWish(
+            max_tokens,
+            _HELD_OUT_SHARE * min(1.0, _HELD_OUT_BYTES / max(1, sum(_sizes(files)))),
+            documents=self._wish.method in ("continue", "pretrain"),
+            pairs=self._wish.method == "dpo",
+        )
 
     def _prepare(self, base: Base, tokenizer: Tokenizer) -> Prepared:
         folder = self._work / "data"
         if (folder / "manifest.json").exists():
             return Prepared.open(folder)
-        identity = self._accounts.of_run(self._context.spec.owner, self._context.spec.asked)
-        repo = self._hub.get_repo_to_open(identity, self._wish.data, "dataset")
-        self._hub.gates.note_download(identity, repo, "tune")
-        names = [name for name in list_names(self._hub, repo, self._wish.data_revision) if is_data(name)]
-        link_files(self._hub, repo, self._wish.data_revision, names, self._work / "rows")
-        files = [DataFile(name, self._work / "rows" / name) for name in names]
-        size = sum(file.path.stat().st_size for file in files)
-        wish = DataWish(
-            longest_sample(base.config, self._wish),
-            _HELD_OUT_SHARE * min(1.0, _HELD_OUT_BYTES / max(1, size)),
-            documents=self._wish.method == "continue",
-            pairs=self._wish.method == "dpo",
-        )
+        files = self._rows()
+        wish = self._data_wish(files, longest_sample(base.config, self._wish))
+        return prepare(files, Masker(tokenizer), wish, folder, self._tell_rows)
 
-        def tell(rows: int) -> None:
-            self._context.progress(rows, 0, "items", "Reading rows: {rows}", rows=rows)
-
-        return prepare(files, Masker(tokenizer), wish, folder, tell)
+    def _tell_rows(self, rows: int) -> None:
+        self._context.progress(rows, 0, "items", "Reading rows: {rows}", rows=rows)
 
     def _check_rows(self, report: DataReport) -> None:
         """Says which rows are left out and why; raises InvalidInput when none are left."""
@@ -237,8 +249,8 @@ class Run:
             return None
 
     def _derive(self, base: Base, prepared: Prepared, packed_rows: int, row_tokens: int) -> Planned:
-        wish = self._wish
-        return derive(
+        wish, fresh = self._wish, self._fresh
+        planned = derive(
             wish,
             base,
             prepared.report,
@@ -252,7 +264,10 @@ class Run:
                 name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "fust")
             }
             | {"python": platform.python_version()},
+            shape=fresh.shape if fresh else None,
         )
+        planned.reasons[:0] = fresh.reasons if fresh else []
+        return planned
 
     def _say_plan(self, decided: _Decided, report: DataReport, preview: list[SampleView]) -> None:
         say = self._context.say
@@ -331,78 +346,17 @@ class Run:
             found[point.step] = point
         return [found[step] for step in sorted(found)]
 
-    # Into the hub
-
-    def _publish(self, tuned: Any, base: Base, base_repo: RepoInfo, result: TuneResult) -> None:
-        context, wish, recipe = self._context, self._wish, result.recipe
-        context.progress(recipe.steps, recipe.steps, "steps", "Writing {repo_id}", now=True, repo_id=wish.to)
-        out = self._work / "out"
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        tuned.write(out)
-        for path in base.folder.iterdir():
-            if is_tokenizer_file(path.name) or (
-                not recipe.is_adapter and path.name == "generation_config.json"
-            ):
-                shutil.copyfile(path, out / path.name)  # unchanged, byte by byte
-        result.weights_sha256 = _hash_weights(out)
-        points = self._points()
-        (out / "training_log.jsonl").write_bytes(b"".join(msgspec.json.encode(p) + b"\n" for p in points))
-        (out / "recipe.json").write_bytes(msgspec.json.format(msgspec.json.encode(recipe)))
-        front = self._hub.read_card(base_repo, wish.revision)
-        card = parse_card(front) if front else None
-        (out / "README.md").write_text(
-            write_card(
-                wish.to,
-                recipe,
-                result.report,
-                cast("Trained", result.trained),
-                points,
-                result.reasons,
-                licence=card.licence if card else "",
-                languages=card.languages if card else [],
-                hardware=f"{processor_name()}, {recipe.threads} threads, {recipe.precision}",
-                weights_sha256=result.weights_sha256,
-            ),
-            encoding="utf-8",
+    def _publish(self, tuned: Any, base: Base, result: TuneResult) -> None:
+        context, recipe = self._context, result.recipe
+        context.progress(
+            recipe.steps, recipe.steps, "steps", "Writing {repo_id}", now=True, repo_id=self._wish.to
         )
-        identity = self._accounts.of_run(context.spec.owner, context.spec.asked)
-        private = wish.private if wish.private is not None else base_repo.private
-        self._hub.create_repo(identity, wish.to, "model", private=private, exist_ok=True)
-        files = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
-        message = f"Tuned {recipe.base} on {recipe.data}"
-        result.revision = self._hub.import_files(identity, wish.to, "model", files, message=message)
-        result.repo_id, result.files = wish.to, sorted(files)
-        result.made = self._export(result, identity)
+        origin = msgspec.json.decode((self._work / "origin.json").read_bytes(), type=Origin)
+        identity = self._identity()
+        publish(context, self._hub, identity, self._wish, tuned, base, origin, self._points(), result)
         for name in ("base", "rows", "out", "data"):
             shutil.rmtree(self._work / name, ignore_errors=True)
         (self._work / "base.whole").unlink(missing_ok=True)
-
-    def _export(self, result: TuneResult, identity: Identity) -> list[ExportResult]:
-        """Makes whole weights and GGUF files of the result, as wished, each in a repo of its own."""
-        wish, recipe = self._wish, result.recipe
-        asked: list[tuple[str, bool, list[FileType]]] = [
-            *([("merged", True, [])] if wish.merge else []),
-            *([("GGUF", False, wish.gguf)] if wish.gguf else []),
-        ]
-        return [
-            export(
-                self._context,
-                self._hub,
-                identity,
-                ExportWish(
-                    source=wish.to,
-                    revision=result.revision,
-                    base=recipe.base if recipe.is_adapter else "",
-                    base_revision=recipe.base_revision if recipe.is_adapter else "",
-                    to=types,
-                    merge=merge,
-                    into=f"{wish.to}-{ending}",
-                    private=wish.private,
-                ),
-            )
-            for ending, merge, types in asked
-        ]
 
 
 def choose_precision(wish: Wish) -> Reasoned:
@@ -447,6 +401,10 @@ def _row_tokens(prepared: Prepared, wish: Wish) -> int:
     return max(256, (longest + 63) // 64 * 64)
 
 
+def _sizes(files: list[DataFile]) -> list[int]:
+    return [file.path.stat().st_size for file in files]
+
+
 def _highest(prepared: Prepared) -> int:
     return max(int(prepared.sample(i)[0].max()) for i in range(len(prepared.lengths)))
 
@@ -467,11 +425,3 @@ def _forecast(recipe: Recipe, base: Base, report: DataReport, packed_rows: int, 
         scratch,
         1 - flops / scratch,
     )
-
-
-def _hash_weights(folder: Path) -> str:
-    """Returns the SHA-256 over all weight files in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ import { useStore } from "../../store";
 import type { TunableBase, Tuning } from "../../tuning";
 import { PlanView } from "./watch";
 
-const METHODS = ["lora", "full", "dpo", "continue"] as const;
+const METHODS = ["lora", "full", "dpo", "continue", "pretrain"] as const;
 type Method = (typeof METHODS)[number];
 const BUDGETS = ["", "10m", "30m", "2h", "8h"] as const;
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
@@ -31,7 +31,7 @@ export function TunePage() {
   const name = user.state === "in" ? (user.user as User).name : "";
   const [wish, setWish] = useState<Wish>({ base: query.get("base") ?? "", data: query.get("data") ?? "", method: "lora", budget: "", to: "" });
   const set = (change: Partial<Wish>): void => setWish((was) => ({ ...was, ...change }));
-  const to = wish.to || (wish.base ? `${name}/${wish.base.split("/")[1] ?? "model"}-tuned` : "");
+  const to = wish.to || nameFor(wish, name);
   return (
     <div class="page wrap">
       <Head title={t("tune.title")} sum={t("tune.sum")} />
@@ -45,6 +45,12 @@ export function TunePage() {
   );
 }
 
+/** The repo that is offered for the result: named after the base, or of what begins from nothing after its data. */
+function nameFor({ base, data, method }: Wish, owner: string): string {
+  const [from, ending] = method === "pretrain" ? [data, "model"] : [base, "tuned"];
+  return from ? `${owner}/${from.split("/")[1] ?? "model"}-${ending}` : "";
+}
+
 interface Step {
   wish: Wish;
   set: (change: Partial<Wish>) => void;
@@ -52,11 +58,13 @@ interface Step {
 
 /** Models that fit, the largest first; below them the others with the reason. */
 function Bases({ wish, set }: Step) {
-  const loaded = useLoad<{ items: TunableBase[]; memory_bytes: number }>(`fust/v1/tune/bases?method=${wish.method}`);
+  const fresh = wish.method === "pretrain";
+  const loaded = useLoad<{ items: TunableBase[]; memory_bytes: number }>(fresh ? null : `fust/v1/tune/bases?method=${wish.method}`);
   const [all, setAll] = useState(false);
   const items = loaded.data?.items;
   const fitting = items?.filter((it) => it.fits) ?? [];
   const shown = all ? (items ?? []) : fitting;
+  if (fresh) return <Section id="h-base" title={t("tune.step.base")}><p class="soft">{t("tune.base.nothing")}</p></Section>;
   return (
     <Section id="h-base" title={t("tune.step.base")}>
       <p class="soft">{t("tune.step.base.note")}</p>
@@ -166,9 +174,10 @@ function Plan({ wish }: { wish: Wish }) {
   const act = useAct();
   const loaded = useLoad<Run>(runId === null ? null : `fust/v1/runs/${encodeURIComponent(runId)}`, 1500);
   const run = loaded.data;
-  const params = { base: wish.base, data: wish.data, to: wish.to, method: wish.method, ...(wish.budget ? { budget: wish.budget } : {}) };
+  const fresh = wish.method === "pretrain";
+  const params = { ...(fresh ? {} : { base: wish.base }), data: wish.data, to: wish.to, method: wish.method, ...(wish.budget ? { budget: wish.budget } : {}) };
   const ask = (dry: boolean): Promise<Run> => call<Run>("fust/v1/runs", { method: "POST", body: { kind: "tune", params: { ...params, dry_run: dry } } });
-  const ready = wish.base !== "" && wish.data !== "" && wish.to !== "";
+  const ready = (fresh || wish.base !== "") && wish.data !== "" && wish.to !== "";
   return (
     <Section id="h-plan" title={t("tune.step.plan")}>
       <p class="soft">{t("tune.step.plan.note")}</p>
@@ -179,7 +188,7 @@ function Plan({ wish }: { wish: Wish }) {
         </button>
         <Sure label={t("tune.start")} ask={t("tune.start.sure", { to: wish.to || "–" })} busy={!ready || act.busy} onSure={() => void act.run(async () => go(`jobs/${encodeURIComponent((await ask(false)).id)}`))} />
       </div>
-      {!ready && <p class="small quiet">{t("tune.plan.needs")}</p>}
+      {!ready && <p class="small quiet">{t(fresh ? "tune.plan.needs.data" : "tune.plan.needs")}</p>}
       {run && !ENDED.has(run.state) && (
         <div role="status">
           <p class="small">{run.progress?.message || run.waits_for || t("tune.planning")} <Link to={`jobs/${encodeURIComponent(run.id)}`}>{t("tune.job")}</Link></p>
@@ -207,7 +216,7 @@ function Found({ id }: { id: string }) {
         <div><dt>{t("facts.memory")}</dt><dd><Size of={forecast["memory_bytes"] ?? 0} /></dd></div>
         <div><dt>{t("tune.cost")}</dt><dd>{decimal(forecast["core_hours"] ?? 0, 2)} <small>{t("tune.core.hours")}</small></dd></div>
       </dl>
-      <p class="small quiet">{t("tune.saving", { share: decimal(100 * (forecast["saving"] ?? 0), 2) })}</p>
+      <p class="small quiet">{recipe["model"] ? t("tune.fresh", { share: decimal(100 - 100 * (forecast["saving"] ?? 0), 0) }) : t("tune.saving", { share: decimal(100 * (forecast["saving"] ?? 0), 2) })}</p>
       <PlanView tuning={found} />
     </div>
   );

@@ -160,9 +160,14 @@ export function rename(id: string, title: string): void {
   void patch(id, { title });
 }
 
-export function setSettings(id: string, settings: Settings): void {
-  change(id, () => ({ settings }));
-  void patch(id, { settings });
+/** Settings with some of them changed; what becomes undefined, the model decides. */
+export function withSettings(was: Settings, change: Partial<Settings>): Settings {
+  return Object.fromEntries(Object.entries({ ...was, ...change }).filter(([, value]) => value !== undefined));
+}
+
+export function changeSettings(id: string, what: Partial<Settings>): void {
+  const next = change(id, ({ settings }) => ({ settings: withSettings(settings, what) }));
+  if (next) void patch(id, { settings: next.settings });
 }
 
 /** Shows another version of a place, with the newest branch below it. */

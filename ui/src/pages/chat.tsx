@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { Problem, type Deployment, type Page } from "../api";
 import { say, stopAnswer, type Said } from "../chats/answer";
 import { requestFor } from "../chats/request";
-import { conversations, growing, HERE, open, openFor, rename } from "../chats/store";
+import { conversations, growing, HERE, open, openFor, rename, withSettings } from "../chats/store";
 import { shownPath } from "../chats/tree";
 import type { Conversation, Settings } from "../chats/types";
 import { Empty, Trouble, Waiting } from "../parts";
@@ -64,6 +64,12 @@ export function ChatPage() {
   const models = talkers(deployments.data);
   const [picked, setPicked] = useState<string | null>(null);
   const [draft, setDraft] = useState<Settings>({});
+  // Read when a message is sent: a field may have been left in the same breath, before this page was drawn anew.
+  const drafted = useRef<Settings>({});
+  const keepDraft = (settings: Settings): void => {
+    drafted.current = settings;
+    setDraft(settings);
+  };
   const [code, setCode] = useState(false);
   const lastModel = conversation && shownPath(conversation).at(-1)?.model;
   const asked = picked ?? query.get("model") ?? lastModel ?? null;
@@ -91,10 +97,10 @@ export function ChatPage() {
     if (model === undefined || beginning.current) return;
     beginning.current = true;
     const leaf = conversation ? (shownPath(conversation).at(-1)?.id ?? null) : null;
-    void say(conversation?.id ?? null, leaf, called(model), said, draft)
+    void say(conversation?.id ?? null, leaf, called(model), said, drafted.current)
       .then((made) => {
         if (conversation !== undefined) return;
-        setDraft({});
+        keepDraft({});
         desk.current.made = made;
         go(`chat?c=${encodeURIComponent(made)}`, "replace");
       })
@@ -150,7 +156,7 @@ export function ChatPage() {
             <Compose id="msg" label={t("chat.message")} key={desk.current.key} disabled={model === undefined || mute} busy={busy} onSend={send} onStop={() => id && stopAnswer(id)} />
           )}
         </div>
-        <About conversation={conversation} model={model} draft={draft} onDraft={setDraft} code={code} onCode={() => setCode(!code)} />
+        <About conversation={conversation} model={model} draft={draft} onDraft={(change) => keepDraft(withSettings(drafted.current, change))} code={code} onCode={() => setCode(!code)} />
       </div>
     </div>
   );

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { Deployment } from "../../api";
-import { adopt, drop, HERE, history, remove, setSettings } from "../../chats/store";
+import { adopt, changeSettings, drop, HERE, history, remove } from "../../chats/store";
 import { shownPath } from "../../chats/tree";
 import type { Conversation, Settings } from "../../chats/types";
 import { Facts, Section, Sure, Trouble } from "../../parts";
@@ -17,7 +17,7 @@ interface Props {
   conversation: Conversation | undefined;
   model: Deployment | undefined;
   draft: Settings;
-  onDraft: (settings: Settings) => void;
+  onDraft: (change: Partial<Settings>) => void;
   code: boolean;
   onCode: () => void;
 }
@@ -62,7 +62,7 @@ export function About({ conversation, model, draft, onDraft, code, onCode }: Pro
         )}
       </Section>
       <Section id="h-settings" title={t("chat.settings")}>
-        <SettingsForm key={conversation?.id ?? "new"} settings={settings} onChange={(next) => (conversation ? setSettings(conversation.id, next) : onDraft(next))} />
+        <SettingsForm key={conversation?.id ?? "new"} settings={settings} onChange={(change) => (conversation ? changeSettings(conversation.id, change) : onDraft(change))} />
       </Section>
     </aside>
   );
@@ -113,19 +113,14 @@ function NumberField({ figure, value, wrong, onDone }: { figure: Figure; value: 
   );
 }
 
-/** Instructions and parameters; what is empty, the model decides. */
-function SettingsForm({ settings, onChange }: { settings: Settings; onChange: (next: Settings) => void }) {
+/** Instructions and parameters; what is empty, the model decides. Tells one field at a time: what the others hold may be newer. */
+function SettingsForm({ settings, onChange }: { settings: Settings; onChange: (change: Partial<Settings>) => void }) {
   const [wrong, setWrong] = useState<string | null>(null);
-  const set = (name: keyof Settings, value: Settings[keyof Settings] | undefined): void => {
-    const next: Settings = { ...settings, [name]: value };
-    if (value === undefined) delete next[name];
-    onChange(next);
-  };
   return (
     <form class="form params" onSubmit={(event) => event.preventDefault()}>
       <label>
         <span>{t("chat.system")}</span>
-        <Words rows={4} most={100_000} placeholder={t("chat.system.example")} value={settings.system ?? ""} onDone={(text) => set("system", text.trim() || undefined)} />
+        <Words rows={4} most={100_000} placeholder={t("chat.system.example")} value={settings.system ?? ""} onDone={(text) => onChange({ system: text.trim() || undefined })} />
       </label>
       {FIGURES.map(({ name, least, most, step }) => (
         <label key={name} class="figure">
@@ -136,7 +131,7 @@ function SettingsForm({ settings, onChange }: { settings: Settings; onChange: (n
             wrong={wrong === name}
             onDone={(value) => {
               setWrong(value === null ? name : null);
-              if (value !== null) set(name, value);
+              if (value !== null) onChange({ [name]: value });
             }}
           />
         </label>
@@ -146,7 +141,7 @@ function SettingsForm({ settings, onChange }: { settings: Settings; onChange: (n
         <span>{t("chat.param.stop")}</span>
         <Words rows={2} most={3000} value={(settings.stop ?? []).join("\n")} onDone={(text) => {
           const words = text.split("\n").filter((it) => it !== "").slice(0, 16).map((it) => it.slice(0, 200));
-          set("stop", words.length > 0 ? words : undefined);
+          onChange({ stop: words.length > 0 ? words : undefined });
         }} />
       </label>
       <p class="small quiet">{t("chat.settings.note")}</p>

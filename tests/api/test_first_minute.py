@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from fust.app.first_minute import known_models, needed_bytes
+from fust.core.settings import ServeSettings
 from tests.conftest import REPOSITORY, RunningFust
 
 PERMISSIVE = {"Apache-2.0", "MIT"}
@@ -29,6 +31,21 @@ def test_it_names_prompts_and_models_that_fit(server: RunningFust) -> None:
         assert model["file"].endswith(("Q8_0.gguf", "Q4_K_M.gguf"))
         assert model["command"] == f"fust pull {model['repo_id']} --file {model['file']}"
         assert not model["is_here"]
+
+
+def test_what_a_model_takes_is_servings_own_estimate() -> None:
+    settings = ServeSettings(context=4096, slots=2)
+    known = {it.name: it for it in known_models()}
+    small = known["Qwen3 0.6B"]
+    cache = (
+        28 * 2 * 8 * 128 * 4096 * 2 * 2
+    )  # layers, keys and values, heads, their width, tokens, 16 bits, slots
+    whole = needed_bytes(small, 2**40, settings)
+    assert small.size_bytes + cache < whole < 1.3 * (small.size_bytes + cache)
+    # where that is too much, what the least context would take is told
+    assert small.size_bytes < needed_bytes(small, small.size_bytes, settings) < whole - cache / 2
+    # without a shape the file's size has to do
+    assert needed_bytes(known["Gemma 4 E4B"], 2**40, settings) > known["Gemma 4 E4B"].size_bytes
 
 
 def test_a_model_that_was_pulled_is_said_to_be_here(server: RunningFust) -> None:

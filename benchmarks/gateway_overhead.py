@@ -48,12 +48,15 @@ def call(server: Server, method: str, path: str, body: object = None) -> dict:
 
 
 def deploy(server: Server, name: str, file: Path) -> None:
-    """Pushes the model as any user would, and waits until it is served."""
+    """Pushes the model (a file or a folder) as any user would, and waits until it is served."""
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=server.url, token=server.token)
     api.create_repo(name, exist_ok=True)
-    api.upload_file(path_or_fileobj=str(file), path_in_repo=file.name, repo_id=name)
+    if file.is_dir():
+        api.upload_folder(folder_path=file, repo_id=name)
+    else:
+        api.upload_file(path_or_fileobj=str(file), path_in_repo=file.name, repo_id=name)
     made = call(server, "POST", "/fust/v1/deployments", {"repo_id": name, "pin": True})
     while made["state"] == "loading":
         time.sleep(0.05)

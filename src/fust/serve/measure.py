@@ -48,7 +48,7 @@ def measure(model: Path, servers: list[str], threads: int = 0) -> list[Speed]:
             for _ in range(_ROUNDS):
                 prompt = [chance.randrange(3, 250) for _ in range(_PROMPT)]
                 for index, info in enumerate(infos):
-                    speed = _ask(info.base_url, info.api_key, prompt)
+                    speed = ask(info.base_url, info.api_key, prompt)
                     best[index] = Speed(
                         max(best[index].prompt, speed.prompt), max(best[index].decode, speed.decode)
                     )
@@ -71,7 +71,8 @@ class _Timed(msgspec.Struct):
     timings: _Timings
 
 
-def _ask(base_url: str, api_key: str, prompt: list[int]) -> Speed:
+def ask(base_url: str, api_key: str, prompt: list[int]) -> Speed:
+    """Returns the speed of one request, as the server itself measures it."""
     body = {
         "prompt": prompt,
         "n_predict": _WRITTEN,

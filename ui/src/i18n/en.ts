@@ -351,7 +351,7 @@ export const en = {
   "use.placeholder": "FUST_KEY stands for your key until you make one.",
   "use.question": "Why does ice float?",
   "use.notserved": "Nothing answers yet: serve the model first.",
-  "use.cannot": "No GGUF file is here, and GGUF is what Fust serves. Convert the weights to GGUF and push the file beside them.",
+  "use.cannot": "Nothing here can be served: it takes a GGUF file, or safetensors with their config.json. Weights that are pickles are never loaded.",
   "facts.title": "Facts",
   "facts.size": "Size",
   "facts.fits": "This machine",

@@ -352,7 +352,7 @@ export const zh: Record<keyof typeof en, string> = {
   "use.placeholder": "创建密钥之前，FUST_KEY 代表您的密钥。",
   "use.question": "冰为什么会浮在水上？",
   "use.notserved": "目前还不会应答：请先启动服务。",
-  "use.cannot": "这里没有 GGUF 文件，而 Fust 以 GGUF 提供服务。请把权重转换为 GGUF，并推送到同一仓库。",
+  "use.cannot": "这里没有可以提供服务的文件：需要 GGUF 文件，或 safetensors 权重及其 config.json。pickle 格式的权重绝不会被加载。",
   "facts.title": "信息",
   "facts.size": "大小",
   "facts.fits": "本机",

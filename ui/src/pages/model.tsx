@@ -26,7 +26,7 @@ export function useServing(repoId: string | null): Serving | undefined {
 
 /** What one should know before using the model: how it is served, or that it cannot be. */
 export function ModelNotes({ repo, serving }: { repo: Repo; serving: Serving }) {
-  const weightsOnly = repo.files.some((file) => /\.(safetensors|bin|pt)$/i.test(file.path)) && !repo.formats.includes("gguf");
+  const weightsOnly = repo.files.some((file) => /\.(safetensors|bin|pt)$/i.test(file.path)) && !isServable(repo);
   return (
     <>
       <Deployed repo={repo} deployments={serving.deployments} />
@@ -39,20 +39,33 @@ export function UsePanel({ repo, serving }: Panel) {
   const best = serving?.best;
   return (
     <>
-      {best === undefined && <div class="note calm"><p>{repo.formats.includes("gguf") ? t("use.notserved") : t("use.cannot")}</p></div>}
+      {best === undefined && <div class="note calm"><p>{isServable(repo) ? t("use.notserved") : t("use.cannot")}</p></div>}
       <Snippet model={best?.alias ?? best?.name ?? repo.repo_id} talk={talkOf(repo, best?.has_chat_template ?? null)} keyName={repo.repo_id} />
     </>
   );
 }
 
+/** Whether a repo holds what some engine serves: a GGUF file, whole weights with their configuration, or an adapter. */
+function isServable(repo: Repo): boolean {
+  const has = (name: RegExp): boolean => repo.files.some((file) => name.test(file.path));
+  return repo.formats.includes("gguf") || (has(/\.safetensors$/i) && has(/(^|\/)(adapter_)?config\.json$/));
+}
+
 export const isGGUF = (file: RepoFile): boolean => /\.gguf$/i.test(file.path);
 
-async function serve(repo: Repo, file: string | null, reload: () => Promise<void>): Promise<void> {
-  await call("fust/v1/deployments", { method: "POST", body: file === null ? { repo_id: repo.repo_id } : { repo_id: repo.repo_id, file } });
+/** What to serve of a repo; what is left out or null, the server chooses. */
+interface Chosen {
+  file?: string | null;
+  engine?: string;
+  revision?: string;
+}
+
+export async function serve(repo: Repo, chosen: Chosen, reload: () => Promise<void>): Promise<void> {
+  await call("fust/v1/deployments", { method: "POST", body: { repo_id: repo.repo_id, ...chosen } });
   await reload();
 }
 
-async function stop(deployment: Deployment, reload: () => Promise<void>): Promise<void> {
+export async function stop(deployment: Deployment, reload: () => Promise<void>): Promise<void> {
   await call(`fust/v1/deployments/${encodeURIComponent(deployment.id)}`, { method: "DELETE" });
   await reload();
 }
@@ -65,8 +78,8 @@ export function ModelButtons({ repo, serving }: { repo: Repo; serving: Serving }
   return (
     <>
       {deployed === undefined ? (
-        repo.formats.includes("gguf") && (
-          <button class="b go" type="button" disabled={act.busy} onClick={() => void act.run(() => serve(repo, null, reload))}>
+        isServable(repo) && (
+          <button class="b go" type="button" disabled={act.busy} onClick={() => void act.run(() => serve(repo, {}, reload))}>
             {act.busy ? t("serve.starting") : t("serve")}
           </button>
         )
@@ -118,7 +131,7 @@ export function ServeFile({ repo, file, serving }: { repo: Repo; file: RepoFile;
   }
   return (
     <>
-      <button class="b bare" type="button" disabled={act.busy} aria-label={t("serve.file", { path: file.path })} onClick={() => { setOpen(true); void act.run(() => serve(repo, file.path, reload)); }}>
+      <button class="b bare" type="button" disabled={act.busy} aria-label={t("serve.file", { path: file.path })} onClick={() => { setOpen(true); void act.run(() => serve(repo, { file: file.path }, reload)); }}>
         {t("serve.short")}
       </button>
       {open && act.problem && <Trouble problem={act.problem} />}

@@ -5,6 +5,7 @@ import type { Serving } from "../model";
 import { integer } from "../../format";
 import { AccessPanel } from "./access";
 import { CardPanel } from "./card";
+import { DeployPanel } from "./deploy";
 import { Community } from "./community";
 import { FilesPanel } from "./files";
 import { SETTINGS, SettingsPanel } from "./settings";
@@ -47,6 +48,7 @@ export const REPO_TABS: RepoTab[] = [
   { id: "files", label: "tab.files", count: (repo) => integer(repo.files.length), panel: FilesPanel },
   { id: "versions", label: "tab.versions", panel: Versions },
   { id: "community", label: "tab.community", shown: (repo) => repo.open, count: (repo) => (repo.discussions_open > 0 ? integer(repo.discussions_open) : undefined), wide: true, panel: Community },
+  { id: "deploy", label: "tab.deploy", types: ["model"], shown: (repo) => repo.open, wide: true, panel: DeployPanel },
   { id: "use", label: "tab.use", types: ["model"], panel: UsePanel },
   { id: "access", label: "tab.access", shown: (repo) => repo.may.includes("push"), count: (repo) => (repo.access_pending > 0 ? integer(repo.access_pending) : undefined), wide: true, panel: AccessPanel },
   { id: "settings", label: "tab.settings", shown: (repo) => SETTINGS.some((section) => section.shown(repo)), wide: true, panel: SettingsPanel },

@@ -664,6 +664,7 @@ FUST: list[Row] = [
         for what in ("", "/points", "/points.csv")
     ),
     Row("GET", "/fust/v1/deployments", "a key", "/fust/v1/deployments"),
+    Row("GET", "/fust/v1/deployments/plan", "a key", "/fust/v1/deployments/plan?repo_id=no/such", ok=(404,)),
     Row("GET", "/fust/v1/engines", "a key", "/fust/v1/engines"),
     Row(
         "POST",

@@ -11,20 +11,20 @@ import msgspec
 from sqlalchemy import select
 
 from fust.accounts.audit import note_action
-from fust.accounts.rights import Identity, may
+from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
 from fust.core.clock import utc_naive
-from fust.core.errors import Conflict, FustError, InvalidInput, NotFound
-from fust.core.ids import new_id, split_repo_id
+from fust.core.errors import Conflict, InvalidInput, NotFound
+from fust.core.ids import new_id
 from fust.core.settings import Settings
 from fust.serve.adapters import bases_named, is_adapter
 from fust.serve.attaching import Attaching
 from fust.serve.engines.kinds import Kind, choose_kind, get_kind
-from fust.serve.files import ModelFile, ModelFiles, Need, choose_file, guess_need, nothing_to_serve
+from fust.serve.files import ModelFiles, choose_file, nothing_to_serve
 from fust.serve.hosted import Hosted
 from fust.serve.keeper import Keeper
 from fust.serve.models import DeploymentRow
-from fust.serve.plan import need_of
+from fust.serve.offering import Offering
 from fust.serve.register import Register
 from fust.serve.unfiled import Unfiled
 from fust.store.database import Database
@@ -45,6 +45,7 @@ class Deploying:
         keeper: Keeper,
         attaching: Attaching,
         unfiled: Unfiled,
+        offering: Offering,
     ) -> None:
         self._database = database
         self._files = files
@@ -54,6 +55,7 @@ class Deploying:
         self._keeper = keeper
         self._attaching = attaching
         self._unfiled = unfiled
+        self._offering = offering
 
     def deploy(
         self,
@@ -68,14 +70,8 @@ class Deploying:
     ) -> Hosted:
         """See `Serve.deploy`."""
         self._accounts.require(identity, "write")
-        split_repo_id(repo_id)
-        private = self._files.is_private(repo_id)
-        if not may(identity, "repo.read", repo_id, private=private):
-            raise no_repo(repo_id)
         self._accounts.check_made_for(identity, repo_id)
-        self._files.check_open(identity, repo_id)
-        commit = self._files.resolve_revision(repo_id, revision or "main")
-        tree = self._files.list_files(repo_id, commit)
+        commit, tree = self._offering.open_tree(identity, repo_id, revision)
         kind, models = choose_kind(tree, engine)
         if not models and is_adapter(tree):
             named = bases_named(self._files, repo_id, commit, tree)
@@ -85,8 +81,13 @@ class Deploying:
         if not models:
             raise nothing_to_serve(repo_id, tree)
         kind.check()
-        need = self._need_of(kind, repo_id, commit, models)
-        model, reason = choose_file(repo_id, models, file, self._keeper.room_bytes(), need)
+        model, reason = choose_file(
+            repo_id,
+            models,
+            file,
+            self._keeper.room_bytes(),
+            lambda model: self._offering.need(kind, repo_id, commit, model),
+        )
 
         def fill(row: DeploymentRow) -> dict[str, str]:
             row.file, row.revision, row.size_bytes = model.path, commit, model.size_bytes
@@ -187,23 +188,6 @@ class Deploying:
         self._keeper.unload(known)
         return fresh
 
-    def _need_of(
-        self, kind: Kind, repo_id: str, revision: str, models: Sequence[ModelFile]
-    ) -> Callable[[ModelFile], Need] | None:
-        """Returns what estimates each of several quantisations by its header; None when there is no choice."""
-        if len(models) < 2:
-            return None
-
-        def need(model: ModelFile) -> Need:
-            try:
-                with self._files.head(repo_id, revision, model.path) as path:
-                    return need_of(kind.read_facts(path, model.size_bytes), self._settings.serve)
-            except (FustError, OSError) as error:
-                log.info("unreadable header", extra={"repo": repo_id, "reason": str(error)})
-                return guess_need(model)
-
-        return need
-
     def _base_for(
         self, identity: Identity, adapter: str, named: Sequence[str], *, engine: str | None, pin: bool
     ) -> Hosted:
@@ -240,14 +224,4 @@ def _name_taken(name: str) -> Conflict:
         "The name {name!r} is taken by another deployment.",
         hint="Choose another, or stop that one first: `fust stop {name}`.",
         name=name,
-    )
-
-
-def no_repo(repo_id: str) -> NotFound:
-    """Returns the error for a repo that is not there, or that the caller may not know of."""
-    return NotFound(
-        "There is no model {repo_id!r} in the hub.",
-        hint="`fust ls` lists those that are; `fust pull {repo_id}` brings one.",
-        repo_id=repo_id[:200],
-        code="repo_not_found",
     )

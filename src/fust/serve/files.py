@@ -211,6 +211,16 @@ def _named(models: list[ModelFile], wanted: str) -> ModelFile | None:
     return close[0] if len(close) == 1 else None
 
 
+def no_repo(repo_id: str) -> NotFound:
+    """Returns the error for a repo that is not there, or that the caller may not know of."""
+    return NotFound(
+        "There is no model {repo_id!r} in the hub.",
+        hint="`fust ls` lists those that are; `fust pull {repo_id}` brings one.",
+        repo_id=repo_id[:200],
+        code="repo_not_found",
+    )
+
+
 def nothing_to_serve(repo_id: str, files: Sequence[TreeFile]) -> FustError:
     """Returns the error for a repo in which no engine finds a model: what it lacks."""
     names = [file.path.lower() for file in files]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -16,19 +17,28 @@ from fust.core.errors import FustError
 from fust.core.ids import split_repo_id
 from fust.core.settings import ServeSettings
 from fust.serve.adapters import bases_named, is_adapter
-from fust.serve.deploying import no_repo
 from fust.serve.engines.kinds import KINDS, Kind, choose_kind
 from fust.serve.facts import ModelFacts
-from fust.serve.files import ModelFile, ModelFiles, Need, TreeFile, choose_file, guess_need, nothing_to_serve
+from fust.serve.files import (
+    ModelFile,
+    ModelFiles,
+    Need,
+    TreeFile,
+    choose_file,
+    guess_need,
+    no_repo,
+    nothing_to_serve,
+)
 from fust.serve.keeper import Keeper
 from fust.serve.notes import Note
 from fust.serve.plan import Plan, need_of, plan_engine
 
 log = logging.getLogger(__name__)
 
-_MOST_HEADERS = 24
-"""Files of one repo whose headers are read; of more, those in the middle are guessed by their size."""
+_MOST = 64
+"""Models of one repo that are looked at."""
 _KEPT = 256
+"""Headers that are remembered."""
 
 Fits = Literal["yes", "smaller", "no"]
 """`smaller`: with fewer requests at a time or a shorter context than the settings want."""
@@ -75,21 +85,39 @@ class Offering:
         self._files = files
         self._settings = settings
         self._keeper = keeper
-        self._seen: OrderedDict[tuple[str, str, str], ModelFacts | FustError | None] = OrderedDict()
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[tuple[str, str, str], ModelFacts | FustError] = OrderedDict()
 
-    def of_repo(self, identity: Identity, repo_id: str, revision: str | None) -> Offers:
-        """See `Serve.offers`."""
+    def open_tree(
+        self, identity: Identity, repo_id: str, revision: str | None
+    ) -> tuple[str, Sequence[TreeFile]]:
+        """Returns the commit of a revision (`main` when None) and its files.
+
+        Raises:
+            InvalidInput: that cannot be a repo's name.
+            NotFound: no such repo or revision, or the caller may not read it.
+            Gated: the caller was not let in to its files.
+        """
         split_repo_id(repo_id)
-        private = self._files.is_private(repo_id)
-        if not may(identity, "repo.read", repo_id, private=private):
+        if not may(identity, "repo.read", repo_id, private=self._files.is_private(repo_id)):
             raise no_repo(repo_id)
         self._files.check_open(identity, repo_id)
         commit = self._files.resolve_revision(repo_id, revision or "main")
-        tree = self._files.list_files(repo_id, commit)
+        return commit, self._files.list_files(repo_id, commit)
+
+    def need(self, kind: Kind, repo_id: str, commit: str, model: ModelFile) -> Need:
+        """Returns what a model takes by its header, or by its size where the header cannot be read."""
+        facts = self._facts(kind, repo_id, commit, model)
+        return need_of(facts, self._settings) if isinstance(facts, ModelFacts) else guess_need(model)
+
+    def of_repo(self, identity: Identity, repo_id: str, revision: str | None) -> Offers:
+        """See `Serve.offers`."""
+        commit, tree = self.open_tree(identity, repo_id, revision)
         room = self._keeper.room_bytes()
         items = tuple(self._offers(repo_id, commit, tree, room))
         if not items and is_adapter(tree):
-            return Offers(commit, room, (), None, (), bases=tuple(bases_named(self._files, repo_id, commit, tree)))
+            bases = tuple(bases_named(self._files, repo_id, commit, tree))
+            return Offers(commit, room, (), None, (), bases)
         return self._choose(repo_id, commit, tree, room, items)
 
     def _choose(
@@ -98,11 +126,10 @@ class Offering:
         kind, models = choose_kind(tree, None)
         if not models:
             return Offers(commit, room, items, None, (), refusal=nothing_to_serve(repo_id, tree))
-        needs = {(it.engine, it.model.path): it.need for it in items}
         try:
             kind.check()
             model, reason = choose_file(
-                repo_id, models, None, room, lambda it: needs.get((kind.name, it.path)) or guess_need(it)
+                repo_id, models, None, room, lambda it: self.need(kind, repo_id, commit, it)
             )
         except FustError as refusal:
             return Offers(commit, room, items, None, (), refusal=refusal)
@@ -110,43 +137,42 @@ class Offering:
         if chosen is None or chosen.refusal or chosen.fits(room) == "no":
             refusal = chosen.refusal if chosen else None
             return Offers(commit, room, items, None, (reason,), refusal=refusal)
-        why = [it for it in (kind.why, reason) if it] + list(chosen.plan.why if chosen.plan else ())
+        why = [it for it in (reason, kind.why) if it] + list(chosen.plan.why if chosen.plan else ())
         return Offers(commit, room, items, chosen, tuple(why))
 
     def _offers(self, repo_id: str, commit: str, tree: Sequence[TreeFile], room: int) -> list[Offer]:
-        found: list[Offer] = []
-        for kind in KINDS.values():
-            models = kind.list_models(tree)
-            read = {*models[: _MOST_HEADERS // 2], *models[-(_MOST_HEADERS // 2) :]}
-            found += [self._offer(kind, repo_id, commit, model, room, reads=model in read) for model in models]
-        return found
+        listed = [(kind, model) for kind in KINDS.values() for model in kind.list_models(tree)]
+        return [self._offer(kind, repo_id, commit, model, room) for kind, model in listed[:_MOST]]
 
-    def _offer(
-        self, kind: Kind, repo_id: str, commit: str, model: ModelFile, room: int, *, reads: bool
-    ) -> Offer:
-        facts = self._facts(kind, repo_id, commit, model) if reads else None
+    def _offer(self, kind: Kind, repo_id: str, commit: str, model: ModelFile, room: int) -> Offer:
+        facts = self._facts(kind, repo_id, commit, model)
         if not isinstance(facts, ModelFacts):
             return Offer(model, kind.name, guess_need(model), None, facts)
         plan = plan_engine(facts, "embed" if facts.is_encoder else "generate", self._settings, room)
         return Offer(model, kind.name, need_of(facts, self._settings), plan, None)
 
-    def _facts(self, kind: Kind, repo_id: str, commit: str, model: ModelFile) -> ModelFacts | FustError | None:
+    def _facts(
+        self, kind: Kind, repo_id: str, commit: str, model: ModelFile
+    ) -> ModelFacts | FustError | None:
         """Returns what a header says, or why the model cannot be served; None when it cannot be read now."""
         key = (repo_id, commit, f"{kind.name}:{model.path}")
-        if key not in self._seen:
-            try:
-                kind.check()
-                with heads(self._files, repo_id, commit, model) as path:
-                    found: ModelFacts | FustError | None = kind.read_facts(path, model.size_bytes)
-            except FustError as error:
-                found = error
-            except OSError as error:
-                log.info("unreadable header", extra={"repo": repo_id, "reason": str(error)})
-                return None
+        with self._lock:
+            if key in self._seen:
+                return self._seen[key]
+        try:
+            kind.check()
+            with heads(self._files, repo_id, commit, model) as path:
+                found: ModelFacts | FustError = kind.read_facts(path, model.size_bytes)
+        except FustError as error:
+            found = error
+        except OSError as error:
+            log.info("unreadable header", extra={"repo": repo_id, "reason": str(error)})
+            return None
+        with self._lock:
             self._seen[key] = found
-            if len(self._seen) > _KEPT:
+            while len(self._seen) > _KEPT:
                 self._seen.popitem(last=False)
-        return self._seen[key]
+        return found
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from fust.core.errors import InvalidInput
 from fust.core.i18n import Language, accepted_language
 from fust.serve.deployment import Deployment as Served
 from fust.serve.engine_routes import handlers as engine_handlers
+from fust.serve.offer_routes import handlers as offer_handlers
 from fust.serve.service import Serve
 
 AnyRequest = Request[object, object, State]
@@ -317,6 +318,7 @@ def remove_adapter(serve: Serve, identity: Identity, deployment_id: str, name: s
 
 handlers: list[ControllerRouterHandler] = [
     *engine_handlers,
+    *offer_handlers,
     list_deployments,
     create_deployment,
     get_deployment,

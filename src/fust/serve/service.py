@@ -25,6 +25,7 @@ from fust.serve.hosted import Hosted
 from fust.serve.keeper import Keeper
 from fust.serve.lending import Lender
 from fust.serve.models import DeploymentRow
+from fust.serve.offering import Offering, Offers
 from fust.serve.register import Register
 from fust.serve.unfiled import Unfiled
 from fust.store.database import Database
@@ -47,8 +48,17 @@ class Serve:
         unfiled = Unfiled(accounts)
         self._keeper = Keeper(settings, files, self._register, unfiled.unseal)
         self._attaching = Attaching(database, files, settings, accounts, self._keeper, self._register.all)
+        self._offering = Offering(files, settings.serve, self._keeper)
         self._deploying = Deploying(
-            database, files, settings, accounts, self._register, self._keeper, self._attaching, unfiled
+            database,
+            files,
+            settings,
+            accounts,
+            self._register,
+            self._keeper,
+            self._attaching,
+            unfiled,
+            self._offering,
         )
         self.targets = Lender(self._register, self._keeper, self._attaching)
         self._wake = threading.Event()
@@ -154,6 +164,14 @@ class Serve:
         """
         hosted = self._deploying.deploy_bare(identity, name, engine, options, alias=alias, pin=pin)
         return self._view(identity, hosted)
+
+    def offers(self, identity: Identity, repo_id: str, revision: str | None = None) -> Offers:
+        """Returns what each model of a repo would take here, which would be served, and why; starts nothing.
+
+        Raises:
+            InvalidInput, NotFound, Gated: as `deploy`.
+        """
+        return self._offering.of_repo(identity, repo_id, revision)
 
     def remove(self, identity: Identity, deployment: str) -> None:
         """Ends a deployment for good.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from fust.formats.gguf_quantise import quantise_gguf
 from tests.e2e.conftest import serve_model
 from tests.support.small_adapters import write_peft
 from tests.support.small_models import write_llama
@@ -74,3 +75,26 @@ def test_an_adapter_is_put_beside_a_model_and_taken_away(
     row.get_by_role("button", name="Remove").click()
     row.get_by_role("button", name="Remove tone now").click()
     expect(section.get_by_role("row")).to_have_count(0)
+
+
+def test_a_model_is_deployed_from_what_it_would_take(
+    open_page: OpenPage, page_server: Any, axe: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("files")
+    half = write_llama(folder / "two-F16.gguf", width=256, context=256, half=True)
+    quantise_gguf(half, folder / "two-Q8_0.gguf", "Q8_0")
+    page_server.cli("push", str(folder), "admin/two-files")
+    page = open_page("models/admin/two-files?tab=deploy", width=360)
+    rows = page.get_by_role("tabpanel").get_by_role("row")
+    expect(rows.filter(has_text="two-F16.gguf")).to_contain_text("chosen when none is named")
+    expect(rows.filter(has_text="two-Q8_0.gguf")).to_contain_text("4 × 256")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.evaluate(axe)
+    faults = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    assert [it["id"] for it in faults if it["impact"] in ("serious", "critical")] == []
+    page.get_by_role("button", name="Deploy two-Q8_0.gguf").click()
+    expect(rows.filter(has_text="two-Q8_0.gguf")).to_contain_text("Serving")
+    served = json.loads(page_server.request("GET", "/fust/v1/deployments")[2])["items"]
+    assert [it["file"] for it in served if it["repo_id"] == "admin/two-files"] == ["two-Q8_0.gguf"]
+    page.get_by_role("button", name="Stop serving two-Q8_0.gguf").click()
+    expect(page.get_by_role("button", name="Deploy two-Q8_0.gguf")).to_be_visible()

@@ -61,7 +61,7 @@ function Options({ plan, repo, revision, serving }: Given & { plan: Plan }) {
   return (
     <>
       {act.problem && <Trouble problem={act.problem} />}
-      <table class="cards plan">
+      <table class="cards-s">
         <thead>
           <tr>
             <th scope="col">{t("files.file")}</th>

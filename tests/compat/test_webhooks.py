@@ -15,7 +15,8 @@ from huggingface_hub import WebhookPayload
 
 from fust.core.settings import WebhooksSettings
 from fust.hub.hooks.delivery import Deliverer
-from fust.hub.hooks.send import Internal, Outcome, post
+from fust.hub.hooks.send import Outcome, post
+from fust.hub.reach import Internal
 from tests.compat.test_hub_clients import run_client
 from tests.compat.test_hub_contract import START
 from tests.conftest import RunningFust, start_fust

@@ -29,6 +29,7 @@ VALUED = [
     "--pooling",
     "--batch-size",
     "--ubatch-size",
+    "--mmproj",
 ]
 FLAGS = [
     "--no-context-shift",
@@ -63,6 +64,8 @@ def main() -> None:
     params.cache_ram_mib, params.verbosity = int(given.cache_ram), int(given.log_verbosity)
     params.endpoint_metrics, params.endpoint_slots = given.metrics, given.slots
     params.embedding = given.embedding
+    if given.mmproj:
+        params.mmproj.path = given.mmproj
     if given.embedding:
         params.n_batch = params.n_ubatch = int(given.ubatch_size)
         params.pooling_type = getattr(

@@ -27,6 +27,7 @@ from fust.accounts.service import Accounts
 from fust.core.errors import NotFound
 from fust.core.settings import Settings, load_settings
 from fust.serve.files import TreeFile
+from fust.serve.projector import mark_projectors
 from fust.serve.service import Serve
 from fust.store.database import Base, Database, protect_file
 
@@ -49,11 +50,12 @@ class FolderFiles:
 
     def list_files(self, repo_id: str, revision: str) -> Sequence[TreeFile]:
         folder = self._repo(repo_id)
-        return [
+        found = [
             TreeFile(str(p.relative_to(folder)), p.stat().st_size)
             for p in sorted(folder.rglob("*"))
             if p.is_file()
         ]
+        return mark_projectors(found, lambda path: contextlib.nullcontext(folder / path))
 
     def materialise(self, repo_id: str, revision: str, path: str) -> Path:
         return self._repo(repo_id) / path

@@ -41,6 +41,23 @@ def test_a_projector_is_not_a_model() -> None:
     assert [model.path for model in list_models(MANY)] == ["m-F16.gguf", "m-Q8_0.gguf", "m-Q4_K_M.gguf"]
 
 
+def test_a_model_takes_the_projector_beside_it() -> None:
+    def taken(*names: str) -> dict[str, str | None]:
+        found = list_models(files(*((name, 10) for name in names)))
+        return {model.path: model.projector.path if model.projector else None for model in found}
+
+    assert taken("m.gguf") == {"m.gguf": None}
+    assert taken("m.gguf", "mmproj-F32.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf") == {
+        "m.gguf": "mmproj-F16.gguf"
+    }
+    assert taken("a/m.gguf", "a/m-mmproj-Q8_0.gguf", "mmproj-f16.gguf") == {
+        "a/m.gguf": "a/m-mmproj-Q8_0.gguf"
+    }
+    assert taken("a/m.gguf", "mmproj.gguf", "b/mmproj.gguf") == {"a/m.gguf": "mmproj.gguf"}
+    parts = [f"big-0000{i}-of-00002.gguf" for i in (1, 2)]
+    assert taken(*parts, "mmproj.gguf") == {parts[0]: "mmproj.gguf"}
+
+
 @pytest.mark.parametrize("wanted", ["m-Q4_K_M.gguf", "Q4_K_M", "q4_k_m.gguf", "m-Q4_K_M"])
 def test_a_file_can_be_asked_for_by_the_end_of_its_name(wanted: str) -> None:
     assert choose_file("a/b", list_models(MANY), wanted, GB)[0].path == "m-Q4_K_M.gguf"

@@ -83,9 +83,19 @@ def test_what_is_forwarded_and_what_is_not() -> None:
         ({"lora": []}, "unknown_parameter", "lora"),
         ({"id_slot": 1}, "unknown_parameter", "id_slot"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1"}}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]}]},
             "unsupported_parameter",
             "messages[0].content[0]",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
+            "unsupported_parameter",
+            "messages[0].content[0]",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x", "detail": "huge"}}]}]},
+            "invalid_value",
+            "messages[0].content[0].image_url.detail",
         ),
     ],
 )  # fmt: skip

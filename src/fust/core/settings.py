@@ -103,6 +103,8 @@ class GatewaySettings:
     """Largest file that `/v1/files` takes; one user's files may take ten times as much together."""
     keep_responses: bool = True
     """Whether `/v1/responses` keeps responses (for 30 days, unless a request says `store: false`)."""
+    image_hosts: tuple[str, ...] = ()
+    """Hosts on private addresses that the URLs of images may lead to, by name, address or network. Empty: public addresses only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Anthropic's Messages API over the engine's chat: requests in, answers and events out.
 
-docs.anthropic.com/en/api/messages and /streaming. Images, PDFs and blocks that the vendor's own tools make (web
-search, code execution) are refused by their place; plain-text documents and search results are read as text.
+docs.anthropic.com/en/api/messages and /streaming. PDFs and blocks that the vendor's own tools make (web search, code
+execution) are refused by their place; plain-text documents and search results are read as text.
 """
 
 from __future__ import annotations
@@ -13,13 +13,22 @@ import msgspec
 
 from fust.core.errors import InvalidInput, Unsupported
 from fust.core.ids import new_id
+from fust.gateway.images import Pictures
 from fust.gateway.schemas import check_schema
 from fust.gateway.shapes import Whole, choice_of, event
 from fust.gateway.tools import Function, Tools, make_function
-from fust.gateway.translate import Plan, ask_for_stream, check_forced, not_text, put_effort, tools_of_old
+from fust.gateway.translate import (
+    Plan,
+    ask_for_stream,
+    check_forced,
+    join_parts,
+    not_text,
+    put_effort,
+    tools_of_old,
+)
 from fust.wire.anthropic import Block, Conversation, CountRequest, MessagesRequest, Source, Tool, ToolChoice
 from fust.wire.body import check_neutral, unsupported
-from fust.wire.openai import FunctionCall, Message, ToolCall, Usage
+from fust.wire.openai import FunctionCall, Message, Part, ToolCall, Usage
 
 _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
@@ -56,6 +65,7 @@ def plan_count(request: CountRequest) -> Plan:
 
 def _plan(request: Conversation, endpoint: str, path: str, *, stream: bool) -> Plan:
     messages: list[Message] = []
+    pictures = Pictures()
     if request.system:
         messages.append(Message("system", _text_of(request.system, "system")))
     for index, turn in enumerate(request.messages):
@@ -67,10 +77,11 @@ def _plan(request: Conversation, endpoint: str, path: str, *, stream: bool) -> P
         elif turn.role == "system":
             messages.append(Message("system", _text_of(turn.content, path_of)))
         else:
-            messages += _user(turn.content, path_of)
+            messages += _user(turn.content, path_of, pictures)
     body: dict[str, Any] = {"messages": messages}
     _put_thinking(body, request)
     plan = Plan(endpoint, path, request.model, "generate", stream, True, body)
+    plan.pictures = pictures.found
     plan.tools = _tools(request) or tools_of_old(messages)
     check_forced(plan)
     return plan
@@ -79,24 +90,47 @@ def _plan(request: Conversation, endpoint: str, path: str, *, stream: bool) -> P
 # Blocks
 
 
-def _user(blocks: list[Block], path: str) -> list[Message]:
-    """Returns a user's turn as chat messages: results of tools first, each on its own, then the rest."""
+def _user(blocks: list[Block], path: str, pictures: Pictures) -> list[Message]:
+    """Returns a user's turn as chat messages: results of tools first, each on its own, then the rest.
+
+    Images of results stand among the rest, for templates put none into results.
+    """
     results: list[Message] = []
-    texts: list[str] = []
+    parts: list[Part] = []
     for index, block in enumerate(blocks):
         place = f"{path}[{index}]"
         if block.type == "tool_result":
-            text = _text_of(block.content or "", f"{place}.content")
+            held = block.content or ""
+            if isinstance(held, list):
+                shown = [(i, inner) for i, inner in enumerate(held) if inner.type == "image"]
+                parts += [_picture(inner, f"{place}.content[{i}]", pictures) for i, inner in shown]
+                held = [inner for inner in held if inner.type != "image"]
+            text = _text_of(held, f"{place}.content")
             if block.is_error is True:
                 text = f"Error: {text}"
             results.append(Message("tool", text, tool_call_id=block.tool_use_id or ""))
+        elif block.type == "image":
+            parts.append(_picture(block, place, pictures))
         else:
-            texts.append(_block_text(block, place))
-    if texts:
-        return [*results, Message("user", "\n".join(texts))]
+            parts.append(Part("text", _block_text(block, place)))
+    if parts:
+        return [*results, Message("user", join_parts(parts))]
     if not results:
         raise InvalidInput("The parameter {param!r} is empty.", param=path)
     return results
+
+
+def _picture(block: Block, path: str, pictures: Pictures) -> Part:
+    source = block.source
+    if isinstance(source, Source) and source.type == "base64" and isinstance(source.data, str):
+        return pictures.put_bytes(source.data, f"{path}.source.data")
+    if isinstance(source, Source) and source.type == "url" and isinstance(source.url, str):
+        return pictures.put(source.url, f"{path}.source.url")
+    raise Unsupported(
+        "Images come as base64 or by a URL here.",
+        hint="Send a source of type base64 or url.",
+        param=f"{path}.source",
+    )
 
 
 def _assistant(blocks: list[Block], path: str) -> Message:

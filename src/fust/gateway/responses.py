@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from fust.core.errors import InvalidInput, Unsupported
 from fust.core.ids import new_id
+from fust.gateway.images import Pictures
 from fust.gateway.schemas import check_schema
 from fust.gateway.shapes import choice_of, event
 from fust.gateway.tools import Function, Tools, choose, make_function
@@ -19,13 +20,14 @@ from fust.gateway.translate import (
     Plan,
     ask_for_stream,
     check_forced,
-    mend_message,
+    join_parts,
     not_text,
     put_effort,
+    settle,
     tools_of_old,
 )
 from fust.wire.body import check_neutral
-from fust.wire.openai import FunctionCall, Message, ToolCall, Usage
+from fust.wire.openai import FunctionCall, Message, Part, ToolCall, Usage
 from fust.wire.responses import Format, InputItem, InputPart, Reasoning, ResponsesRequest, Text
 
 LOGPROBS = "message.output_text.logprobs"
@@ -52,8 +54,9 @@ def plan_response(request: ResponsesRequest, before: Sequence[InputItem]) -> Pla
     """
     items = input_items(request)
     messages = [Message("system", request.instructions)] if request.instructions else []
-    messages += _messages([*before, *items], len(before))
-    body: dict[str, Any] = {"messages": [mend_message(message, i) for i, message in enumerate(messages)]}
+    pictures = Pictures()
+    messages += _messages([*before, *items], len(before), pictures)
+    body: dict[str, Any] = {"messages": [settle(message, i) for i, message in enumerate(messages)]}
     for name, sent in (
         ("temperature", "temperature"),
         ("top_p", "top_p"),
@@ -78,6 +81,7 @@ def plan_response(request: ResponsesRequest, before: Sequence[InputItem]) -> Pla
     plan = Plan(
         "responses", "/v1/chat/completions", request.model, "generate", stream, True, body, param="input"
     )
+    plan.pictures = pictures.found
     plan.tools = _tools(request) or tools_of_old(body["messages"])
     check_forced(plan)
     if stream:
@@ -89,7 +93,7 @@ def plan_response(request: ResponsesRequest, before: Sequence[InputItem]) -> Pla
 # Input
 
 
-def _messages(items: Sequence[InputItem], skipped: int) -> list[Message]:
+def _messages(items: Sequence[InputItem], skipped: int, pictures: Pictures) -> list[Message]:
     """Returns items as chat messages: calls and thoughts that follow one another belong to one assistant's message."""
     messages: list[Message] = []
     open_turn: Message | None = None
@@ -103,11 +107,9 @@ def _messages(items: Sequence[InputItem], skipped: int) -> list[Message]:
             _add_to_turn(open_turn, item, path)
         elif item.type == "function_call_output":
             open_turn = None
-            messages.append(
-                Message("tool", _text(item.output or "", f"{path}.output"), tool_call_id=item.call_id or "")
-            )
+            messages += _result(item, f"{path}.output", pictures)
         elif item.type == "message" and item.role:
-            message = _message(item, path)
+            message = _message(item, path, pictures)
             if message.role != "assistant":
                 open_turn = None
             elif open_turn is not None and not open_turn.content and not open_turn.tool_calls:
@@ -135,25 +137,45 @@ def _add_to_turn(turn: Message, item: InputItem, path: str) -> None:
     turn.tool_calls = calls
 
 
-def _message(item: InputItem, path: str) -> Message:
+def _result(item: InputItem, path: str, pictures: Pictures) -> list[Message]:
+    """Returns what a tool gave; its images follow it as a user's, for templates put none into results."""
+    said = _content(item.output or "", path, pictures)
+    if isinstance(said, str):
+        return [Message("tool", said, tool_call_id=item.call_id or "")]
+    texts = join_parts([part for part in said if part.type == "text"])
+    shown = [part for part in said if part.type != "text"]
+    return [Message("tool", texts, tool_call_id=item.call_id or ""), Message("user", shown)]
+
+
+def _message(item: InputItem, path: str, pictures: Pictures) -> Message:
     assert item.role
     if not item.content:
         raise InvalidInput("The parameter {param!r} is empty.", param=f"{path}.content")
     if isinstance(item.content, str):
         return Message(item.role, item.content)
-    return Message(item.role, _text(item.content, f"{path}.content"))
+    return Message(
+        item.role, _content(item.content, f"{path}.content", pictures if item.role == "user" else None)
+    )
 
 
-def _text(content: str | list[InputPart], path: str) -> str:
+def _content(content: str | list[InputPart], path: str, pictures: Pictures | None) -> str | list[Part]:
+    """Returns content as a chat message has it; without ``pictures`` images are refused."""
     if isinstance(content, str):
         return content
-    texts: list[str] = []
+    parts: list[Part] = []
     for index, part in enumerate(content):
+        place = f"{path}[{index}]"
         text = part.refusal if part.type == "refusal" else part.text
-        if part.type not in ("input_text", "output_text", "refusal", "text") or not isinstance(text, str):
-            raise not_text(part.type, f"{path}[{index}].type")
-        texts.append(text)
-    return "\n".join(texts)
+        if part.type == "input_image" and pictures is not None:
+            check_neutral(part, place)
+            if not isinstance(part.image_url, str):
+                raise InvalidInput("The parameter {param!r} is missing.", param=f"{place}.image_url")
+            parts.append(pictures.put(part.image_url, f"{place}.image_url", part.detail))
+        elif part.type in ("input_text", "output_text", "refusal", "text") and isinstance(text, str):
+            parts.append(Part("text", text))
+        else:
+            raise not_text(part.type, f"{place}.type")
+    return join_parts(parts)
 
 
 def _put_text(body: dict[str, Any], request: ResponsesRequest) -> None:

@@ -25,6 +25,7 @@ from fust.gateway.batches import Batches
 from fust.gateway.exchange import Exchange, dialect_of
 from fust.gateway.extras import plan_classify, plan_detokenize, plan_rerank, plan_tokenize
 from fust.gateway.files import Files
+from fust.gateway.images import Images
 from fust.gateway.limits import Limits
 from fust.gateway.messages import plan_count, plan_messages
 from fust.gateway.meter import Meter
@@ -107,7 +108,8 @@ class Gateway:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runner: BatchRunner | None = None
         self._running: asyncio.Task[None] | None = None
-        self._serving = Serving(targets, pool, check_gate, self.upstream, usage, meter, self._limits)
+        images = Images(settings.image_hosts)
+        self._serving = Serving(targets, pool, check_gate, self.upstream, usage, meter, self._limits, images)
 
     def start(self) -> None:
         """Begins to work on batches; called in the event loop."""

@@ -21,6 +21,7 @@ from fust.gateway.calls import CallReader
 from fust.gateway.choices import add_usage, merge_answers, number_choice, old_logprobs
 from fust.gateway.echo import follows_greedily, greedy_end, put_before, score_request
 from fust.gateway.exchange import Exchange
+from fust.gateway.images import Images
 from fust.gateway.limits import Limits
 from fust.gateway.meter import Meter
 from fust.gateway.relay import DONE, EventStream, Names, decode_answer, usage_of_answer
@@ -66,10 +67,12 @@ class Serving:
         usage: UsageWriter,
         meter: Meter,
         limits: Limits,
+        images: Images,
     ) -> None:
         self.awaited = 0
         """Requests in flight that somebody waits for."""
         self._limits = limits
+        self._images = images
         self._targets = targets
         self._pool = pool
         self._check_gate = check_gate
@@ -90,6 +93,7 @@ class Serving:
         try:
             target = await self._acquire(plan, identity)
             check_fit(plan, target)
+            await self._images.bring(plan.pictures)
             try:
                 await self._send(plan, identity, target, exchange, count)
             except EngineRefused:
@@ -416,6 +420,13 @@ def check_fit(plan: Plan, target: Target) -> None:
     """Raises Unsupported when the model cannot do what the request asks, which only its engine knows."""
     if plan.needs_template and not target.has_chat_template:
         raise _no_template(plan)
+    if plan.pictures and "vision" not in target.capabilities:
+        raise Unsupported(
+            "{model} reads text only, and {param} is an image.",
+            hint="Leave it out, or use a model that sees: GET /fust/v1/deployments lists what each can.",
+            model=plan.model,
+            param=plan.pictures[0].param,
+        )
     if plan.needs and plan.needs not in target.capabilities:
         raise _lacks(plan)
     if plan.dimensions is not None and target.embedding and plan.dimensions != target.embedding:

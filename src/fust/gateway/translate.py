@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from fust.core.errors import InvalidInput, Unsupported
+from fust.gateway.images import Picture, Pictures
 from fust.gateway.schemas import check_schema
 from fust.gateway.shapes import Shape
 from fust.gateway.tools import Tools, read_tools
@@ -19,7 +20,9 @@ from fust.wire.openai import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    ImageURL,
     Message,
+    Part,
     ResponseFormat,
     Sampling,
     forwarded_fields,
@@ -66,6 +69,8 @@ class Plan:
     """Whether an engine that embeds is as good as one that generates."""
     param: str = "messages"
     """The field that holds what the model reads; named when it is too long."""
+    pictures: list[Picture] = field(default_factory=lambda: [])
+    """Images among the messages, to be brought before the request is sent."""
 
     @property
     def is_single(self) -> bool:
@@ -109,7 +114,8 @@ def plan_chat(request: ChatRequest) -> Plan:
         InvalidInput, Unsupported: values that do not go together, or that no engine can honour.
     """
     body = _forward(request, _CHAT_FIELDS)
-    body["messages"] = [mend_message(message, i) for i, message in enumerate(request.messages)]
+    pictures = Pictures()
+    body["messages"] = [mend_message(message, i, pictures) for i, message in enumerate(request.messages)]
     limits = [v for v in (request.max_tokens, request.max_completion_tokens) if isinstance(v, int)]
     if limits:
         body["max_tokens"] = min(limits)
@@ -122,6 +128,7 @@ def plan_chat(request: ChatRequest) -> Plan:
     if isinstance(request.response_format, ResponseFormat):
         _check_format(request.response_format)
     plan = Plan("chat", "/v1/chat/completions", request.model, "generate", *_streaming(request), body)
+    plan.pictures = pictures.found
     parallel = request.parallel_tool_calls
     plan.tools = read_tools(
         request.tools or None, request.tool_choice or None, parallel if isinstance(parallel, bool) else None
@@ -181,30 +188,52 @@ def check_grammar(grammar: object) -> None:
 def not_text(kind: str, param: str) -> Unsupported:
     """Returns the error for content that no model here reads."""
     return Unsupported(
-        "Content of type {kind!r} is not offered here: models read text only.",
-        hint="Send text parts.",
+        "Content of type {kind!r} is not offered here.",
+        hint="Send text, or images as what a user says.",
         kind=kind[:50],
         param=param,
     )
 
 
-def mend_message(message: Message, index: int) -> Message:
+def join_parts(parts: list[Part]) -> str | list[Part]:
+    """Returns content as templates want it: text in one piece, unless there are images in it."""
+    if any(part.type == "image_url" for part in parts):
+        return parts
+    return "\n".join(str(part.text) for part in parts)
+
+
+def _mend_part(part: Part, path: str, message: Message, pictures: Pictures) -> Part:
+    text = part.refusal if part.type == "refusal" else part.text
+    if part.type in ("text", "refusal") and isinstance(text, str):
+        return Part("text", text)
+    if part.type != "image_url" or message.role != "user":
+        raise not_text(part.type, path)
+    if not isinstance(part.image_url, ImageURL):
+        raise InvalidInput("The parameter {param!r} is missing.", param=f"{path}.image_url")
+    return pictures.put(part.image_url.url, f"{path}.image_url.url", part.image_url.detail)
+
+
+def mend_message(message: Message, index: int, pictures: Pictures) -> Message:
     """Returns a message as templates want it: text in one piece, roles that they know."""
+    path = f"messages[{index}]"
     for name in ("audio", "function_call"):
         if getattr(message, name) not in (UNSET, None):
-            raise unsupported(f"messages[{index}].{name}")
-    for position, part in enumerate(message.content if isinstance(message.content, list) else ()):
-        if part.type not in ("text", "refusal") or not isinstance(
-            part.text if part.type == "text" else part.refusal, str
-        ):
-            raise not_text(part.type, f"messages[{index}].content[{position}]")
+            raise unsupported(f"{path}.{name}")
     message.annotations = message.audio = message.function_call = UNSET
+    if isinstance(message.content, list):
+        message.content = join_parts(
+            [
+                _mend_part(part, f"{path}.content[{i}]", message, pictures)
+                for i, part in enumerate(message.content)
+            ]
+        )
+    return settle(message, index)
+
+
+def settle(message: Message, index: int) -> Message:
+    """Returns a message whose role templates know, and which has content."""
     if message.role == "developer":
         message.role = "system"  # the same thing under its newer name, which few templates know
-    if isinstance(message.content, list):
-        message.content = "\n".join(
-            str(part.text if part.type == "text" else part.refusal) for part in message.content
-        )
     if message.content in (UNSET, None):
         if not message.tool_calls and not message.reasoning_content:
             if not isinstance(message.refusal, str):

@@ -8,6 +8,7 @@ from pathlib import Path
 from fust.core.errors import InvalidInput
 from fust.formats.gguf import GGUFHeader, LongList, read_gguf
 from fust.serve.engines.base import SCORE_LOGITS, Mode
+from fust.serve.projector import Vision
 from fust.serve.template_check import check_template
 
 _ENCODERS = frozenset({"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert", "gemma-embedding", "t5encoder", "eurobert"})  # fmt: skip
@@ -43,6 +44,9 @@ class ModelFacts:
     window_width: int = field(default=0, kw_only=True)
     """Part of `kv_width` that belongs to those layers."""
 
+    vision: Vision | None = field(default=None, kw_only=True)
+    """What it sees by, when it is to generate."""
+
     @property
     def is_encoder(self) -> bool:
         """Whether it can only embed."""
@@ -64,7 +68,8 @@ class ModelFacts:
         outputs = {"embed": 0, "generate": self.vocabulary * slots, "score": scored}[mode]
         work = (batch * (6 * self.embedding + 3 * self.feed_forward) + outputs) * 4
         mask = batch * kept * 6  # who looks at whom, in 32 bits and again in 16
-        return int(self.weights_bytes * (1 + self.repacked)) + cache + work + mask + _PROCESS_BYTES
+        seeing = self.vision.memory_bytes if self.vision and mode == "generate" else 0
+        return int(self.weights_bytes * (1 + self.repacked)) + cache + work + mask + seeing + _PROCESS_BYTES
 
 
 def read_facts(path: Path, weights_bytes: int) -> ModelFacts:

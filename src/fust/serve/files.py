@@ -17,6 +17,10 @@ from fust.core.errors import FustError, InvalidInput, NotFound, NotOffered
 from fust.core.units import show_size
 from fust.serve.notes import Note, note
 
+PROJECTOR = ".projector/mmproj.gguf"
+"""Where `bring` puts what a model sees by, in its folder."""
+_PROJECTORS = ("f16", "bf16", "q8_0", "f32")
+"""Of several forms of the same projector: half precision costs nothing that could be seen, quantised ones do."""
 _SPLIT = re.compile(r"^(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$", re.IGNORECASE)
 
 
@@ -26,6 +30,8 @@ class TreeFile:
 
     path: str
     size_bytes: int
+    projector: bool = False
+    """Whether it is a GGUF file that sees, and goes with a model's."""
 
 
 class ModelFiles(Protocol):
@@ -74,6 +80,8 @@ class ModelFile:
 
     paths: tuple[str, ...]
     size_bytes: int
+    projector: TreeFile | None = None
+    """What it sees by."""
 
     @property
     def path(self) -> str:
@@ -96,18 +104,40 @@ def list_models(files: Sequence[TreeFile]) -> list[ModelFile]:
     split: dict[tuple[str, int], dict[int, TreeFile]] = {}
     for file in files:
         name = file.path.rsplit("/", 1)[-1].lower()
-        if not name.endswith(".gguf") or "mmproj" in name or "imatrix" in name:
+        if not name.endswith(".gguf") or sees(file) or "imatrix" in name:
             continue
         match = _SPLIT.match(file.path)
         if match:
             split.setdefault((match["stem"], int(match["parts"])), {})[int(match["part"])] = file
         else:
-            single.append(ModelFile((file.path,), file.size_bytes))
+            single.append(ModelFile((file.path,), file.size_bytes, _projector_of(file.path, files)))
     for (_, count), parts in split.items():
         if sorted(parts) == list(range(1, count + 1)):
             ordered = [parts[number] for number in sorted(parts)]
-            single.append(ModelFile(tuple(p.path for p in ordered), sum(p.size_bytes for p in ordered)))
+            size, projector = sum(p.size_bytes for p in ordered), _projector_of(ordered[0].path, files)
+            single.append(ModelFile(tuple(p.path for p in ordered), size, projector))
     return sorted(single, key=lambda model: (-model.size_bytes, model.path))
+
+
+def sees(file: TreeFile) -> bool:
+    """Returns whether a file is a projector, as its header or its name says."""
+    name = PurePosixPath(file.path).name.lower()
+    return file.projector or (name.endswith(".gguf") and "mmproj" in name)
+
+
+def _projector_of(model: str, files: Sequence[TreeFile]) -> TreeFile | None:
+    """Returns the projector that goes with a model's file: of its own folder, else of the repo's top, or None."""
+    for place in (PurePosixPath(model).parent, PurePosixPath(".")):
+        beside = [f for f in files if sees(f) and PurePosixPath(f.path).parent == place]
+        if beside:
+            return min(beside, key=_projector_rank)
+    return None
+
+
+def _projector_rank(file: TreeFile) -> tuple[int, int, str]:
+    words = PurePosixPath(file.path).stem.lower().replace(".", "-").split("-")
+    rank = next((i for i, form in enumerate(_PROJECTORS) if form in words), len(_PROJECTORS))
+    return rank, -file.size_bytes, file.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,15 +288,21 @@ def bring(source: ModelFiles, repo_id: str, revision: str, model: ModelFile, fol
     for path in model.paths:
         real = source.materialise(repo_id, revision, path)
         link = folder / PurePosixPath(path).relative_to(top)
-        link.parent.mkdir(exist_ok=True)
-        # A hard link keeps the bytes when the hub's cache evicts its name; another disk has to do with a symbolic one.
-        try:
-            os.link(real, link)
-        except OSError:
-            os.symlink(real.resolve(), link)
+        _link(real, link)
         first = first or link
     assert first is not None
+    if model.projector is not None:
+        _link(source.materialise(repo_id, revision, model.projector.path), folder / PROJECTOR)
     return first
+
+
+def _link(real: Path, link: Path) -> None:
+    link.parent.mkdir(exist_ok=True)
+    # A hard link keeps the bytes when the hub's cache evicts its name; another disk has to do with a symbolic one.
+    try:
+        os.link(real, link)
+    except OSError:
+        os.symlink(real.resolve(), link)
 
 
 def discard(folder: Path) -> None:

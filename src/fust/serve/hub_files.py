@@ -12,6 +12,7 @@ from fust.hub.cards import parse_card
 from fust.hub.formats import open_head
 from fust.hub.service import Hub
 from fust.serve.files import TreeFile
+from fust.serve.projector import mark_projectors
 
 
 class HubFiles:
@@ -28,7 +29,8 @@ class HubFiles:
         """See `ModelFiles.list_files`."""
         repo = self._hub.get_repo(SYSTEM, repo_id, "model")
         entries = self._hub.list_tree(repo, revision, recursive=True)
-        return [TreeFile(entry.path, entry.size) for entry in entries if not entry.is_folder]
+        files = [TreeFile(entry.path, entry.size) for entry in entries if not entry.is_folder]
+        return mark_projectors(files, lambda path: open_head(self._hub, repo, revision, path))
 
     def materialise(self, repo_id: str, revision: str, path: str) -> Path:
         """See `ModelFiles.materialise`."""

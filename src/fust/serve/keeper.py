@@ -183,7 +183,7 @@ class Keeper:
                 )
                 folder = self._settings.home / "engines" / "files" / hosted.id
                 path = bring(self._files, hosted.repo_id, hosted.revision, model, folder)
-                facts = hosted.kind.read_facts(path, model.size_bytes)
+                facts = hosted.kind.look(path, model)
                 with self.lock:
                     hosted.path, hosted.facts = path, facts
             return hosted.facts
@@ -271,6 +271,7 @@ class Keeper:
         other = hosted.scorer if mode == "score" else None
         kind, path = (other.kind, other.path) if other else (hosted.kind, hosted.path)
         assert path is not None
+        vision = hosted.facts.vision if hosted.facts else None
         spec = EngineSpec(
             engine_id=new_id("e"),
             path=path,
@@ -286,6 +287,7 @@ class Keeper:
             options=hosted.options,
             secret=self._unseal(hosted),
             adapters=adapters,
+            projector=vision.path if vision and mode == "generate" else None,
         )
         engine = kind.make(spec, self._settings.home)
         with self.lock:

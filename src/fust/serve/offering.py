@@ -20,6 +20,7 @@ from fust.serve.adapters import bases_named, is_adapter
 from fust.serve.engines.kinds import KINDS, Kind, choose_kind
 from fust.serve.facts import ModelFacts
 from fust.serve.files import (
+    PROJECTOR,
     ModelFile,
     ModelFiles,
     Need,
@@ -162,7 +163,7 @@ class Offering:
         try:
             kind.check()
             with heads(self._files, repo_id, commit, model) as path:
-                found: ModelFacts | FustError = kind.read_facts(path, model.size_bytes)
+                found: ModelFacts | FustError = kind.look(path, model)
         except FustError as error:
             found = error
         except OSError as error:
@@ -181,8 +182,11 @@ def heads(files: ModelFiles, repo_id: str, commit: str, model: ModelFile) -> Gen
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fust-heads-")))
         top = PurePosixPath(model.path).parent
-        for path in model.paths:
-            link = folder / PurePosixPath(path).relative_to(top)
+        places = {path: str(PurePosixPath(path).relative_to(top)) for path in model.paths}
+        if model.projector is not None:
+            places[model.projector.path] = PROJECTOR
+        for path, place in places.items():
+            link = folder / place
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(stack.enter_context(files.head(repo_id, commit, path)).resolve())
         yield folder / PurePosixPath(model.path).name

@@ -59,6 +59,14 @@ def plan_engine(
             if facts.pooling == pooling
             else note("Embeddings are pooled by {pooling}: the file does not say how.", pooling=pooling)
         )
+    if mode == "generate" and facts.vision is not None:
+        why.append(
+            note(
+                "It sees: {file} takes about {size}.",
+                file=facts.vision.name,
+                size=show_size(facts.vision.memory_bytes),
+            )
+        )
     if mode == "score":
         slots = 1
         why.append(

@@ -16,6 +16,7 @@ from fust.core.errors import InvalidInput
 from fust.core.i18n import Language, accepted_language
 from fust.serve.deployment import Deployment as Served
 from fust.serve.engine_routes import handlers as engine_handlers
+from fust.serve.engines.kinds import get_kind
 from fust.serve.offer_routes import handlers as offer_handlers
 from fust.serve.service import Serve
 
@@ -74,6 +75,8 @@ class Deployment(msgspec.Struct):
     """What an engine without a file was told; never its key."""
     adapters: list[Adapter]
     """Those that the caller may read."""
+    capabilities: list[str]
+    """What it can: `chat`, `embeddings`, `vision` and so on; empty until its file was read."""
 
 
 class DeploymentList(msgspec.Struct):
@@ -169,6 +172,7 @@ def draw(served: Served, language: Language) -> Deployment:
         busy=served.busy,
         options=msgspec.json.decode(served.options),
         adapters=_draw_adapters(served, language),
+        capabilities=sorted(get_kind(served.engine).offers(served.facts)) if served.facts else [],
     )
 
 

@@ -31,13 +31,24 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
+Detail = Literal["auto", "low", "high", "original"]
+"""How closely an image is to be looked at: `low` is at most 512 pixels a side, the others all that the model sees."""
+
+
+class ImageURL(Body):
+    """Where an image is: a `data:` URL, or one of the web."""
+
+    url: str
+    detail: Detail | UnsetType | None = UNSET
+
+
 class Part(Body):
-    """A part of a message's content; text only, until engines see."""
+    """A part of a message's content: text, or an image."""
 
     type: str
     text: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
-    image_url: Any = UNSET
+    image_url: ImageURL | UnsetType = UNSET
     input_audio: Any = UNSET
     file: Any = UNSET
     prompt_cache_breakpoint: Any = UNSET

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from fust.wire.body import Body
-from fust.wire.openai import Probability, StreamOptions, Tokens
+from fust.wire.openai import Detail, Probability, StreamOptions, Tokens
 
 
 class InputPart(Body, omit_defaults=True):
@@ -17,7 +17,7 @@ class InputPart(Body, omit_defaults=True):
     text: str | UnsetType = UNSET
     refusal: str | UnsetType = UNSET
     image_url: str | UnsetType | None = UNSET
-    detail: Any = UNSET
+    detail: Detail | UnsetType | None = UNSET
     file_id: Any = UNSET
     annotations: Any = UNSET
     logprobs: Any = UNSET

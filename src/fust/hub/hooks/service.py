@@ -28,7 +28,7 @@ from fust.hub.gates import Gates
 from fust.hub.guard import is_private
 from fust.hub.hooks.models import Webhook, WebhookDelivery
 from fust.hub.hooks.payload import VERSION, Happening, Payloads
-from fust.hub.hooks.send import Internal
+from fust.hub.reach import Internal
 from fust.hub.repos import Repos
 from fust.hub.types import RepoInfo
 from fust.store.database import Database

@@ -47,6 +47,8 @@ class EngineSpec:
     secret: str = field(default="", repr=False)
     """The key that such a kind was given."""
     adapters: HeldAdapters = ()
+    projector: Path | None = None
+    """The GGUF file that it sees by."""
 
 
 @dataclass(frozen=True, slots=True)

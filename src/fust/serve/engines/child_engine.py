@@ -78,6 +78,7 @@ class ChildEngine:
             options=msgspec.Raw(spec.options),
             secret=spec.secret,
             adapters=[str(path) for _, path in spec.adapters],
+            projector=str(spec.projector or ""),
         )
         return self._module, msgspec.json.encode(config)
 

@@ -43,6 +43,7 @@ class ChildConfig(msgspec.Struct):
     """What an engine without a model's file was told, as JSON."""
     secret: str = ""
     adapters: list[str] = []
+    projector: str = ""
 
 
 class ChildReady(msgspec.Struct, omit_defaults=True):

@@ -7,7 +7,7 @@ the table, so a new kind needs no change there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fust.core.errors import InvalidInput
@@ -16,8 +16,9 @@ from fust.serve.engines.bare import Bare
 from fust.serve.engines.base import Engine, EngineSpec, Mode
 from fust.serve.engines.safetensors import list_safetensors, read_safetensors_facts
 from fust.serve.facts import ModelFacts, read_facts
-from fust.serve.files import ModelFile, TreeFile, list_models
+from fust.serve.files import PROJECTOR, ModelFile, TreeFile, list_models
 from fust.serve.notes import Note, note
+from fust.serve.projector import read_vision
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,27 @@ class Kind:
     check: Callable[[], None] = lambda: None
     """Raises NotOffered when a package that it needs is not installed."""
 
+    def look(self, path: Path, model: ModelFile) -> ModelFacts:
+        """Returns the shape of a model that was brought to ``path``, what it sees by beside it.
+
+        Raises:
+            FustError: it cannot be served; says why.
+        """
+        facts = self.read_facts(path, model.size_bytes)
+        if model.projector is None:
+            return facts
+        return replace(
+            facts,
+            vision=read_vision(path.parent / PROJECTOR, model.projector.path, model.projector.size_bytes),
+        )
+
     def offers(self, facts: ModelFacts) -> frozenset[str]:
         """Returns what a model list says of a model that may not be loaded."""
         modes: tuple[Mode, ...] = ("embed",) if facts.is_encoder else ("generate", "embed", "score")
         offered = frozenset[str]().union(*(self.claims.get(mode, ()) for mode in modes))
-        return offered if facts.has_chat_template else offered - {"chat"}
+        if facts.vision is not None:
+            offered |= self.adds & {"vision"}
+        return offered if facts.has_chat_template else offered - {"chat", "vision"}
 
 
 def _without_files(

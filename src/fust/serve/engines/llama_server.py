@@ -61,6 +61,8 @@ def command_of(path: str, spec: EngineSpec) -> list[str]:
     if spec.mode == "embed":
         wanted += [["--embedding"], ["--pooling", spec.pooling or "none"]]
         wanted += [["--batch-size", str(spec.context)], ["--ubatch-size", str(spec.context)]]
+    if spec.projector:
+        wanted += [["--mmproj", str(spec.projector)]]
     if spec.adapters:
         # Read and not used: each request says which it wants.
         wanted += [["--lora-scaled", f"{path}:0.0"] for _, path in spec.adapters]

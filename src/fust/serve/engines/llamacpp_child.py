@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -40,6 +41,10 @@ def _start(config: ChildConfig) -> int:
         params.pooling_type = getattr(
             xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{config.pooling.upper()}"
         )
+    if config.projector:
+        params.mmproj.path = config.projector
+        # What is no image it would hand to ffprobe as a video.
+        os.environ["PATH"] = ""
     params.lora_adapters = [_adapter(xllamacpp, path) for path in config.adapters]
     server: Any = xllamacpp.Server(params)
     _running.append(server)

@@ -26,7 +26,7 @@ from fust.serve.plan import Plan
 
 CLAIMS: Mapping[Mode, frozenset[str]] = {
     "generate": frozenset(
-        {"chat", "completions", "embeddings", "rerank", "json_schema", "logprobs", "tools"}
+        {"chat", "completions", "embeddings", "rerank", "json_schema", "logprobs", "tools", "vision"}
     ),
 }
 """What one may be said to offer (`--can`); without a word all but `rerank` is asked of it, and its own refusals count."""

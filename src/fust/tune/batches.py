@@ -33,6 +33,8 @@ class Batch:
     """For each place the sample that it belongs to, counted in the batch; (B, T)."""
     samples: tuple[int, ...]
     """Numbers of the samples of the batch; of pairs, a better and a worse one by turns."""
+    lengths: tuple[int, ...]
+    """Places of each sample, and of the padding at the end of a row, through all rows; sums to B T."""
 
     @property
     def learned(self) -> int:
@@ -77,6 +79,7 @@ class Batches:
         ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         targets = np.full(shape, IGNORED, np.int64)
         owners = np.zeros(shape, np.int64)
+        lengths: list[int] = []
         tokens = count = 0
         for i, row in enumerate(rows):
             at = 0
@@ -87,9 +90,12 @@ class Batches:
                 targets[i, at : at + n] = np.where(learned[1:] == 1, said[1:].astype(np.int64), IGNORED)
                 positions[i, at : at + n] = np.arange(n)
                 owners[i, at : at + n] = count
+                lengths.append(n)
                 count += 1
                 at += n
             positions[i, at:] = np.arange(shape[1] - at)
+            lengths += [shape[1] - at] if at < shape[1] else []
             tokens += at
         ids, targets, positions, owners = (torch.from_numpy(a) for a in (ids, targets, positions, owners))
-        return Batch(ids, targets, positions, tokens, owners, tuple(number for row in rows for number in row))
+        numbers = tuple(number for row in rows for number in row)
+        return Batch(ids, targets, positions, tokens, owners, numbers, tuple(lengths))

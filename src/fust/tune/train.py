@@ -7,7 +7,8 @@
         clip, move, now and then evaluate and save
 
 What makes it quick on a CPU: bf16 where the processor has instructions for it, samples packed into rows without
-padding, the output matrix applied to learned tokens only, and a malloc that keeps its pages. What makes it exact: the
+padding, the output matrix applied to learned tokens only, functions of our own where the time goes
+(`fust.tune.kernels`), and a malloc that keeps its pages. What makes it exact: the
 rows and all random numbers of a step follow from the seed and the step's number, so a run that goes on from a
 checkpoint does what it would have done.
 """
@@ -31,8 +32,10 @@ from torch.utils.checkpoint import checkpoint
 
 from fust.core.errors import FustError, StorageFull
 from fust.core.files import full_disk_is_clear
+from fust.tune.base import PROVEN
 from fust.tune.batches import IGNORED, Batch, Batches
 from fust.tune.checkpoints import Checkpoint, State, Tensors, disk_errors, find_checkpoint, save_checkpoint
+from fust.tune.kernels import quicken_adapters, register_parted_attention, token_losses
 from fust.tune.preference import Preference, Reference
 from fust.tune.progress import Point, Trained, Watcher
 from fust.tune.recipe import Recipe
@@ -80,13 +83,16 @@ class Tuned:
 
         torch.manual_seed(recipe.seed)
         self._bf16 = recipe.precision == "bf16"
-        self._stored = cast("torch.dtype", AutoConfig.from_pretrained(folder).dtype or torch.float32)
+        config = AutoConfig.from_pretrained(folder)
+        self._stored = cast("torch.dtype", config.dtype or torch.float32)
+        # Families of which the tests know that attention hands on where samples end; the others part by positions.
+        self._parts = config.model_type in PROVEN
         self._base = recipe.base
         self._is_adapter = recipe.is_adapter
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=register_parted_attention() if self._parts else "sdpa",
             local_files_only=True,
             trust_remote_code=False,
         )
@@ -99,6 +105,14 @@ class Tuned:
         self._backbone: Any = causal.base_model
         self._head: Any = causal.get_output_embeddings()
         self._soft_cap: float | None = getattr(causal.config, "final_logit_softcapping", None)
+        self._plain_head = (
+            type(self._head) is torch.nn.Linear
+            and len(list(self._head.parameters())) == 1
+            and not self._soft_cap
+        )
+        self._matrix = self._head.weight  # of the output
+        if self._bf16 and self._plain_head and not self._matrix.requires_grad:
+            self._matrix = self._matrix.detach().bfloat16()
         self.trained: dict[str, torch.nn.Parameter] = {
             name: parameter
             for name, parameter in cast(
@@ -123,6 +137,20 @@ class Tuned:
         )
         torch.manual_seed(recipe.seed)
         self.model = get_peft_model(self.model, wanted)
+        quicken_adapters(self.model)
+        if self._bf16:
+            self._freeze_in_bf16()
+
+    def _freeze_in_bf16(self) -> None:
+        """Keeps frozen matrices as matrix products take them, who else cast them at each use: the values are the same."""
+        head = self.model.get_output_embeddings()
+        for module in self.model.modules():
+            if (
+                type(module) is torch.nn.Linear
+                and module is not head
+                and not any(p.requires_grad for p in module.parameters())
+            ):
+                module.to(torch.bfloat16)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Returns the sum of -log p over the learned tokens."""
@@ -131,15 +159,13 @@ class Tuned:
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns -log p of each learned token, and which of the batch's places it has when they are counted through."""
         with self.precision():
-            # No cache and no mask: only then does transformers part packed samples by their positions.
-            hidden = self._backbone(
-                input_ids=batch.ids, position_ids=batch.positions, use_cache=False
-            ).last_hidden_state
+            hidden = self._hidden(batch)
             wanted = batch.targets.flatten()
             places = torch.nonzero(wanted != IGNORED).squeeze(1)
             hidden, wanted = hidden.flatten(0, 1).index_select(0, places), wanted[places]
             at_once = max(1, _HEAD_VALUES // self._head.weight.shape[0])
-            if len(wanted) <= at_once:
+            keeps_little = self._plain_head and not self._matrix.requires_grad
+            if keeps_little or len(wanted) <= at_once:
                 return self._head_loss(hidden, wanted), places
             parts = zip(hidden.split(at_once), wanted.split(at_once), strict=True)
             found = [
@@ -151,7 +177,24 @@ class Tuned:
         """Returns the context in which matrix products have the recipe's precision."""
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16)
 
+    def _hidden(self, batch: Batch) -> torch.Tensor:
+        """Returns the last hidden states; samples of a row do not see each other."""
+        if self._parts:
+            row = (1, -1)
+            return self._backbone(
+                input_ids=batch.ids.view(row),
+                position_ids=batch.positions.view(row),
+                use_cache=False,
+                sample_lengths=batch.lengths,
+            ).last_hidden_state
+        # No cache and no mask: only then does transformers part packed samples by their positions.
+        return self._backbone(
+            input_ids=batch.ids, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
+
     def _head_loss(self, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        if self._plain_head:
+            return token_losses(hidden, self._matrix, wanted)
         logits = self._head(hidden).float()
         if self._soft_cap:
             logits = torch.tanh(logits / self._soft_cap) * self._soft_cap

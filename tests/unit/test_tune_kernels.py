@@ -1,0 +1,91 @@
+"""Each quick function of a step against the plain formula: values and gradients, in fp32 to rounding and in bf16 within its grain."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'fust[tune]')")
+pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
+
+import torch.nn.functional as F  # noqa: E402
+
+from fust.tune import kernels  # noqa: E402
+from fust.tune.kernels import parted_attention, quicken_adapters, token_losses  # noqa: E402
+
+
+def gradients(result, *wanted):
+    """Returns the gradients of a weighted sum, so that every part of the result counts differently."""
+    weights = torch.linspace(0.5, 2.0, result.numel()).view(result.shape)
+    return torch.autograd.grad((result.float() * weights).sum(), wanted)
+
+
+def compare(found, expected, *, bf16=False):
+    for one, other in zip(found, expected, strict=True):
+        bound = 0.02 * other.abs().max().item() if bf16 else 1e-5
+        torch.testing.assert_close(one, other, rtol=0.02 if bf16 else 1e-4, atol=bound)
+
+
+@pytest.mark.parametrize("learns", [True, False], ids=["learns", "frozen"])
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_the_loss_of_tokens(learns, bf16, monkeypatch):
+    monkeypatch.setattr(kernels, "_LOGITS_AT_ONCE", 32 * 300)  # several parts, the last one smaller
+    torch.manual_seed(0)
+    hidden = torch.randn(100, 24, requires_grad=True)
+    matrix = torch.randn(300, 24, requires_grad=learns)
+    wanted = torch.randint(300, (100,))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        found = token_losses(hidden, matrix, wanted)
+    expected = F.cross_entropy(hidden @ matrix.T, wanted, reduction="none")
+    assert found.dtype == torch.float32
+    compare([found], [expected], bf16=bf16)
+    of = (hidden, matrix) if learns else (hidden,)
+    compare(gradients(found, *of), gradients(expected, *of), bf16=bf16)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_an_adapted_matrix(bias, bf16):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=12, target_modules=["0"], init_lora_weights=False)
+    model = inject_adapter_in_model(config, torch.nn.Sequential(torch.nn.Linear(24, 40, bias=bias)))
+    layer = model[0]
+    x = torch.randn(2, 9, 24, requires_grad=True)
+    of = (x, layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+    expected = model(x)
+    slow = gradients(expected, *of)
+    quicken_adapters(model)
+    assert "forward" in vars(layer)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        found = model(x)
+    compare([found.float(), *gradients(found, *of)], [expected, *slow], bf16=bf16)
+
+
+@pytest.mark.parametrize(("heads", "of_keys"), [(4, 4), (4, 2)])
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("short", [384, 20, 0], ids=["tables", "both", "torch's"])
+def test_attention_within_samples(heads, of_keys, window, short, monkeypatch):
+    """Against one sample after the other by the formula; among them one token alone, and one longer than the window."""
+    monkeypatch.setattr(kernels, "_SHORT", short)
+    torch.manual_seed(0)
+    lengths = [7, 1, 33, 5]
+    query = torch.randn(1, heads, sum(lengths), 8, requires_grad=True)
+    key, value = (torch.randn(1, of_keys, sum(lengths), 8, requires_grad=True) for _ in range(2))
+    found, _ = parted_attention(
+        SimpleNamespace(), query, key, value, None, scaling=0.3, sliding_window=window, sample_lengths=lengths
+    )
+    expected, first = [], 0
+    for n in lengths:
+        place = slice(first, first + n)
+        first += n
+        q, k, v = (t[0, :, place].repeat_interleave(heads // t.shape[1], 0) for t in (query, key, value))
+        back = torch.arange(n)[:, None] - torch.arange(n)[None]
+        hidden = (back < 0) | (back >= (window or n))
+        p = (q @ k.transpose(1, 2) * 0.3).masked_fill(hidden, -torch.inf).softmax(-1)
+        expected.append((p @ v).transpose(0, 1)[None])
+    whole = torch.cat(expected, 1)
+    compare([found], [whole])
+    compare(gradients(found, query, key, value), gradients(whole, query, key, value))

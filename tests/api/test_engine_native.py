@@ -8,10 +8,12 @@ import signal
 import sys
 import tarfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -21,6 +23,7 @@ from fust.core.settings import load_settings
 from fust.jobs.folder import Asked, RunFolder, Spec
 from fust.jobs.worker import JobContext
 from fust.serve import build as builds
+from fust.serve.engines import llama_c
 from fust.serve.engines.base import EngineLoadFailed, EngineSpec
 from fust.serve.engines.llama_server import command_of
 from fust.serve.engines.llamacpp import LlamaCppEngine
@@ -28,14 +31,17 @@ from fust.serve.engines.native import (
     Build,
     Speed,
     binary_of,
+    find_library,
     find_server,
     folder_of,
+    library_of,
     processor,
     read_build,
     wheel_version,
     write_build,
 )
 from fust.serve.measure import measure
+from fust.wire.scoring import ScoreRequest, ScoreRow
 from tests.support.model_house import House, running_house
 from tests.support.small_models import write_llama, write_repos
 
@@ -205,6 +211,33 @@ def test_a_build_is_compiled_measured_and_kept(tmp_path: Path, monkeypatch: pyte
     for wrong in (tmp_path / "none.tar.gz", model):
         with pytest.raises(InvalidInput, match="cannot be unpacked"):
             builds.run_build(context_of(tmp_path / "home", source=str(wrong)), model)
+
+
+def test_scores_come_from_the_library_that_was_built(tmp_path: Path) -> None:
+    """The wheel's own library stands in for one that was compiled from the same source."""
+    home, model = tmp_path / "home", write_llama(tmp_path / "m.gguf")
+    write_program(binary_of(home))
+    write_build(home, Build(wheel_version(), processor(), Speed(2, 2), Speed(1, 1), "m.gguf", 1, "", 1))
+    assert find_library("", home) == ""
+    body = msgspec.json.encode(ScoreRequest([ScoreRow(tokens=[5, 6, 7])]))
+    answers: list[bytes] = []
+    for built in (None, b"\x7fELF rubbish", Path(llama_c._path()).read_bytes()):
+        if built is not None:
+            library_of(home).write_bytes(built)
+            assert find_library("", home) == str(library_of(home)) and find_library("wheel", home) == ""
+        engine = LlamaCppEngine(EngineSpec("e", model, "a", "score", 256, 1, 1), home)
+        info = engine.start(30, lambda *_: None)
+        try:
+            used = library_of(home).name in Path(f"/proc/{info.pid}/maps").read_text()
+            assert used == (built is not None and len(built) > 1000)
+            asked = urllib.request.Request(
+                info.base_url + "/score", body, {"Authorization": f"Bearer {info.api_key}"}
+            )
+            with urllib.request.urlopen(asked, timeout=20) as answer:
+                answers.append(answer.read())
+        finally:
+            engine.stop()
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_measuring_needs_servers_that_answer(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
 from fust.core.archives import unpack
 from fust.core.clock import iso, now
-from fust.core.errors import InvalidInput, NotOffered, UpstreamFailed
+from fust.core.errors import FustError, InvalidInput, NotOffered, UpstreamFailed
 from fust.core.machine import physical_cores
 from fust.jobs.kinds import Kind
 from fust.jobs.worker import JobContext
@@ -28,6 +28,7 @@ from fust.serve.engines.native import (
     Build,
     binary_of,
     folder_of,
+    library_of,
     processor,
     wheel_version,
     write_build,
@@ -36,7 +37,7 @@ from fust.serve.measure import measure
 
 _STEP = re.compile(r"^\[(\d+)/(\d+)\]")
 _OPTIONS = (
-    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=ON", "-DLLAMA_BUILD_TESTS=OFF",
+    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DCMAKE_POSITION_INDEPENDENT_CODE=ON", "-DGGML_NATIVE=ON", "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_OPENSSL=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_ALL_WARNINGS=OFF",
 )  # fmt: skip
@@ -133,11 +134,15 @@ def run_build(context: JobContext, model: Path) -> BuildOutcome:
     threads = context.settings.serve.threads or physical_cores()
     native, wheel = measure(model, [str(made), ""], threads)
     found = Build(wheel_version(), processor(), native, wheel, model.name, threads, iso(now()) or "", seconds)
+    library = _link(context, build)
     context.too_late_to_cancel = True
     folder_of(home).mkdir(parents=True, exist_ok=True)
-    fresh = binary_of(home).with_suffix(".new")
-    shutil.copy2(made, fresh)
-    os.replace(fresh, binary_of(home))  # engines that run keep the file that they have
+    library_of(home).unlink(missing_ok=True)  # of another build it must not stay beside this one
+    for one, place in ((made, binary_of(home)), (library, library_of(home))):
+        if one is not None:
+            fresh = place.with_suffix(".new")
+            shutil.copy2(one, fresh)
+            os.replace(fresh, place)  # engines that run keep the file that they have
     write_build(home, found)
     if found.is_better:
         context.say("It answers {ratio} times as fast, and is used from now on.", ratio=round(found.ratio, 2))
@@ -154,14 +159,32 @@ def run_build(context: JobContext, model: Path) -> BuildOutcome:
     )
 
 
+def _link(context: JobContext, build: Path) -> Path | None:
+    """Returns the library that the scorer opens, linked of what the server is made of; None where that cannot be."""
+    parts = [build / "src" / "libllama.a", *sorted((build / "ggml" / "src").glob("libggml*.a"))]
+    if sys.platform != "linux" or not all(part.is_file() for part in parts):
+        return None
+    library = build / "libllama.so"
+    whole = ["-Wl,--whole-archive", *map(str, parts), "-Wl,--no-whole-archive"]
+    try:
+        _run([_compiler(), "-shared", "-o", str(library), *whole, "-fopenmp", "-lpthread", "-ldl", "-lm"])
+    except FustError as error:
+        context.say("Scores stay with the wheel: {reason}", reason=error.sentence("en"))
+        return None
+    return library
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX") or next((n for n in ("c++", "g++", "clang++") if shutil.which(n)), "c++")
+
+
 def processor_options() -> list[str]:
     """Returns what is left out of all that the processor says it has.
 
     Virtual machines list Intel's AMX and do not allow it: the server then dies of an illegal instruction with quantised
     models (seen on a Xeon with GCC 12 and b11549), so no build here uses it.
     """
-    compiler = os.environ.get("CXX") or next((n for n in ("c++", "g++", "clang++") if shutil.which(n)), "c++")
-    tried = [compiler, *_NO_AMX.split(), "-x", "c++", "-E", os.devnull]
+    tried = [_compiler(), *_NO_AMX.split(), "-x", "c++", "-E", os.devnull]
     if subprocess.run(tried, capture_output=True, check=False).returncode:
         return []  # another kind of processor, or a compiler that knows no AMX
     return [f"-DCMAKE_C_FLAGS={_NO_AMX}", f"-DCMAKE_CXX_FLAGS={_NO_AMX}"]

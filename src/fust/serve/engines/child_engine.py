@@ -62,8 +62,11 @@ class ChildEngine:
 
     def _order(self, api_key: str) -> tuple[str, bytes]:
         """Returns the module of the process, and what it is told."""
+        return self._module, msgspec.json.encode(self._config(api_key))
+
+    def _config(self, api_key: str) -> ChildConfig:
         spec = self.spec
-        config = ChildConfig(
+        return ChildConfig(
             path=str(spec.path),
             alias=spec.alias,
             lock=str(self._child.lock_path),
@@ -80,7 +83,6 @@ class ChildEngine:
             adapters=[str(path) for _, path in spec.adapters],
             projector=str(spec.projector or ""),
         )
-        return self._module, msgspec.json.encode(config)
 
     def _order_to_execute(self, argv: list[str], environ: dict[str, str], **more: bool) -> tuple[str, bytes]:
         """Returns the same for a program that is not ours."""

@@ -44,6 +44,8 @@ class ChildConfig(msgspec.Struct):
     secret: str = ""
     adapters: list[str] = []
     projector: str = ""
+    library: str = ""
+    """llama.cpp's library in the place of the wheel's."""
 
 
 class ChildReady(msgspec.Struct, omit_defaults=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
+import logging
 import platform
 import sys
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from ctypes import (
 )
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 VERSION = "2026.10.11549"
 """Of the wheel that this layout belongs to."""
@@ -154,8 +157,12 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-def open_library() -> Any:
+def open_library(built: str = "") -> Any:
     """Returns the library with typed functions, after its layout was checked.
+
+    Args:
+        built: path of one that was compiled here from the wheel's own source; one that is not as it should be is passed
+            over for the wheel's.
 
     Raises:
         LayoutUnknown: another version, or its structures are not those of this file; says what was found.
@@ -163,7 +170,15 @@ def open_library() -> Any:
     found = importlib.metadata.version("xllamacpp")
     if found != VERSION:
         raise LayoutUnknown(f"scoring knows xllamacpp {VERSION}, and {found} is installed")
-    path = _path()
+    if built:
+        try:
+            return _opened(built)
+        except (OSError, LayoutUnknown) as error:
+            log.warning("the library that was built here is not used", extra={"reason": str(error)})
+    return _opened(_path())
+
+
+def _opened(path: str) -> Any:
     check_layout(ctypes.CDLL(path))  # an object of its own: the check declares two functions otherwise
     library = ctypes.CDLL(path)
     for name, (result, arguments) in _FUNCTIONS.items():

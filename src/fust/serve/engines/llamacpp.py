@@ -13,9 +13,9 @@ import msgspec
 from fust.core.machine import machine_memory
 from fust.serve.engines.base import EngineSpec, Mode
 from fust.serve.engines.child_engine import ChildEngine
-from fust.serve.engines.child_main import bound_growth
+from fust.serve.engines.child_main import ChildConfig, bound_growth
 from fust.serve.engines.llama_server import command_of
-from fust.serve.engines.native import find_server
+from fust.serve.engines.native import find_library, find_server
 
 _SERVER, _SCORER = "fust.serve.engines.llamacpp_child", "fust.serve.engines.scorer_child"
 _STAMP = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3}\s+([A-Z])\s+(?:[^:]*:\s)?\s*(?:\S+:\s)?(.*)$")
@@ -55,6 +55,12 @@ class LlamaCppEngine(ChildEngine):
         if not server:
             return super()._order(api_key)
         return self._order_to_execute(command_of(server, self.spec), {"LLAMA_API_KEY": api_key})
+
+    def _config(self, api_key: str) -> ChildConfig:
+        config = super()._config(api_key)
+        if self.spec.mode == "score":
+            config.library = find_library(self.spec.server, self._home)
+        return config
 
     def _wait_until_loaded(self, timeout_s: float, began: float) -> None:
         super()._wait_until_loaded(timeout_s, began)

@@ -68,6 +68,11 @@ def binary_of(home: Path) -> Path:
     return folder_of(home) / "llama-server"
 
 
+def library_of(home: Path) -> Path:
+    """Returns the path of the library that was built beside it, whether or not it is there."""
+    return folder_of(home) / "libllama.so"
+
+
 def read_build(home: Path) -> Build | None:
     """Returns what is known of the build, or None when there is none."""
     try:
@@ -96,6 +101,12 @@ def find_server(setting: str, home: Path) -> str:
     ):
         return ""
     return str(binary_of(home))
+
+
+def find_library(setting: str, home: Path) -> str:
+    """Returns llama.cpp's library to score with: the build's where its server is used; empty: the wheel's."""
+    library = library_of(home)
+    return str(library) if find_server(setting, home) == str(binary_of(home)) and library.is_file() else ""
 
 
 def wheel_version() -> str:

@@ -52,14 +52,14 @@ class BadAdapter(Exception):
 class Scorer:
     """One model, one thread at a time."""
 
-    def __init__(self, path: Path, context: int, threads: int) -> None:
-        """Loads the model.
+    def __init__(self, path: Path, context: int, threads: int, library: Any = None) -> None:
+        """Loads the model by a library of `open_library`; None opens the wheel's.
 
         Raises:
             LayoutUnknown: the wheel is not the one that the binding knows.
             RuntimeError: the model cannot be loaded, or is none that writes text.
         """
-        self._library = lib = open_library()
+        self._library = lib = library or open_library()
         said: list[str] = []
         self._log = keep_warnings(lambda line: (said.append(line), os.write(2, line.encode()))[0])
         lib.llama_log_set(self._log, None)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from fust.serve.engines.child_http import Call, on_thread, serve_routes
 from fust.serve.engines.child_main import ChildConfig, run_child
+from fust.serve.engines.llama_c import open_library
 from fust.serve.engines.scored import Wanted, named_tokens, read_score_request
 from fust.serve.engines.scorer import Scorer
 from fust.wire.scoring import ScoreAnswer
 
 
 def _start(config: ChildConfig) -> int:
-    scorer = Scorer(Path(config.path), config.context, config.threads)
+    scorer = Scorer(Path(config.path), config.context, config.threads, open_library(config.library))
     turn = threading.Lock()  # the model serves one request at a time
 
     def score(call: Call) -> ScoreAnswer:

@@ -154,7 +154,9 @@ def _parts() -> list[Check]:
     found: list[Check] = []
     for module, name, extra in (
         ("xllamacpp", "CPU engine", ""),
-        ("torch", "tuning", "tune"),
+        ("peft", "tuning", "tune"),
+        ("llguidance", "safetensors engine", "transformers"),
+        ("pyarrow", "Parquet", "data"),
         ("psycopg", "PostgreSQL", "postgres"),
     ):
         if importlib.util.find_spec(module) is not None:

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -98,3 +99,19 @@ def fust_server(**settings: object) -> Iterator[Server]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def tokens_per_s(clients: int, ask: Callable[[int], int]) -> float:
+    """Returns the tokens a second of all clients together; each is asked with its number, and returns how many came."""
+    counts = [0] * clients
+
+    def run(client: int) -> None:
+        counts[client] = ask(client)
+
+    threads = [threading.Thread(target=run, args=(client,)) for client in range(clients)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - began)

@@ -11,14 +11,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from _common import Result, Server, fust_server, options, show
+from _common import Result, Server, fust_server, options, show, tokens_per_s
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 import psutil
@@ -83,19 +82,7 @@ def stream(url: str, token: str, body: dict[str, Any]) -> int:
 
 def pace(ask: Callable[[int], int], rounds: int) -> float:
     """Returns tokens per second of all streams together: `STREAMS` clients for each adapter, one request after another."""
-    counts = [0] * (ADAPTERS * STREAMS)
-
-    def run(client: int) -> None:
-        for _ in range(rounds):
-            counts[client] += ask(client % ADAPTERS)
-
-    threads = [threading.Thread(target=run, args=(client,)) for client in range(len(counts))]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - began)
+    return tokens_per_s(ADAPTERS * STREAMS, lambda client: sum(ask(client % ADAPTERS) for _ in range(rounds)))
 
 
 def call(server: Server, method: str, path: str, body: object = None) -> Any:

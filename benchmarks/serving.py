@@ -12,14 +12,13 @@ import json
 import statistics
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from _common import Result, Server, fust_server, options, show
+from _common import Result, Server, fust_server, options, show, tokens_per_s
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from gateway_overhead import call, deploy
@@ -74,18 +73,7 @@ def prompt_of(seed: int, tokens: int) -> list[int]:
 
 def pace(place: Place, streams: int, tokens: int, seed: int) -> float:
     """Returns the tokens that all streams write in a second."""
-    counts = [0] * streams
-
-    def run(client: int) -> None:
-        _, counts[client] = place.ask(prompt_of(seed * 100 + client, 16), tokens)
-
-    threads = [threading.Thread(target=run, args=(client,)) for client in range(streams)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - began)
+    return tokens_per_s(streams, lambda client: place.ask(prompt_of(seed * 100 + client, 16), tokens)[1])
 
 
 def prefill(place: Place, _: int, __: int, seed: int) -> float:

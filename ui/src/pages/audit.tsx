@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { call, type Page } from "../api";
-import { Empty, Head, Section, Trouble, Waiting } from "../parts";
+import { Columns, Empty, Head, Section, Trouble, Waiting } from "../parts";
 import { OperateNav } from "../parts/subnav";
 import { fullTime, integer } from "../format";
 import { t } from "../i18n";
@@ -114,15 +114,7 @@ function Entries({ asked, titles }: { asked: string; titles: Map<string, string>
   return (
     <>
       <table class="cards-s audit">
-        <thead>
-          <tr>
-            <th scope="col">{t("audit.what")}</th>
-            <th scope="col">{t("audit.subject")}</th>
-            <th scope="col">{t("audit.who")}</th>
-            <th scope="col">{t("audit.from")}</th>
-            <th scope="col" class="r">{t("versions.when")}</th>
-          </tr>
-        </thead>
+        <Columns of={[t("audit.what"), t("audit.subject"), t("audit.who"), t("audit.from"), [t("versions.when"), "r"]]} />
         <tbody>
           {items.map((it) => <Row key={it.seq} entry={it} title={titles.get(it.action) ?? it.action} />)}
         </tbody>

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { call, type Deployment, type Page } from "../api";
-import { Empty, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
+import { Columns, Empty, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
 import { ServedLink } from "../parts/served";
 import { Snippet } from "../parts/snippet";
 import { OperateNav } from "../parts/subnav";
@@ -36,17 +36,7 @@ export function DeploymentsPage() {
 function Table({ items }: { items: Deployment[] }) {
   return (
     <table class="cards-s">
-      <thead>
-        <tr>
-          <th scope="col">{t("col.what")}</th>
-          <th scope="col">{t("col.state")}</th>
-          <th scope="col">{t("facts.engine")}</th>
-          <th scope="col" class="r">{t("serving.load")}</th>
-          <th scope="col" class="r">{t("col.speed")}</th>
-          <th scope="col" class="r">{t("col.memory")}</th>
-          <th scope="col" class="r">{t("serving.used")}</th>
-        </tr>
-      </thead>
+      <Columns of={[t("col.what"), t("col.state"), t("facts.engine"), [t("serving.load"), "r"], [t("col.speed"), "r"], [t("col.memory"), "r"], [t("serving.used"), "r"]]} />
       <tbody>
         {items.map((it) => (
           <tr key={it.id}>
@@ -218,14 +208,7 @@ function Adapters({ of, reload }: { of: Deployment; reload: () => Promise<void> 
       <p class="soft">{t("adapters.note")}</p>
       {of.adapters.length > 0 && (
         <table class="cards-s">
-          <thead>
-            <tr>
-              <th scope="col">{t("facts.name")}</th>
-              <th scope="col">{t("col.state")}</th>
-              <th scope="col" class="r">{t("files.size")}</th>
-              <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-            </tr>
-          </thead>
+          <Columns of={[t("facts.name"), t("col.state"), [t("files.size"), "r"], [t("files.act"), "unseen"]]} />
           <tbody>
             {of.adapters.map((it) => (
               <tr key={it.name}>

@@ -1,5 +1,5 @@
 import type { Check, Storage } from "../api";
-import { Bar, Facts, Head, Section, Size, Trouble, Waiting } from "../parts";
+import { Bar, Columns, Facts, Head, Section, Size, Trouble, Waiting } from "../parts";
 import { OperateNav } from "../parts/subnav";
 import { integer, size } from "../format";
 import { t } from "../i18n";
@@ -27,13 +27,7 @@ export function HealthPage() {
           {doctor.waiting && <Waiting what={t("waiting.health")} />}
           {checks && (
             <table class="cards-s">
-              <thead>
-                <tr>
-                  <th scope="col">{t("health.part")}</th>
-                  <th scope="col">{t("col.state")}</th>
-                  <th scope="col">{t("health.found")}</th>
-                </tr>
-              </thead>
+              <Columns of={[t("health.part"), t("col.state"), t("health.found")]} />
               <tbody>
                 {[...checks].sort((a, b) => rank(a) - rank(b)).map((it) => (
                   <tr key={it.name}>

@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import type { Deployment, Need, Page, Run, Status } from "../api";
-import { Bar, Empty, Head, Section, Size, State, Time, Trouble, Waiting } from "../parts";
+import { Bar, Columns, Empty, Head, Section, Size, State, Time, Trouble, Waiting } from "../parts";
 import { bytes, decimal, integer, sentence, span, todayLong, words } from "../format";
 import { t } from "../i18n";
 import { useLoad, type Loaded } from "../load";
@@ -82,15 +82,7 @@ function Running({ deployments, runs, active }: { deployments: Loaded<Page<Deplo
   else
     body = (
       <table class="cards-s">
-        <thead>
-          <tr>
-            <th scope="col">{t("col.what")}</th>
-            <th scope="col">{t("col.state")}</th>
-            <th scope="col" class="r">{t("col.speed")}</th>
-            <th scope="col" class="r">{t("col.memory")}</th>
-            <th scope="col" class="r">{t("col.since")}</th>
-          </tr>
-        </thead>
+        <Columns of={[t("col.what"), t("col.state"), [t("col.speed"), "r"], [t("col.memory"), "r"], [t("col.since"), "r"]]} />
         <tbody>
           {shown.map((it) => (
             <tr key={it.id}>

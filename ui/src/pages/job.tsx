@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { call, type Progress, type Run, type RunState } from "../api";
-import { Bar, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
+import { Bar, Columns, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
 import { bytes, clock, decimal, fullTime, integer, span } from "../format";
 import { t, useLang } from "../i18n";
 import { useAct, useLoad } from "../load";
@@ -150,14 +150,7 @@ function Choices({ run }: { run: Run }) {
     <Section id="h-choices" class="choices" title={t("choices.title")}>
       {act.problem && <Trouble problem={act.problem} />}
       <table>
-        <thead>
-          <tr>
-            <th scope="col">{t("files.file")}</th>
-            <th scope="col">{t("col.state")}</th>
-            <th scope="col" class="r">{t("files.size")}</th>
-            <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-          </tr>
-        </thead>
+        <Columns of={[t("files.file"), t("col.state"), [t("files.size"), "r"], [t("files.act"), "unseen"]]} />
         <tbody>
           {choices.map((it) => (
             <tr key={it.file}>

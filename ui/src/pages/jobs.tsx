@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { call, type Page, type Run } from "../api";
-import { Empty, Head, Section, State, Time, Trouble, Waiting } from "../parts";
+import { Columns, Empty, Head, Section, State, Time, Trouble, Waiting } from "../parts";
 import { span } from "../format";
 import { maybe, t } from "../i18n";
 import { useAct, useLoad } from "../load";
@@ -36,16 +36,7 @@ export function JobsPage() {
 function Table({ items }: { items: Run[] }) {
   return (
     <table class="cards-s">
-      <thead>
-        <tr>
-          <th scope="col">{t("col.job")}</th>
-          <th scope="col">{t("col.state")}</th>
-          <th scope="col" class="r">{t("col.speed")}</th>
-          <th scope="col">{t("col.owner")}</th>
-          <th scope="col" class="r">{t("col.took")}</th>
-          <th scope="col" class="r">{t("col.started")}</th>
-        </tr>
-      </thead>
+      <Columns of={[t("col.job"), t("col.state"), [t("col.speed"), "r"], t("col.owner"), [t("col.took"), "r"], [t("col.started"), "r"]]} />
       <tbody>
         {items.map((run) => (
           <tr key={run.id}>

@@ -1,7 +1,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { call, type NewKey, type Page, type Scope } from "../api";
 import type { FineKey } from "../accounts";
-import { CopyButton, Empty, Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
+import { Columns, CopyButton, Empty, Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
 import { Code } from "../parts";
 import { t } from "../i18n";
 import { useAct, useLoad } from "../load";
@@ -40,17 +40,7 @@ export function KeysPage() {
             {items?.length === 0 && <Empty what={t("keys.none")} next={t("keys.none.next")} />}
             {items !== undefined && items.length > 0 && (
               <table class="cards-s">
-                <thead>
-                  <tr>
-                    <th scope="col">{t("keys.name")}</th>
-                    <th scope="col">{t("keys.starts")}</th>
-                    <th scope="col">{t("keys.scope")}</th>
-                    <th scope="col" class="r">{t("keys.made")}</th>
-                    <th scope="col" class="r">{t("keys.used")}</th>
-                    <th scope="col" class="r">{t("keys.until")}</th>
-                    <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-                  </tr>
-                </thead>
+                <Columns of={[t("keys.name"), t("keys.starts"), t("keys.scope"), [t("keys.made"), "r"], [t("keys.used"), "r"], [t("keys.until"), "r"], [t("files.act"), "unseen"]]} />
                 <tbody>
                   {items.map((key) => (
                     <tr key={key.id}>

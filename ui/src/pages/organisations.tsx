@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { call, type Page } from "../api";
 import { ROLES, type Member, type Organisation, type Role } from "../accounts";
-import { Empty, Facts, Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
+import { Columns, Empty, Facts, Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
 import { Invitations } from "../parts/invite";
 import { OperateNav, useIsAdmin } from "../parts/subnav";
 import { integer } from "../format";
@@ -27,14 +27,7 @@ export function OrganisationsPage() {
           {items?.length === 0 && <Empty what={t("orgs.none")} next={t("orgs.none.next")} />}
           {items !== undefined && items.length > 0 && (
             <table class="cards-s">
-              <thead>
-                <tr>
-                  <th scope="col">{t("keys.name")}</th>
-                  <th scope="col">{t("orgs.role")}</th>
-                  <th scope="col" class="r">{t("orgs.members")}</th>
-                  <th scope="col" class="r">{t("keys.made")}</th>
-                </tr>
-              </thead>
+              <Columns of={[t("keys.name"), t("orgs.role"), [t("orgs.members"), "r"], [t("keys.made"), "r"]]} />
               <tbody>
                 {items.map((it) => (
                   <tr key={it.name}>
@@ -153,14 +146,7 @@ function Members({ org, items, roles, editable, reload }: { org: string; items: 
     <>
       {act.problem && <Trouble problem={act.problem} />}
       <table class="cards-s">
-        <thead>
-          <tr>
-            <th scope="col">{t("signin.name.label")}</th>
-            <th scope="col">{t("role.title")}</th>
-            <th scope="col" class="r">{t("orgs.since")}</th>
-            <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-          </tr>
-        </thead>
+        <Columns of={[t("signin.name.label"), t("role.title"), [t("orgs.since"), "r"], [t("files.act"), "unseen"]]} />
         <tbody>
           {items.map((it) => {
             const change = editable && roles.includes(it.role);

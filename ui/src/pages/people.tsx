@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { call, type Page } from "../api";
 import type { Person } from "../accounts";
-import { Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
+import { Columns, Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
 import { Invitations } from "../parts/invite";
 import { OperateNav } from "../parts/subnav";
 import { t } from "../i18n";
@@ -67,15 +67,7 @@ function PeopleTable({ items, reload }: { items: Person[]; reload: () => Promise
       {act.problem && <Trouble problem={act.problem} />}
       <p class="sr" role="status">{said}</p>
       <table class="cards-s">
-        <thead>
-          <tr>
-            <th scope="col">{t("signin.name.label")}</th>
-            <th scope="col">{t("role.title")}</th>
-            <th scope="col">{t("col.state")}</th>
-            <th scope="col" class="r">{t("people.seen")}</th>
-            <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-          </tr>
-        </thead>
+        <Columns of={[t("signin.name.label"), t("role.title"), t("col.state"), [t("people.seen"), "r"], [t("files.act"), "unseen"]]} />
         <tbody>
           {items.map((it) => (
             <tr key={it.name}>

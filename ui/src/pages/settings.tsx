@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { call, type Page } from "../api";
 import type { Browser } from "../accounts";
-import { Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
+import { Columns, Head, Section, Sure, Time, Trouble, Waiting } from "../parts";
 import { KeepHistory } from "../parts/history";
 import { ProviderLink } from "../parts/provider";
 import { t, useLang, type Lang } from "../i18n";
@@ -148,16 +148,7 @@ function Browsers() {
       {items.length > 0 && (
         <>
           <table class="cards-s">
-            <thead>
-              <tr>
-                <th scope="col">{t("browsers.device")}</th>
-                <th scope="col">{t("browsers.address")}</th>
-                <th scope="col">{t("browsers.how")}</th>
-                <th scope="col" class="r">{t("browsers.since")}</th>
-                <th scope="col" class="r">{t("keys.used")}</th>
-                <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-              </tr>
-            </thead>
+            <Columns of={[t("browsers.device"), t("browsers.address"), t("browsers.how"), [t("browsers.since"), "r"], [t("keys.used"), "r"], [t("files.act"), "unseen"]]} />
             <tbody>
               {items.map((it) => (
                 <tr key={it.id}>

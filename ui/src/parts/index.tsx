@@ -137,6 +137,17 @@ export function CloneLine({ url }: { url: string }) {
   );
 }
 
+/** The head of a table: a word for each column; numbers stand at the right, and the word over buttons is only read out. */
+export function Columns({ of }: { of: (string | [string, "r" | "unseen"])[] }) {
+  return (
+    <thead>
+      <tr>
+        {of.map((it) => (typeof it === "string" ? <th scope="col" key={it}>{it}</th> : <th scope="col" class="r" key={it[0]}>{it[1] === "r" ? it[0] : <span class="sr">{it[0]}</span>}</th>))}
+      </tr>
+    </thead>
+  );
+}
+
 export function Facts({ rows }: { rows: [string, ComponentChildren][] }) {
   return (
     <dl class="facts">

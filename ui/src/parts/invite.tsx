@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { call, type Page } from "../api";
 import { ROLES, type Invitation, type Role } from "../accounts";
-import { CopyButton, Empty, Section, Sure, Time, Trouble, Waiting } from "./index";
+import { Columns, CopyButton, Empty, Section, Sure, Time, Trouble, Waiting } from "./index";
 import { t } from "../i18n";
 import { useAct, useLoad } from "../load";
 
@@ -28,15 +28,7 @@ export function Invitations({ organisation, roles = ROLES }: { organisation?: st
       {all.data && items.length === 0 && <Empty what={t("invite.none")} />}
       {items.length > 0 && (
         <table class="cards-s">
-          <thead>
-            <tr>
-              <th scope="col">{t("invite.for")}</th>
-              <th scope="col">{t("col.state")}</th>
-              <th scope="col">{t("invite.by")}</th>
-              <th scope="col" class="r">{t("invite.until")}</th>
-              <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-            </tr>
-          </thead>
+          <Columns of={[t("invite.for"), t("col.state"), t("invite.by"), [t("invite.until"), "r"], [t("files.act"), "unseen"]]} />
           <tbody>
             {items.map((it) => (
               <tr key={it.id}>

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { call, type Page } from "../api";
-import { Empty, Section, Sure, Time, Trouble, Waiting } from "./index";
+import { Columns, Empty, Section, Sure, Time, Trouble, Waiting } from "./index";
 import { maybe, t } from "../i18n";
 import { useAct, useLoad } from "../load";
 
@@ -56,14 +56,7 @@ export function Webhooks() {
       {found.data && items.length === 0 && !making && <Empty what={t("webhooks.none")} next={t("webhooks.none.next")} />}
       {items.length > 0 && (
         <table class="cards-s">
-          <thead>
-            <tr>
-              <th scope="col">{t("webhooks.url")}</th>
-              <th scope="col">{t("webhooks.watched")}</th>
-              <th scope="col">{t("webhooks.messages")}</th>
-              <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-            </tr>
-          </thead>
+          <Columns of={[t("webhooks.url"), t("webhooks.watched"), t("webhooks.messages"), [t("files.act"), "unseen"]]} />
           <tbody>
             {items.map((it) => (
               <tr key={it.id}>
@@ -123,15 +116,7 @@ function Deliveries({ of, changed }: { of: string; changed: () => void }) {
       {found.data && items.length === 0 && <Empty what={t("webhooks.nothing")} next={t("webhooks.nothing.next")} />}
       {items.length > 0 && (
         <table class="cards-s">
-          <thead>
-            <tr>
-              <th scope="col">{t("webhooks.event")}</th>
-              <th scope="col">{t("webhooks.repo")}</th>
-              <th scope="col">{t("webhooks.came")}</th>
-              <th scope="col" class="r">{t("webhooks.when")}</th>
-              <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-            </tr>
-          </thead>
+          <Columns of={[t("webhooks.event"), t("webhooks.repo"), t("webhooks.came"), [t("webhooks.when"), "r"], [t("files.act"), "unseen"]]} />
           <tbody>
             {items.map((it) => (
               <tr key={it.id}>

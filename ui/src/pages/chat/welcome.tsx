@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { call, type Deployment, type Run } from "../../api";
-import { CopyButton, Size, Tabs, Trouble, Waiting } from "../../parts";
+import { Columns, CopyButton, Size, Tabs, Trouble, Waiting } from "../../parts";
 import { endonym, sentence, size } from "../../format";
 import { lang, t } from "../../i18n";
 import { useAct, useLoad } from "../../load";
@@ -94,15 +94,7 @@ function Stronger({ first }: { first: FirstMinute }) {
       <p class="small soft">{t("chat.stronger.note", { free: size(first.memory_available_bytes) })}</p>
       {act.problem && <Trouble problem={act.problem} />}
       <table class="cards-s pullable">
-        <thead>
-          <tr>
-            <th scope="col">{t("chat.model")}</th>
-            <th scope="col">{t("facet.licence")}</th>
-            <th scope="col" class="r">{t("files.size")}</th>
-            <th scope="col">{t("chat.stronger.fits")}</th>
-            <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-          </tr>
-        </thead>
+        <Columns of={[t("chat.model"), t("facet.licence"), [t("files.size"), "r"], t("chat.stronger.fits"), [t("files.act"), "unseen"]]} />
         <tbody>
           {first.models.map((it) => (
             <tr key={it.repo_id}>

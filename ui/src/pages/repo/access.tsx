@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { Repo } from "../../api";
-import { Empty, Section, Sure, Tabs, Time, Trouble, Waiting } from "../../parts";
+import { Columns, Empty, Section, Sure, Tabs, Time, Trouble, Waiting } from "../../parts";
 import { apiOf } from "../../hub";
 import { change, decide, grant, useGate, useOffers, type AccessRequest, type Gate, type Gated, type RequestState } from "../../gate";
 import { integer } from "../../format";
@@ -102,15 +102,7 @@ function Requests({ repo, gate, again }: Part) {
 function List({ repo, items, again }: { repo: Repo; items: AccessRequest[]; again: () => Promise<void> }) {
   return (
     <table class="cards-s access">
-      <thead>
-        <tr>
-          <th scope="col">{t("access.who")}</th>
-          <th scope="col">{t("access.asked")}</th>
-          <th scope="col">{t("access.terms")}</th>
-          <th scope="col">{t("access.decided")}</th>
-          <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-        </tr>
-      </thead>
+      <Columns of={[t("access.who"), t("access.asked"), t("access.terms"), t("access.decided"), [t("files.act"), "unseen"]]} />
       <tbody>
         {items.map((it) => (
           <tr key={it.requestId}>

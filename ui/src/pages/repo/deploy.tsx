@@ -1,5 +1,5 @@
 import { call } from "../../api";
-import { Empty, Section, Size, State, Trouble, Waiting } from "../../parts";
+import { Columns, Empty, Section, Size, State, Trouble, Waiting } from "../../parts";
 import { integer, size } from "../../format";
 import { t } from "../../i18n";
 import { useAct, useLoad } from "../../load";
@@ -62,16 +62,7 @@ function Options({ plan, repo, revision, serving }: Given & { plan: Plan }) {
     <>
       {act.problem && <Trouble problem={act.problem} />}
       <table class="cards-s">
-        <thead>
-          <tr>
-            <th scope="col">{t("files.file")}</th>
-            <th scope="col" class="r">{t("files.size")}</th>
-            <th scope="col" class="r">{t("plan.memory")}</th>
-            <th scope="col" class="r">{t("plan.requests")}</th>
-            <th scope="col">{t("chat.stronger.fits")}</th>
-            <th scope="col" class="r"><span class="sr">{t("files.act")}</span></th>
-          </tr>
-        </thead>
+        <Columns of={[t("files.file"), [t("files.size"), "r"], [t("plan.memory"), "r"], [t("plan.requests"), "r"], t("chat.stronger.fits"), [t("files.act"), "unseen"]]} />
         <tbody>
           {plan.items.map((it) => {
             // A file by its own name is a deployment of its own; the one that is chosen goes by the repo's name.

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { call, type Page, type Ref, type Repo } from "../../api";
 import { apiOf, viewOf } from "../../hub";
-import { Section, Size, Sure, Time, Trouble, Waiting } from "../../parts";
+import { Columns, Section, Size, Sure, Time, Trouble, Waiting } from "../../parts";
 import { integer } from "../../format";
 import { t } from "../../i18n";
 import { useAct, useLoad } from "../../load";
@@ -49,15 +49,7 @@ export function LargeFiles({ repo, reload }: SectionProps) {
         <>
           <table class="cards-s">
             <caption class="sr">{t("reposet.storage")}</caption>
-            <thead>
-              <tr>
-                <th scope="col">{t("files.file")}</th>
-                <th scope="col">{t("files.hash")}</th>
-                <th scope="col">{t("reposet.storage.ref")}</th>
-                <th scope="col" class="r">{t("versions.when")}</th>
-                <th scope="col" class="r">{t("files.size")}</th>
-              </tr>
-            </thead>
+            <Columns of={[t("files.file"), t("files.hash"), t("reposet.storage.ref"), [t("versions.when"), "r"], [t("files.size"), "r"]]} />
             <tbody>
               {items.slice(0, SHOWN).map((it) => (
                 <tr key={it.fileOid}>

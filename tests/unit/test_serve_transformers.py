@@ -362,3 +362,14 @@ def test_embeddings_are_pooled_as_the_files_say(tmp_path: Path, pooling: str) ->
             states = loaded.model(torch.tensor([row])).last_hidden_state[0]
             wanted = {"cls_token": states[0], "mean_tokens": states.mean(0), "lasttoken": states[-1]}[pooling]
             assert vector == pytest.approx((wanted / wanted.norm()).numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("classes", "offered"), [(1, {"classify", "rerank"}), (3, {"classify"}), (0, {"embeddings"})]
+)
+def test_what_a_folder_can_is_known_before_it_is_loaded(
+    tmp_path: Path, classes: int, offered: set[str]
+) -> None:
+    bert_model(tmp_path, classes=classes)
+    facts = read_safetensors_facts(tmp_path / "model.safetensors", 1)
+    assert get_kind("transformers").offers(facts) == offered

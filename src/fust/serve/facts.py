@@ -52,6 +52,11 @@ class ModelFacts:
         """Whether it can only embed."""
         return self.architecture in _ENCODERS
 
+    @property
+    def known(self) -> frozenset[str]:
+        """All that it can, where the file says so; empty where the kind of its engine decides."""
+        return frozenset()
+
     def embed_pooling(self) -> str:
         """Returns how its embeddings are pooled: the file's word, else the mean."""
         return self.pooling if self.pooling not in ("", "none") else "mean"

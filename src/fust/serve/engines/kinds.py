@@ -63,6 +63,8 @@ class Kind:
 
     def offers(self, facts: ModelFacts) -> frozenset[str]:
         """Returns what a model list says of a model that may not be loaded."""
+        if facts.known:
+            return facts.known
         modes: tuple[Mode, ...] = ("embed",) if facts.is_encoder else ("generate", "embed", "score")
         offered = frozenset[str]().union(*(self.claims.get(mode, ()) for mode in modes))
         if facts.vision is not None:

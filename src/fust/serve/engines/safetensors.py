@@ -45,6 +45,15 @@ class SafetensorsFacts(ModelFacts):
 
     task: Task
     parameters: int
+    labels: int
+    """Classes that a classifier tells apart."""
+
+    @property
+    def known(self) -> frozenset[str]:
+        """See `ModelFacts.known`: a classifier with one class gives scores, as rerankers do."""
+        if self.task != "classify":
+            return frozenset()
+        return frozenset({"classify", "rerank"} if self.labels == 1 else {"classify"})
 
     @property
     def is_encoder(self) -> bool:
@@ -135,6 +144,7 @@ def read_safetensors_facts(path: Path, size_bytes: int) -> SafetensorsFacts:
         weights_bytes=size_bytes,
         task=task,
         parameters=parameters,
+        labels=len(config.get("id2label") or ()) or _number(config, "num_labels") or 2,
     )
 
 

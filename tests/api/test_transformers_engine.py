@@ -50,7 +50,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     flags = ("serve.threads=1", "serve.context=512")
     with running_house(root / "home", root / "models", *flags, modules=other.parent) as house:
         found = [
-            house.json("POST", "/fust/v1/deployments", {"repo_id": f"acme/{p.name}"})
+            house.json(
+                "POST", "/fust/v1/deployments", {"repo_id": f"acme/{p.name}", "engine": "transformers"}
+            )
             for p in models.iterdir()
         ]
         for deployment in found:

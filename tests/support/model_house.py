@@ -51,7 +51,7 @@ class FolderFiles:
     def list_files(self, repo_id: str, revision: str) -> Sequence[TreeFile]:
         folder = self._repo(repo_id)
         found = [
-            TreeFile(str(p.relative_to(folder)), p.stat().st_size)
+            TreeFile(str(p.relative_to(folder)), p.stat().st_size, content=str(p.stat().st_mtime_ns))
             for p in sorted(folder.rglob("*"))
             if p.is_file()
         ]

@@ -20,7 +20,7 @@ from fust.core.settings import Settings
 from fust.serve.adapters import bases_named, is_adapter
 from fust.serve.attaching import Attaching
 from fust.serve.engines.kinds import Kind, choose_kind, get_kind
-from fust.serve.files import ModelFiles, choose_file, nothing_to_serve
+from fust.serve.files import ModelFiles
 from fust.serve.hosted import Hosted
 from fust.serve.keeper import Keeper
 from fust.serve.models import DeploymentRow
@@ -72,26 +72,17 @@ class Deploying:
         self._accounts.require(identity, "write")
         self._accounts.check_made_for(identity, repo_id)
         commit, tree = self._offering.open_tree(identity, repo_id, revision)
-        kind, models = choose_kind(tree, engine)
-        if not models and is_adapter(tree):
+        if is_adapter(tree) and not choose_kind(tree, engine)[1]:
             named = bases_named(self._files, repo_id, commit, tree)
             base = self._base_for(identity, repo_id, named, engine=engine, pin=pin)
             self._attaching.add(identity, base, repo_id, file=file, revision=commit, name=alias)
             return base
-        if not models:
-            raise nothing_to_serve(repo_id, tree)
-        kind.check()
-        model, reason = choose_file(
-            repo_id,
-            models,
-            file,
-            self._keeper.room_bytes(),
-            lambda model: self._offering.need(kind, repo_id, commit, model),
-        )
+        chosen = self._offering.choose(repo_id, commit, tree, file=file, engine=engine)
+        kind, model = chosen.kind, chosen.model
 
         def fill(row: DeploymentRow) -> dict[str, str]:
             row.file, row.revision, row.size_bytes = model.path, commit, model.size_bytes
-            row.reason = msgspec.json.encode(reason).decode()
+            row.reason, row.options = msgspec.json.encode(chosen.reason).decode(), chosen.options.decode()
             return {"revision": commit, "file": model.path}
 
         name = f"{repo_id}:{model.label}" if file else repo_id
@@ -215,8 +206,8 @@ class Deploying:
         )
 
 
-def _served(row: DeploymentRow) -> tuple[str, str, str]:
-    return row.revision, row.file, row.engine
+def _served(row: DeploymentRow) -> tuple[str, str, str, str]:
+    return row.revision, row.file, row.engine, row.options or "{}"
 
 
 def _name_taken(name: str) -> Conflict:

@@ -32,6 +32,8 @@ class TreeFile:
     size_bytes: int
     projector: bool = False
     """Whether it is a GGUF file that sees, and goes with a model's."""
+    content: str = ""
+    """Names its bytes: the same in another repo has the same."""
 
 
 class ModelFiles(Protocol):

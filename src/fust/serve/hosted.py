@@ -12,7 +12,9 @@ from typing import Literal
 import msgspec
 
 from fust.core.errors import FustError
+from fust.formats.ggml_types import FileType
 from fust.serve.adapters import VISIBILITY_S, Attached
+from fust.serve.conversion import form_of
 from fust.serve.engines.base import Engine, EngineInfo, EngineSpec, HeldAdapters, Mode
 from fust.serve.engines.kinds import Kind, get_kind
 from fust.serve.facts import ModelFacts
@@ -119,6 +121,11 @@ class Hosted:
             row.size_bytes, reason, row.created_by, row.created_at, row.last_used_at, row.options.encode() or b"{}",
             row.sealed,
         )  # fmt: skip
+
+    @property
+    def form(self) -> FileType | None:
+        """What its file is converted to on the way; None when it is served as it is."""
+        return form_of(self.kind.name, self.file, self.options)
 
     @property
     def owner(self) -> str:

@@ -29,7 +29,11 @@ class HubFiles:
         """See `ModelFiles.list_files`."""
         repo = self._hub.get_repo(SYSTEM, repo_id, "model")
         entries = self._hub.list_tree(repo, revision, recursive=True)
-        files = [TreeFile(entry.path, entry.size) for entry in entries if not entry.is_folder]
+        files = [
+            TreeFile(entry.path, entry.size, content=entry.sha256 or entry.oid)
+            for entry in entries
+            if not entry.is_folder
+        ]
         return mark_projectors(files, lambda path: open_head(self._hub, repo, revision, path))
 
     def materialise(self, repo_id: str, revision: str, path: str) -> Path:

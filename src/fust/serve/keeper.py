@@ -20,10 +20,11 @@ from fust.core.machine import MachineMemory, machine_memory
 from fust.core.settings import Settings
 from fust.core.units import show_size, show_span
 from fust.serve.adapters import Attached
+from fust.serve.bringing import Bringing
 from fust.serve.engines.base import Engine, EngineInfo, EngineLoadFailed, EngineSpec, HeldAdapters, Mode
 from fust.serve.engines.child import log_name
 from fust.serve.facts import ModelFacts
-from fust.serve.files import ModelFile, ModelFiles, bring
+from fust.serve.files import ModelFiles
 from fust.serve.hosted import Hosted, Running
 from fust.serve.notes import note
 from fust.serve.plan import Plan, need_of, plan_engine
@@ -57,6 +58,7 @@ class Keeper:
         self._admission = threading.Lock()
         self._stopping = False
         self.swaps = Swaps(settings, files, self)
+        self.bringing = Bringing(settings, files, register, self.load_soon)
 
     # Wanting an engine
 
@@ -110,6 +112,7 @@ class Keeper:
 
         def run() -> None:
             try:
+                self.bringing.convert(hosted)
                 wanted = mode or ("embed" if self.facts_of(hosted).is_encoder else "generate")
                 self.give_back(hosted, self.ensure(hosted, wanted))
             except FustError as error:
@@ -170,23 +173,8 @@ class Keeper:
     # Loading
 
     def facts_of(self, hosted: Hosted) -> ModelFacts:
-        """Returns the shape of the deployment's model, its file brought from the hub when needed."""
-        if hosted.kind.bare is not None:
-            hosted.path, hosted.facts = Path(), hosted.kind.bare.facts_of(hosted.options)
-            return hosted.facts
-        with hosted.bringing:  # two requests may meet here; the folder of links is made by one of them
-            if hosted.facts is None or hosted.path is None or not hosted.path.exists():
-                tree = self._files.list_files(hosted.repo_id, hosted.revision)
-                model = next(
-                    (m for m in hosted.kind.list_models(tree) if hosted.file in m.paths),
-                    ModelFile((hosted.file,), hosted.size_bytes),
-                )
-                folder = self._settings.home / "engines" / "files" / hosted.id
-                path = bring(self._files, hosted.repo_id, hosted.revision, model, folder)
-                facts = hosted.kind.look(path, model)
-                with self.lock:
-                    hosted.path, hosted.facts = path, facts
-            return hosted.facts
+        """See `Bringing.facts_of`."""
+        return self.bringing.facts_of(hosted)
 
     def _load(self, hosted: Hosted, running: Running, deadline: float) -> None:
         try:
@@ -432,6 +420,7 @@ class Keeper:
         with self.lock:
             self._stopping = True
             engines = [engine for hosted in self._hosted() for engine in self._doom(hosted)]
+        self.bringing.conversions.stop()
         _stop_all(engines)
 
     def _on_exit(self, hosted: Hosted, running: Running, reason: str) -> None:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+import msgspec
 
 from fust.accounts.rights import Identity, may
 from fust.core.errors import FustError
 from fust.core.ids import split_repo_id
 from fust.core.settings import ServeSettings
+from fust.core.units import show_size
+from fust.formats.ggml_types import FileType
 from fust.serve.adapters import bases_named, is_adapter
-from fust.serve.engines.kinds import KINDS, Kind, choose_kind
+from fust.serve.conversion import FORMS, ConvertWish, facts_as, is_faster
+from fust.serve.engines.kinds import KINDS, Kind, choose_kind, get_kind
+from fust.serve.engines.safetensors import list_safetensors
 from fust.serve.facts import ModelFacts
 from fust.serve.files import (
     PROJECTOR,
@@ -31,7 +38,7 @@ from fust.serve.files import (
     nothing_to_serve,
 )
 from fust.serve.keeper import Keeper
-from fust.serve.notes import Note
+from fust.serve.notes import Note, note
 from fust.serve.plan import Plan, need_of, plan_engine
 
 log = logging.getLogger(__name__)
@@ -41,6 +48,7 @@ _MOST = 64
 _KEPT = 256
 """Headers that are remembered."""
 
+_LLAMA, _OTHER = "llamacpp", "transformers"
 Fits = Literal["yes", "smaller", "no"]
 """`smaller`: with fewer requests at a time or a shorter context than the settings want."""
 
@@ -77,6 +85,25 @@ class Offers:
     """Of an adapter: what it calls its base; serving it puts it beside that."""
     refusal: FustError | None = None
     """Why nothing would be taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What serves a repo."""
+
+    kind: Kind
+    model: ModelFile
+    reason: Note
+    options: bytes = b"{}"
+    """Of a model that is converted on the way (`ConvertWish`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What safetensors would be converted to."""
+
+    form: FileType
+    facts: ModelFacts
 
 
 class Offering:
@@ -121,19 +148,89 @@ class Offering:
             return Offers(commit, room, (), None, (), bases)
         return self._choose(repo_id, commit, tree, room, items)
 
+    def choose(
+        self, repo_id: str, commit: str, tree: Sequence[TreeFile], *, file: str | None, engine: str | None
+    ) -> Choice:
+        """Returns what serves a repo, and why.
+
+        Args:
+            repo_id: whose files they are.
+            commit: the revision of the files.
+            tree: the files.
+            file: the model that was asked for, else the largest that fits.
+            engine: the engine that was asked for, else the first that opens what is there, llama.cpp before transformers
+                where it can be given the same model.
+
+        Raises:
+            FustError: nothing can be served, or nothing fits; says what to do.
+        """
+        kind, models = choose_kind(tree, engine)
+        room, refusal = self._keeper.room_bytes(), None
+        if engine in (None, _LLAMA) and (kind.name == _OTHER or not models):
+            converted = self._converted(repo_id, commit, tree, file, room)
+            if isinstance(converted, Choice) and (is_faster() or engine):
+                return converted
+            refusal = converted if isinstance(converted, FustError) else None
+            if refusal is not None and engine:
+                raise refusal
+        if not models:
+            raise nothing_to_serve(repo_id, tree)
+        kind.check()
+        model, reason = choose_file(
+            repo_id, models, file, room, lambda it: self.need(kind, repo_id, commit, it)
+        )
+        if refusal is not None:
+            reason = note(
+                "{file} is not converted for llama.cpp: {reason}", file=model.label, reason=refusal.message()
+            )
+        return Choice(kind, model, reason)
+
+    def _converted(
+        self, repo_id: str, commit: str, tree: Sequence[TreeFile], file: str | None, room: int
+    ) -> Choice | FustError | None:
+        """Returns how a repo's safetensors would be served by llama.cpp, or why not; None when there are none."""
+        models = list_safetensors(tree)
+        if not models:
+            return None
+        model, _ = choose_file(repo_id, models, file, sys.maxsize)
+        found = self._form(repo_id, commit, model, room)
+        if not isinstance(found, Conversion):
+            return found
+        reason = note(
+            "{file} is converted to {form} ({size}): llama.cpp writes faster here than transformers.",
+            file=model.label,
+            form=found.form,
+            size=show_size(found.facts.weights_bytes),
+        )
+        return Choice(get_kind(_LLAMA), model, reason, msgspec.json.encode(ConvertWish(found.form)))
+
+    def _form(self, repo_id: str, commit: str, model: ModelFile, room: int) -> Conversion | FustError | None:
+        """Returns what safetensors would be converted to: the first form that fits, or else the smallest.
+
+        An error says why llama.cpp would not read it the same; None: it cannot be looked at now.
+        """
+        kept: list[Conversion] = []
+        for form in FORMS:
+            found = self._look(
+                (repo_id, commit, f"{form}:{model.path}"),
+                model,
+                lambda path, form=form: facts_as(path, model, form),
+            )
+            if not isinstance(found, ModelFacts):
+                return kept[-1] if kept else found
+            kept.append(Conversion(form, found))
+            if need_of(found, self._settings).whole_bytes <= room:
+                return kept[-1]
+        return next((it for it in kept if need_of(it.facts, self._settings).least_bytes <= room), kept[-1])
+
     def _choose(
         self, repo_id: str, commit: str, tree: Sequence[TreeFile], room: int, items: tuple[Offer, ...]
     ) -> Offers:
-        kind, models = choose_kind(tree, None)
-        if not models:
-            return Offers(commit, room, items, None, (), refusal=nothing_to_serve(repo_id, tree))
         try:
-            kind.check()
-            model, reason = choose_file(
-                repo_id, models, None, room, lambda it: self.need(kind, repo_id, commit, it)
-            )
+            choice = self.choose(repo_id, commit, tree, file=None, engine=None)
         except FustError as refusal:
             return Offers(commit, room, items, None, (), refusal=refusal)
+        kind, model, reason = choice.kind, choice.model, choice.reason
         chosen = next((it for it in items if (it.engine, it.model) == (kind.name, model)), None)
         if chosen is None or chosen.refusal or chosen.fits(room) == "no":
             refusal = chosen.refusal if chosen else None
@@ -143,7 +240,14 @@ class Offering:
 
     def _offers(self, repo_id: str, commit: str, tree: Sequence[TreeFile], room: int) -> list[Offer]:
         listed = [(kind, model) for kind in KINDS.values() for model in kind.list_models(tree)]
-        return [self._offer(kind, repo_id, commit, model, room) for kind, model in listed[:_MOST]]
+        found = [self._offer(kind, repo_id, commit, model, room) for kind, model in listed[:_MOST]]
+        has_gguf = any(kind.name == _LLAMA for kind, _ in listed)
+        for model in list_safetensors(tree)[:_MOST] if is_faster() and not has_gguf else ():
+            form = self._form(repo_id, commit, model, room)
+            if isinstance(form, Conversion):
+                plan = plan_engine(form.facts, "generate", self._settings, room)
+                found.append(Offer(model, _LLAMA, need_of(form.facts, self._settings), plan, None))
+        return found
 
     def _offer(self, kind: Kind, repo_id: str, commit: str, model: ModelFile, room: int) -> Offer:
         facts = self._facts(kind, repo_id, commit, model)
@@ -156,14 +260,24 @@ class Offering:
         self, kind: Kind, repo_id: str, commit: str, model: ModelFile
     ) -> ModelFacts | FustError | None:
         """Returns what a header says, or why the model cannot be served; None when it cannot be read now."""
-        key = (repo_id, commit, f"{kind.name}:{model.path}")
+
+        def look(path: Path) -> ModelFacts:
+            kind.check()
+            return kind.look(path, model)
+
+        return self._look((repo_id, commit, f"{kind.name}:{model.path}"), model, look)
+
+    def _look(
+        self, key: tuple[str, str, str], model: ModelFile, look: Callable[[Path], ModelFacts]
+    ) -> ModelFacts | FustError | None:
+        """Returns what a look at a model's headers finds, which is remembered; None when they cannot be read now."""
+        repo_id, commit, _ = key
         with self._lock:
             if key in self._seen:
                 return self._seen[key]
         try:
-            kind.check()
             with heads(self._files, repo_id, commit, model) as path:
-                found: ModelFacts | FustError = kind.look(path, model)
+                found: ModelFacts | FustError = look(path)
         except FustError as error:
             found = error
         except OSError as error:
@@ -188,5 +302,11 @@ def heads(files: ModelFiles, repo_id: str, commit: str, model: ModelFile) -> Gen
         for path, place in places.items():
             link = folder / place
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(stack.enter_context(files.head(repo_id, commit, path)).resolve())
+            whole = not path.endswith((".gguf", ".safetensors"))  # a tokenizer is read to its end
+            real = (
+                files.materialise(repo_id, commit, path)
+                if whole
+                else stack.enter_context(files.head(repo_id, commit, path))
+            )
+            link.symlink_to(real.resolve())
         yield folder / PurePosixPath(model.path).name

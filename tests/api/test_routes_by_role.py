@@ -652,6 +652,13 @@ FUST: list[Row] = [
         "/fust/v1/runs/{run}/resume",
         ok=(200, 409),
     ),
+    Row(
+        "POST",
+        "/fust/v1/runs/{run_id:str}/end-early",
+        "ada, writing",
+        "/fust/v1/runs/{run}/end-early",
+        ok=(409,),  # it tunes nothing
+    ),
     Row("GET", "/fust/v1/tune/bases", "a key", "/fust/v1/tune/bases"),
     *(
         Row(

@@ -106,3 +106,34 @@ def test_killed_paused_and_left_alone_it_ends_in_the_bits_of_an_undisturbed_run(
         assert server.request("POST", f"/fust/v1/runs/{disturbed}/resume")[0] == 409
     finally:
         server.stop()
+
+
+def test_paused_ended_early_and_extended_through_kills_of_run_and_server(tmp_path: Path) -> None:
+    """A new server finds a paused run and ends it; what goes on from it ends in the same bits, killed or not."""
+    server = start_fust(tmp_path / "home", jobs__cores=1)
+    try:
+        server.cli("push", str(write_base(tmp_path / "base")), "admin/base")
+        server.cli("push", str(write_rows(tmp_path / "rows.jsonl")), "admin/rows", "--type", "dataset")
+        first = start(server, "early", steps=20_000)
+        wait(server, first, lambda run: steps_done(run) > 10)
+        server.request("POST", f"/fust/v1/runs/{first}/cancel")
+        wait(server, first, lambda run: run["state"] == "cancelled")
+        server.kill()
+        server = start_fust(tmp_path / "home", jobs__cores=1)
+        assert server.request("POST", f"/fust/v1/runs/{first}/end-early")[0] == 200
+        ended = wait(server, first, lambda run: run["state"] == "succeeded")
+        assert 10 < ended["result"]["trained"]["steps"] < 20_000
+
+        def extend() -> str:
+            body = {"kind": "tune", "params": {"extends": first, "steps": 80}}
+            return json.loads(server.request("POST", "/fust/v1/runs", body)[2])["id"]
+
+        calm = wait(server, extend(), lambda run: run["state"] == "succeeded")["result"]
+        rough = extend()
+        wait(server, rough, lambda run: steps_done(run) > ended["result"]["trained"]["steps"] + 20)
+        kill_worker(server, rough)
+        again = wait(server, rough, lambda run: run["state"] == "succeeded")["result"]
+        assert again["weights_sha256"] == calm["weights_sha256"] != ended["result"]["weights_sha256"]
+        assert again["trained"]["steps"] == ended["result"]["trained"]["steps"] + 80
+    finally:
+        server.stop()

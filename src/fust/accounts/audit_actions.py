@@ -72,6 +72,7 @@ ACTIONS: dict[str, str] = {
     "run.create": "Run started",
     "run.cancel": "Run cancelled",
     "run.resume": "Run taken up again",
+    "run.end_early": "Run ended early",
     "audit.export": "Audit exported",
 }
 

@@ -21,6 +21,9 @@ from fust.wire.runs import Run
 @click.option(
     "--resume", is_flag=True, help=t("Let one that was cancelled or failed go on where it stopped.")
 )
+@click.option(
+    "--end-early", is_flag=True, help=t("End a tuning at its next step and publish what it has learned.")
+)
 @click.option("--log", "show_log", is_flag=True, help=t("Show what its process printed."))
 @click.option("--active", is_flag=True, help=t("Only those that wait or run."))
 @click.option("-n", "--limit", default=30, show_default=True, help=t("How many at most."))
@@ -31,12 +34,13 @@ def jobs(
     follow_it: bool,
     cancel: bool,
     resume: bool,
+    end_early: bool,
     show_log: bool,
     active: bool,
     limit: int,
 ) -> None:
     """Lists, shows, follows, cancels or resumes."""
-    if run_id is None and (follow_it or cancel or resume or show_log):
+    if run_id is None and (follow_it or cancel or resume or end_early or show_log):
         raise click.UsageError(t("Say which run: `fust jobs` lists them."))
     client = cli.client()
     if run_id is None:
@@ -48,6 +52,9 @@ def jobs(
     elif resume:
         run = client.resume_run(run_id)
         cli.result(run, t("Run {id} is queued. See it with `fust jobs {id} --follow`.", id=run.id))
+    elif end_early:
+        run = client.end_run_early(run_id)
+        cli.result(run, t("Run {id} ends at its next step and publishes what it has learned.", id=run.id))
     elif show_log:
         log = client.run_log(run_id)
         cli.result({"id": run_id, "log": log}, log.rstrip("\n"))

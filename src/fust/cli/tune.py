@@ -29,16 +29,16 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
         "fust tune Qwen/Qwen3-0.6B --data rows.jsonl --to me/helper --dry-run",
         "fust tune Qwen/Qwen3-0.6B --data rows.jsonl --to me/helper --budget 30m",
         "fust tune --method pretrain --data books.jsonl --to me/small --budget 2h",
+        "fust tune --extend r1m81dnd2970v3q7vqy2 --budget 30m",
     ),
 )
 @click.argument("base", metavar="[BASE]", default="")
 @click.option(
     "--data",
-    required=True,
     metavar="DATASET",
     help=t("A data set of the hub, or a file or folder here, which is pushed."),
 )
-@click.option("--to", required=True, metavar="OWNER/NAME", help=t("Repo for the result."))
+@click.option("--to", metavar="OWNER/NAME", help=t("Repo for the result."))
 @click.option(
     "--method",
     type=click.Choice(["lora", "full", "dpo", "continue", "pretrain"]),
@@ -46,6 +46,11 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
         "lora (a small adapter), full (all weights), dpo (pairs of a better and a worse answer), continue (documents "
         "instead of questions and answers), or pretrain (from nothing on documents, without BASE)."
     ),
+)
+@click.option(
+    "--extend",
+    metavar="RUN",
+    help=t("Go on with a tuning that has ended, for --budget, --set steps=… or --set epochs=… more."),
 )
 @click.option("--budget", metavar="SPAN", help=t("Time to train at most, such as 30m."))
 @click.option(
@@ -74,9 +79,10 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 def tune(
     cli: CLI,
     base: str,
-    data: str,
-    to: str,
+    data: str | None,
+    to: str | None,
     method: str | None,
+    extend: str | None,
     budget: str | None,
     recipe: Path | None,
     fields: tuple[str, ...],
@@ -86,13 +92,22 @@ def tune(
     detach: bool,
 ) -> None:
     """Queues a tuning and shows it until its end."""
+    if extend and (base or data or to or method):
+        raise click.UsageError(
+            t("--extend goes on with base, data, method and repo as they were: name none of them.")
+        )
+    if not extend and not (data and to):
+        raise click.UsageError(t("Say what to learn from with --data, and where the result goes with --to."))
     client = cli.client()
     params = _set_fields(_read_recipe(recipe) if recipe else {}, fields)
     params |= {key: value for key, value in (("method", method), ("budget", budget)) if value}
     params |= {"merge": True} if merge else {}
     params |= {"gguf": list(gguf)} if gguf else {}
     params |= {"base": base} if base else {}
-    params |= {"to": to, "data": _push_data(cli, client, data, to), "dry_run": dry_run}
+    if data and to:
+        params |= {"to": to, "data": _push_data(cli, client, data, to)}
+    params |= {"extends": extend} if extend else {}
+    params |= {"dry_run": True} if dry_run else {}
     run = client.create_run("tune", params)
     if detach:
         cli.result(run, t("Run {id} is queued. See it with `fust jobs {id} --follow`.", id=run.id))
@@ -150,7 +165,7 @@ def _plan(run: Run) -> str:
     lines.append(
         t(
             "{steps} steps of {step_s} s: {span}, {memory}, {core_hours} core hours.",
-            steps=result["recipe"]["steps"],
+            steps=result["recipe"]["steps"] - (result["recipe"].get("extends") or {"step": 0})["step"],
             step_s=f"{forecast['step_s']:.2f}",
             span=show_span(forecast["time_s"]),
             memory=show_size(forecast["memory_bytes"]),

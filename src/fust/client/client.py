@@ -364,6 +364,10 @@ class Client:
         """Queues a run again that was cancelled or failed."""
         return self._post(f"/fust/v1/runs/{quote(run_id, safe='')}/resume", Run)
 
+    def end_run_early(self, run_id: str) -> Run:
+        """Asks a tuning to end at its next step with what it has learned."""
+        return self._post(f"/fust/v1/runs/{quote(run_id, safe='')}/end-early", Run)
+
     def run_log(self, run_id: str) -> str:
         """Returns the end of what the run's process printed."""
         return self._http.request("GET", f"/fust/v1/runs/{quote(run_id, safe='')}/log").decode(

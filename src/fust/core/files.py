@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +29,14 @@ def full_disk_is_clear(path: Path) -> Generator[None]:
                 path=path,
             ) from error
         raise
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes a file stand in a second place: as a link where the file system can, else as a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 @contextlib.contextmanager

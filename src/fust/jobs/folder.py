@@ -6,6 +6,7 @@ runs/<id>/lock            held by the worker as long as it lives; whoever holds 
           events.jsonl    append-only; the byte offset behind a line is that event's id
           log             what the worker and its children printed
           outcome.json    written whole by the worker as its last act
+          end-early       there when the run is to end with what it has
           work/           the function's own files; gone when the run has succeeded
 """
 
@@ -151,6 +152,17 @@ class RunFolder:
     def forget_outcome(self) -> None:
         """Removes what an earlier attempt left."""
         (self.path / "outcome.json").unlink(missing_ok=True)
+
+    def ask_for_early_end(self, wished: bool) -> None:
+        """Notes that the run is to end with what it has, or that it is not; it outlives server and worker."""
+        if wished:
+            write_atomic(self.path / "end-early", b"")
+        else:
+            (self.path / "end-early").unlink(missing_ok=True)
+
+    def is_to_end_early(self) -> bool:
+        """Returns whether the run is to end with what it has."""
+        return (self.path / "end-early").exists()
 
     def is_alive(self) -> bool:
         """Returns whether a worker holds the lock. Takes a shared lock for an instant, so askers do not meet."""

@@ -25,6 +25,8 @@ class Kind:
     cores: int = 1
     resumable: bool = False
     """Whether a run that was killed is started again and continues."""
+    ends_early: bool = False
+    """Whether it can end before its time and give what it has by then."""
     max_attempts: int = 3
     """Processes that a resumable run gets before it counts as failed."""
     title_of: Callable[[dict[str, Any]], str] | None = None

@@ -77,6 +77,15 @@ def resume_run(request: AnyRequest, jobs: Jobs, accounts: Accounts, identity: Id
     return jobs.draw(jobs.resume(identity, run_id), _language(request))
 
 
+@post("/fust/v1/runs/{run_id:str}/end-early", status_code=200, sync_to_thread=True, tags=["runs"])
+def end_run_early(
+    request: AnyRequest, jobs: Jobs, accounts: Accounts, identity: Identity, run_id: str
+) -> Run:
+    """Asks a tuning to end at its next step and to publish what it has learned by then."""
+    accounts.require(identity, "write")
+    return jobs.draw(jobs.end_early(identity, run_id), _language(request))
+
+
 @get("/fust/v1/runs/{run_id:str}/log", media_type="text/plain", sync_to_thread=True, tags=["runs"])
 def get_log(jobs: Jobs, identity: Identity, run_id: str) -> str:
     """The end of what the run's process printed (1 MiB at most)."""
@@ -172,6 +181,7 @@ handlers: list[ControllerRouterHandler] = [
     get_run,
     cancel_run,
     resume_run,
+    end_run_early,
     get_log,
     follow_run,
 ]

@@ -156,6 +156,35 @@ class Jobs:
             Conflict: it has not ended, or succeeded, or is of a kind that begins anew.
 
         """
+        row = self._resumable(identity, run_id)
+        self.folder(run_id).ask_for_early_end(False)
+        return self._queue_again(identity, row, "run.resume")
+
+    def end_early(self, identity: Identity, run_id: str) -> RunRow:
+        """Asks a run to end now with what it has; one that was paused or failed goes on for it.
+
+        Raises:
+            NotFound: there is none that the caller may see.
+            Conflict: it has ended, has not begun, or is of a kind that is whole or nothing.
+
+        """
+        row = self.get(identity, run_id)
+        kind = self._kinds.get(row.kind)
+        if kind is None or not kind.ends_early or row.state == "succeeded" or row.started_at is None:
+            raise Conflict(
+                "The run {id} cannot end early ({state}).",
+                hint="Only tunings that have begun and not ended do.",
+                id=run_id,
+                state=row.state,
+            )
+        self.folder(run_id).ask_for_early_end(True)
+        if row.state in FINAL_STATES:
+            return self._queue_again(identity, row, "run.end_early")
+        with self._database.write() as session:
+            note_action(session, identity, "run.end_early", f"run:{run_id}", kind=row.kind)
+        return self.get(identity, run_id)
+
+    def _resumable(self, identity: Identity, run_id: str) -> RunRow:
         row = self.get(identity, run_id)
         kind = self._kinds.get(row.kind)
         if row.state not in ("cancelled", "failed") or kind is None or not kind.resumable:
@@ -165,14 +194,17 @@ class Jobs:
                 id=run_id,
                 state=row.state,
             )
+        return row
+
+    def _queue_again(self, identity: Identity, row: RunRow, action: str) -> RunRow:
         again = {"state": "queued", "cancel_at": None, "ended_at": None, "error": None, "attempts": 0}
         with self._database.write() as session:
             session.execute(
-                update(RunRow).where(RunRow.id == run_id, RunRow.state == row.state).values(**again)
+                update(RunRow).where(RunRow.id == row.id, RunRow.state == row.state).values(**again)
             )
-            note_action(session, identity, "run.resume", f"run:{run_id}", kind=row.kind)
+            note_action(session, identity, action, f"run:{row.id}", kind=row.kind)
         self._supervisor.wake()
-        return self.get(identity, run_id)
+        return self.get(identity, row.id)
 
     def folder(self, run_id: str) -> RunFolder:
         """Returns the folder of a run that was found by ``get``."""

@@ -104,6 +104,15 @@ class _Page:
                     "{kind} of {base}, tuned on {data} with Fust.", kind=self._kind(), base=base, data=data
                 )
             ]
+        if recipe.extends is not None:
+            said.append(
+                self.say(
+                    "It goes on from step {step}, with which the revision before this one ended; the learning rate rose again "
+                    "to {peak} and fell.",
+                    step=recipe.extends.step,
+                    peak=f"{recipe.learning_rate:.2g}",
+                )
+            )
         if trained.steps < recipe.steps:
             said.append(
                 self.say(

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fust.core.files import fsync_folder, full_disk_is_clear
+from fust.core.files import fsync_folder, full_disk_is_clear, link_or_copy
 
 _KEPT = 2
 _MANIFEST = "manifest.json"
@@ -136,6 +136,35 @@ def find_checkpoint(folder: Path, recipe_key: str) -> tuple[Checkpoint | None, l
             return Checkpoint(path, state), damaged
         damaged.append(path.name)
     return None, damaged
+
+
+def adopt_checkpoint(source: Path, source_key: str, folder: Path, recipe_key: str) -> bool:
+    """Makes the newest whole checkpoint of one recipe the first of another; False when there is none.
+
+    Its files are linked, or copied where they cannot be; one that is there already stays.
+    """
+    if find_checkpoint(folder, recipe_key)[0] is not None:
+        return True
+    found, _ = find_checkpoint(source, source_key)
+    if found is None:
+        return False
+    final = folder / found.path.name
+    part = final.with_suffix(".tmp")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(final, ignore_errors=True)
+    with full_disk_is_clear(folder):
+        part.mkdir(parents=True)
+        manifest = msgspec.json.decode((found.path / _MANIFEST).read_bytes(), type=_Manifest)
+        for name in manifest.files:
+            link_or_copy(found.path / name, part / name)
+        (part / _MANIFEST).write_bytes(
+            msgspec.json.encode(msgspec.structs.replace(manifest, recipe=recipe_key))
+        )
+        _seal(part / _MANIFEST)
+        fsync_folder(part)
+    part.rename(final)
+    fsync_folder(folder)
+    return True
 
 
 def _put(part: Path, final: Path) -> None:

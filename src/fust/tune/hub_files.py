@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from fust.core.files import link_or_copy
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
 
@@ -24,7 +24,4 @@ def link_files(hub: Hub, repo: RepoInfo, oid: str, names: Iterable[str], folder:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         source = hub.content.materialise(repo, hub.find_file(repo, name, oid))
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+        link_or_copy(source, target)

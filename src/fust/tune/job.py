@@ -22,6 +22,7 @@ from fust.jobs.supervisor import Budget
 from fust.jobs.worker import JobContext
 from fust.tune.bases import measure_base
 from fust.tune.estimate import memory_needed
+from fust.tune.extend import is_extension, read_extension
 from fust.tune.files import is_data
 from fust.tune.fresh import guess_memory
 from fust.tune.recipe import Wish, longest_sample, parse_span, rank_of
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from fust.tune.run import TuneResult
 
 
+TITLE = "Tune {base} on {data}"
+EXTENDED_TITLE = "Go on with {to}"
 FRESH_TITLE = "Train {to} from nothing on {data}"
 
 
@@ -38,11 +41,16 @@ def tune_kind(hub: Hub, accounts: Accounts, jobs: Jobs) -> Kind:
     """Returns the kind `tune` for ``Jobs.register``."""
 
     def prepare(identity: Identity, params: dict[str, Any]) -> dict[str, Any]:
-        wish = read_wish(params)
+        extended_bytes = 0
+        if is_extension(params):
+            accounts.require(identity, "write")
+            wish, extended_bytes = read_extension(jobs, identity, params)
+        else:
+            wish = read_wish(params)
         check_installed()
         accounts.require(identity, "write")
-        split_repo_id(wish.to)
-        accounts.check(identity, "repo.create", wish.to, "model")
+        for target in _targets(wish):
+            _check_target(hub, accounts, identity, target)
         # Both are taken as they are now: what is pushed to them while the run waits or works changes nothing.
         data = hub.get_repo_to_open(identity, wish.data, "dataset")
         data_oid = hub.resolve_revision(data, wish.data_revision)
@@ -54,7 +62,9 @@ def tune_kind(hub: Hub, accounts: Accounts, jobs: Jobs) -> Kind:
                 repo_id=wish.data,
             )
         pinned = msgspec.structs.replace(wish, data=data.repo_id, data_revision=data_oid)
-        if wish.method == "pretrain":
+        if wish.extends and wish.method == "pretrain":
+            memory_bytes = extended_bytes
+        elif wish.method == "pretrain":
             memory_bytes = _memory_of_fresh(wish, sum(entry.size or 0 for entry in files), jobs.budget)
         else:
             base = hub.get_repo_to_open(identity, wish.base, "model")
@@ -64,19 +74,40 @@ def tune_kind(hub: Hub, accounts: Accounts, jobs: Jobs) -> Kind:
         return msgspec.to_builtins(pinned) | {"memory_bytes": memory_bytes}
 
     def title_of(params: dict[str, Any]) -> str:
-        return FRESH_TITLE if params.get("method") == "pretrain" else "Tune {base} on {data}"
+        if is_extension(params):
+            return EXTENDED_TITLE
+        return FRESH_TITLE if params.get("method") == "pretrain" else TITLE
 
     return Kind(
         "tune",
-        "Tune {base} on {data}",
+        TITLE,
         prepare,
         memory_bytes=2 * 10**9,
         cores=physical_cores(),
         resumable=True,
         max_attempts=50,
+        ends_early=True,
         title_of=title_of,
         memory_of=lambda params: int(params["memory_bytes"]),
     )
+
+
+def _targets(wish: Wish) -> list[str]:
+    """Returns the repos that will be written."""
+    return [
+        wish.to,
+        *([f"{wish.to}-merged"] if wish.merge else []),
+        *([f"{wish.to}-GGUF"] if wish.gguf else []),
+    ]
+
+
+def _check_target(hub: Hub, accounts: Accounts, identity: Identity, repo_id: str) -> None:
+    """Raises before compute is spent when a repo cannot be written: Denied, InvalidInput."""
+    split_repo_id(repo_id)
+    if hub.find_repo(identity, repo_id, "model") is None:
+        accounts.check(identity, "repo.create", repo_id, "model")
+    else:
+        hub.get_repo_to_write(identity, repo_id, "model")
 
 
 def read_wish(params: dict[str, Any]) -> Wish:

@@ -96,6 +96,8 @@ def publish(
 
 
 def _message(recipe: Recipe) -> str:
+    if recipe.extends is not None:
+        return f"Went on from step {recipe.extends.step} of run {recipe.extends.run}"
     return (
         f"Tuned {recipe.base} on {recipe.data}" if recipe.base else f"Trained from nothing on {recipe.data}"
     )

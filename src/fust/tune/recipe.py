@@ -63,6 +63,8 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """GGUF files that are made of the result, in a repo of their own (`…-GGUF`)."""
     model: ModelWish = ModelWish()
     """Of `pretrain`."""
+    extends: str = ""
+    """A run that has ended and goes on; ``steps``, ``epochs`` and ``budget`` then say how much more."""
 
     @property
     def budget_s(self) -> float | None:
@@ -77,6 +79,17 @@ class Reasoned(msgspec.Struct, frozen=True):
     value: str
     why: str
     params: dict[str, str | int | float] = {}
+
+
+class Extended(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run goes on that had ended."""
+
+    run: str
+    step: int
+    rate: float
+    """The learning rate at that step."""
+    first_peak: float
+    """That of the first of the runs."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -114,6 +127,19 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     versions: dict[str, str]
     model: Shape | None = None
     """Of `pretrain`: what was made from nothing."""
+    extends: Extended | None = None
+
+    @property
+    def first_step(self) -> int:
+        """Returns the step at which this run began; 0 unless it goes on from another."""
+        return self.extends.step if self.extends else 0
+
+    def rate(self, step: int) -> float:
+        """Returns the learning rate of step ``step`` (from 0): a linear rise, then a linear fall to nothing."""
+        before = self.extends.rate / self.learning_rate if self.extends else 0.0
+        rise = before + (1.0 - before) * ((step + 1 - self.first_step) / self.warmup_steps)
+        fall = (self.steps - step) / max(1, self.steps - self.first_step - self.warmup_steps)
+        return self.learning_rate * max(0.0, min(1.0, rise, fall))
 
     @property
     def is_adapter(self) -> bool:
@@ -274,21 +300,22 @@ def within_budget(planned: Planned, wish: Wish, step_s: float, spent_s: float) -
     if budget_s is None or wish.steps is not None:
         return planned
     left_s = (budget_s - spent_s) * 0.92  # evaluations, checkpoints and the upload take the rest
-    steps = max(1, min(recipe.steps, int(left_s / step_s)))
+    fitting = max(1, int(left_s / step_s))
+    steps = min(recipe.steps - recipe.first_step, fitting)
     reason = Reasoned(
         "steps",
         str(steps),
         "{budget} leave time for {fitting} steps of {span}; more than {epochs} epochs would be learned by heart.",
         {
             "budget": show_span(budget_s),
-            "fitting": max(1, int(left_s / step_s)),
+            "fitting": fitting,
             "span": f"{step_s:.2f} s",
             "epochs": int(_most_epochs(wish)),
         },
     )
     cut = msgspec.structs.replace(
         recipe,
-        steps=steps,
+        steps=recipe.first_step + steps,
         warmup_steps=max(1, min(100, steps // 20)),
         evaluate_every=max(1, steps // 8),
     )

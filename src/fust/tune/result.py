@@ -25,6 +25,14 @@ class Forecast(msgspec.Struct):
     """1 - flops / from_scratch_flops."""
 
 
+class Decided(msgspec.Struct):
+    """What a run decided before its first step, as `recipe.json` of its folder holds it."""
+
+    recipe: Recipe
+    reasons: list[Reasoned]
+    forecast: Forecast
+
+
 class TuneResult(msgspec.Struct):
     """What a run found out, and what came of it; ``repo_id`` is empty after a dry run."""
 

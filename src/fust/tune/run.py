@@ -16,7 +16,6 @@ work/out/                   what goes into the hub
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -42,35 +41,30 @@ from fust.core.units import show_size, show_span
 from fust.formats.gguf_write import check_gguf
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
+from fust.jobs.folder import RunFolder
 from fust.jobs.worker import JobContext, RunCancelled
 from fust.store.database import Database
 from fust.tune.base import Base, check_vocabulary, read_base, wanted_files
 from fust.tune.estimate import flops_from_scratch, training_flops
+from fust.tune.extend import Before, key_of, plan_extension, take_over
 from fust.tune.files import DataFile, is_data
 from fust.tune.hub_files import link_files, list_names
 from fust.tune.masks import Masker, Tokenizer
 from fust.tune.prepare import DataWish, Prepared, SampleView, iter_texts, prepare, view_samples
-from fust.tune.progress import Point
+from fust.tune.progress import Point, Trained
 from fust.tune.publish import Origin, publish
 from fust.tune.recipe import Planned, Reasoned, Recipe, Wish, derive, longest_sample, within_budget
 from fust.tune.report import DataReport
-from fust.tune.result import Forecast, TuneResult
+from fust.tune.result import Decided, Forecast, TuneResult
 
 if TYPE_CHECKING:
     from fust.tune.fresh_base import Fresh
+    from fust.tune.train import Training
 
 _HELD_OUT_SHARE = 0.05
 _HELD_OUT_BYTES = 1_000_000
 """Of larger data a smaller share is held out."""
 _POINTS_SHOWN = 1000
-
-
-class _Decided(msgspec.Struct):
-    """What `recipe.json` of the work folder holds."""
-
-    recipe: Recipe
-    reasons: list[Reasoned]
-    forecast: Forecast
 
 
 class Run:
@@ -82,6 +76,7 @@ class Run:
         self._work = context.work
         self._began = time.monotonic()
         self._stopping = False
+        self._has_stepped = False
         self._fresh: Fresh | None = None
         self._log = (self._work / "log.jsonl").open("ab", buffering=0)
 
@@ -108,7 +103,7 @@ class Run:
         from fust.tune.train import Batches, Training, Tuned, keep_malloc_pages, set_up_torch
 
         keep_malloc_pages()
-        base = self._make_base() if wish.method == "pretrain" else self._fetch_base()
+        base = self._make_base() if wish.method == "pretrain" else self._fetch_base(wish.base)
         for file_type in wish.gguf:  # before compute is spent on what cannot be written
             check_gguf(base.folder, file_type)
         name = wish.base or wish.to
@@ -117,10 +112,14 @@ class Run:
         self._check_rows(prepared.report)
         check_vocabulary(base, name, _highest(prepared))
         preview = view_samples(prepared, lambda i: cast(Any, tokenizer).decode([i]))
-        row_tokens = _row_tokens(prepared, wish)
-        batches = Batches(prepared, row_tokens)
         decided = self._decided()
-        planned = self._derive(base, prepared, len(batches.train), row_tokens)
+        before = Before.read(self._folder_of(wish.extends)) if wish.extends else None
+        row_tokens = before.decided.recipe.row_tokens if before else _row_tokens(prepared, wish)
+        batches = Batches(prepared, row_tokens)
+        if before:
+            planned = plan_extension(before, wish, prepared.report.key, len(batches.train), _versions())
+        else:
+            planned = self._derive(base, prepared, len(batches.train), row_tokens)
         recipe = decided.recipe if decided else planned.recipe
         set_up_torch(recipe)
         context.progress(0, 0, "", "Loading {repo_id}", now=True, repo_id=name)
@@ -130,7 +129,7 @@ class Run:
             step_s = Training(tuned, recipe, "", batches, self._work / "checkpoints", self).measure()
             planned = within_budget(planned, wish, step_s, time.monotonic() - self._began)
             forecast = _forecast(planned.recipe, base, prepared.report, len(batches.train), step_s)
-            decided = _Decided(planned.recipe, planned.reasons, forecast)
+            decided = Decided(planned.recipe, planned.reasons, forecast)
             write_atomic(self._work / "recipe.json", msgspec.json.encode(decided))
             self._say_plan(decided, prepared.report, preview)
         recipe = decided.recipe
@@ -140,43 +139,49 @@ class Run:
             return result
         context.too_late_to_cancel = True  # from here on an end is heard between two steps
         signal.signal(signal.SIGTERM, self._hear_stop)
-        key = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
+        if before:
+            take_over(before, self._work, recipe)
         sampler = Sampler(tuned, tokenizer, choose_prompts(prepared))
-        training = Training(tuned, recipe, key, batches, self._work / "checkpoints", self, sampler)
+        training = Training(tuned, recipe, key_of(recipe), batches, self._work / "checkpoints", self, sampler)
         self._trim_log()
         trained = training.run()
         if not trained.finished:
-            raise RunCancelled
+            trained = self._end_early(training)
         result.trained = trained
         self._publish(tuned, base, result)
         return result
 
     # Stages
 
+    def _folder_of(self, run_id: str) -> Path:
+        return RunFolder(self._context.settings.home, run_id).work
+
     def _identity(self) -> Identity:
         return self._accounts.of_run(self._context.spec.owner, self._context.spec.asked)
 
-    def _fetch_base(self) -> Base:
+    def _fetch_base(self, repo_id: str) -> Base:
         """Returns the base; once its files are here, its repo may change or go."""
         wish, folder = self._wish, self._work / "base"
         if not (self._work / "base.whole").exists():
-            repo = self._open(wish.base, "model")
-            self._context.progress(0, 0, "", "Fetching {repo_id}", now=True, repo_id=wish.base)
-            names = wanted_files(list_names(self._hub, repo, wish.revision), wish.base)
+            repo = self._open(repo_id, "model")
+            self._context.progress(0, 0, "", "Fetching {repo_id}", now=True, repo_id=repo_id)
+            names = wanted_files(list_names(self._hub, repo, wish.revision), repo_id)
             link_files(self._hub, repo, wish.revision, names, folder)
             self._keep_origin(repo, wish.revision)
             (self._work / "base.whole").touch()
-        return read_base(folder, wish.base)
+        return read_base(folder, repo_id)
 
     def _keep_origin(self, repo: RepoInfo, revision: str) -> None:
         origin = Origin.of(self._hub, repo, revision)
         write_atomic(self._work / "origin.json", msgspec.json.encode(origin))
 
     def _make_base(self) -> Base:
-        """Makes a base that has learned nothing, of the texts that are trained on."""
+        """Makes a base that has learned nothing, of the texts that are trained on; what goes on has been its own."""
         from fust.tune.fresh_base import Texts, find_fresh, make_base
 
         wish, folder, spec = self._wish, self._work / "base", self._context.spec
+        if wish.extends:
+            return self._fetch_base(wish.to)
         self._fresh = find_fresh(folder)
         if self._fresh is None:
             files = self._rows()
@@ -242,9 +247,9 @@ class Run:
                 rows=report.rows,
             )
 
-    def _decided(self) -> _Decided | None:
+    def _decided(self) -> Decided | None:
         try:
-            return msgspec.json.decode((self._work / "recipe.json").read_bytes(), type=_Decided)
+            return msgspec.json.decode((self._work / "recipe.json").read_bytes(), type=Decided)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
 
@@ -260,16 +265,13 @@ class Run:
             data_revision=wish.data_revision,
             precision=choose_precision(wish),
             threads=self._context.spec.cores,
-            versions={
-                name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "fust")
-            }
-            | {"python": platform.python_version()},
+            versions=_versions(),
             shape=fresh.shape if fresh else None,
         )
         planned.reasons[:0] = fresh.reasons if fresh else []
         return planned
 
-    def _say_plan(self, decided: _Decided, report: DataReport, preview: list[SampleView]) -> None:
+    def _say_plan(self, decided: Decided, report: DataReport, preview: list[SampleView]) -> None:
         say = self._context.say
         say(
             "{kept} rows to train on, {held_out} held out, {dropped} left out; {tokens} tokens, {share} learned.",
@@ -286,7 +288,7 @@ class Run:
                 name: msgspec.to_builtins(value)
                 for name, value in (("plan", decided), ("report", report), ("preview", preview))
             },
-            steps=decided.recipe.steps,
+            steps=decided.recipe.steps - decided.recipe.first_step,
             step_s=f"{forecast.step_s:.2f} s",
             span=show_span(forecast.time_s),
             memory=show_size(forecast.memory_bytes),
@@ -296,6 +298,7 @@ class Run:
 
     def point(self, point: Point, steps: int) -> None:
         """Writes a step to the log and to those who follow."""
+        self._has_stepped = True
         self._log.write(msgspec.json.encode(point) + b"\n")
         is_shown = point.step % max(1, steps // _POINTS_SHOWN) == 0 or point.held_out_loss is not None
         self._context.progress(
@@ -324,8 +327,24 @@ class Run:
         )
 
     def wants_to_stop(self) -> bool:
-        """Returns whether somebody asked for the end."""
-        return self._stopping
+        """Returns whether somebody asked for the end: for a pause, or for what has been learned by the next step."""
+        return self._stopping or self._ends_early()
+
+    def _ends_early(self) -> bool:
+        # Asked while nothing has been learned yet, it does a step first. What was ended stays so when it is published again.
+        asked = self._has_stepped and self._context.folder.is_to_end_early()
+        return asked or (self._work / "ended-early").exists()
+
+    def _end_early(self, training: Training) -> Trained:
+        """Returns what a run that stopped before its end has learned; raises RunCancelled when it is only paused."""
+        if self._stopping or not self._ends_early():
+            raise RunCancelled
+        (self._work / "ended-early").touch()
+        trained = training.conclude()
+        self._context.say(
+            "Ended early at step {step}, as asked: the newest weights are published.", step=trained.steps
+        )
+        return trained
 
     def _hear_stop(self, _: int, __: FrameType | None) -> None:
         self._stopping = True
@@ -347,16 +366,19 @@ class Run:
         return [found[step] for step in sorted(found)]
 
     def _publish(self, tuned: Any, base: Base, result: TuneResult) -> None:
-        context, recipe = self._context, result.recipe
-        context.progress(
-            recipe.steps, recipe.steps, "steps", "Writing {repo_id}", now=True, repo_id=self._wish.to
-        )
+        context, done = self._context, result.trained.steps if result.trained else 0
+        context.progress(done, done, "steps", "Writing {repo_id}", now=True, repo_id=self._wish.to)
         origin = msgspec.json.decode((self._work / "origin.json").read_bytes(), type=Origin)
         identity = self._identity()
         publish(context, self._hub, identity, self._wish, tuned, base, origin, self._points(), result)
         for name in ("base", "rows", "out", "data"):
             shutil.rmtree(self._work / name, ignore_errors=True)
         (self._work / "base.whole").unlink(missing_ok=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "fust")}
+    return found | {"python": platform.python_version()}
 
 
 def choose_precision(wish: Wish) -> Reasoned:
@@ -410,12 +432,13 @@ def _highest(prepared: Prepared) -> int:
 
 
 def _forecast(recipe: Recipe, base: Base, report: DataReport, packed_rows: int, step_s: float) -> Forecast:
-    tokens = report.tokens * recipe.steps * recipe.rows_per_step // packed_rows
+    steps = recipe.steps - recipe.first_step
+    tokens = report.tokens * steps * recipe.rows_per_step // packed_rows
     flops = training_flops(base.parameters, tokens, is_adapter=recipe.is_adapter)
     scratch = flops_from_scratch(base.parameters)
     # The reference of preferences is one pass forward over all rows, a third of what learning from them takes.
     referring_s = step_s * packed_rows / recipe.rows_per_step / 3 if recipe.method == "dpo" else 0.0
-    time_s = step_s * recipe.steps * 1.03 + referring_s
+    time_s = step_s * steps * 1.03 + referring_s
     return Forecast(
         step_s,
         time_s,

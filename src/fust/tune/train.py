@@ -244,10 +244,7 @@ class Mover:
 
     def rate(self, step: int, scale: float) -> float:
         """Returns the learning rate of step ``step`` (from 0)."""
-        recipe = self._recipe
-        rise = (step + 1) / recipe.warmup_steps
-        fall = (recipe.steps - step) / max(1, recipe.steps - recipe.warmup_steps)
-        return recipe.learning_rate * scale * max(0.0, min(1.0, rise, fall))
+        return self._recipe.rate(step) * scale
 
     def move(self, rate: float) -> float:
         """Clips, moves, forgets the gradients; returns their norm. Nothing moves when the norm is not a number."""
@@ -337,6 +334,12 @@ class Training:
             if time.monotonic() - self._saved_at >= CHECKPOINT_EVERY_S:
                 self._save()
         self._save()
+        return self._ended(finished=True)
+
+    def conclude(self) -> Trained:
+        """Returns how a run ended that was stopped early: its newest weights are evaluated and asked once more."""
+        self.state.held_out_loss, self.state.held_out_accuracy = self._evaluate()
+        self._sample(always=True)
         return self._ended(finished=True)
 
     def measure(self) -> float:

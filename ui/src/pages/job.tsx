@@ -68,6 +68,7 @@ function useEvents(id: string, ended: boolean, onState: () => void): Live {
 export function JobPage({ id }: { id: string }) {
   const path = `fust/v1/runs/${encodeURIComponent(id)}`;
   const loaded = useLoad<Run>(path, 5000);
+  const [round, setRound] = useState(0); // a run that goes on after its end is followed anew
   const run = loaded.data;
   const kick = <><Link to="jobs">{t("place.jobs")}</Link> / {id}</>;
   if (run === undefined) {
@@ -80,26 +81,28 @@ export function JobPage({ id }: { id: string }) {
       </div>
     );
   }
-  return <Loaded run={run} kick={kick} reload={loaded.reload} />;
+  return <Loaded key={round} run={run} kick={kick} reload={loaded.reload} again={() => setRound(round + 1)} />;
 }
 
-function Loaded({ run, kick, reload }: { run: Run; kick: preact.ComponentChildren; reload: () => Promise<void> }) {
+function Loaded({ run, kick, reload, again }: { run: Run; kick: preact.ComponentChildren; reload: () => Promise<void>; again: () => void }) {
   const live = useEvents(run.id, ENDED.has(run.state), () => void reload());
   const act = useAct();
   const state = ENDED.has(run.state) ? run.state : (live.state ?? run.state);
   const over = ENDED.has(state);
   const progress = over ? (run.progress ?? live.progress) : (live.progress ?? run.progress);
   const tunes = run.kind === "tune";
-  const ask = (what: "cancel" | "resume"): Promise<void> =>
+  const ask = (what: "cancel" | "resume" | "end-early"): Promise<void> =>
     act.run(async () => {
       await call(`fust/v1/runs/${encodeURIComponent(run.id)}/${what}`, { method: "POST" });
       await reload();
+      if (ENDED.has(run.state)) again();
     });
   const repo = resultRepo(run);
   return (
     <div class="page wrap">
       <Head kick={kick} title={run.title || kindName(run.kind)} sum={<><State of={state} /> {sentenceOf(run, state, progress)}</>}>
         {!over && (tunes ? <Sure label={t("tune.pause")} ask={t("tune.pause.sure")} busy={act.busy} onSure={() => void ask("cancel")} /> : <Sure label={t("job.cancel")} ask={t("job.cancel.sure")} busy={act.busy} onSure={() => void ask("cancel")} />)}
+        {tunes && state !== "succeeded" && run.started_at && !run.params["dry_run"] && <Sure label={t("tune.end")} ask={t("tune.end.sure")} busy={act.busy} onSure={() => void ask("end-early")} />}
         {tunes && (state === "cancelled" || state === "failed") && <button class="b" type="button" disabled={act.busy} onClick={() => void ask("resume")}>{t("tune.resume")}</button>}
         {state === "succeeded" && repo && <Link class="b go" to={repo}>{t("job.open")}</Link>}
       </Head>

@@ -7,6 +7,7 @@ import { maybe, t } from "../../i18n";
 import { useLoad } from "../../load";
 import { url } from "../../router";
 import { curves, heldOutOf, lossOf, useCourse, type Course, type Sampled, type SampleView, type TunedRows, type Tuning } from "../../tuning";
+import { Extend } from "./extend";
 
 const pathOf = (id: string): string => `fust/v1/tune/runs/${encodeURIComponent(id)}`;
 
@@ -23,6 +24,7 @@ export function TuningView({ run, over }: { run: Run; over: boolean }) {
       {other && tuning && <Differences mine={tuning} run={run} other={other} />}
       {course.samples.length > 0 && <Samples samples={course.samples} />}
       {tuning && <PlanView tuning={tuning} />}
+      {run.state === "succeeded" && !!run.result?.["repo_id"] && <Extend run={run} />}
     </div>
   );
 }

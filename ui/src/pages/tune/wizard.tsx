@@ -13,7 +13,7 @@ import { PlanView } from "./watch";
 
 const METHODS = ["lora", "full", "dpo", "continue", "pretrain"] as const;
 type Method = (typeof METHODS)[number];
-const BUDGETS = ["", "10m", "30m", "2h", "8h"] as const;
+export const BUDGETS = ["", "10m", "30m", "2h", "8h"] as const;
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 
 interface Wish {
@@ -166,7 +166,7 @@ function Goal({ wish, set, to }: Step & { to: string }) {
   );
 }
 
-const seconds = (budget: string): number => parseFloat(budget) * (budget.endsWith("h") ? 3600 : 60);
+export const seconds = (budget: string): number => parseFloat(budget) * (budget.endsWith("h") ? 3600 : 60);
 
 /** A dry run and what it found; then the start. */
 function Plan({ wish }: { wish: Wish }) {

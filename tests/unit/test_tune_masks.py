@@ -1,6 +1,7 @@
 """What is learned of a conversation: the answers and the token that ends them, by the stock templates of the field.
 
-The templates are those that the installed trl carries (`trl/chat_templates`, Apache-2.0; each is the model's own file).
+Each template is the model's own file: those that the installed trl carries (`trl/chat_templates`, Apache-2.0), and
+Mistral's in `tests/support/chat_templates`, whose README says where they come from.
 """
 
 from __future__ import annotations
@@ -15,19 +16,13 @@ from tests.support.tiny_bases import CHATML, make_tokenizer
 
 trl = pytest.importorskip("trl", reason="trl, whose templates are used, is not installed")
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+MISTRALS = Path(__file__).parents[1] / "support" / "chat_templates"
 SPECIAL = [
     "<s>", "</s>", "<bos>", "<eos>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|eot_id|>", "<|start_header_id|>",
     "<|end_header_id|>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<|begin_of_text|>",
+    "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]", "[CALL_ID]", "[ARGS]", "[TOOL_CONTENT]",
 ]  # fmt: skip
-MISTRAL_V03 = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
-    "{% if loop.last or loop.index == messages | length - 1 %}[INST] {% if messages[0]['role'] == 'system' %}"
-    "{{ messages[0]['content'] + '\n\n' }}{% endif %}{{ message['content'] }}[/INST]{% else %}"
-    "[INST] {{ message['content'] }}[/INST]{% endif %}{% elif message['role'] == 'assistant' %}"
-    "{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
-)
-"""As Mistral's of version 3: the system prompt stands in the last question. Words of our own."""
-
 TWO = (
     Message("user", "Hi"),
     Message("assistant", "Hello there."),
@@ -46,13 +41,21 @@ CASES = [
     ("gemma3", "<end_of_turn>", "", False),
     ("phi3", "<|end|>", "", False),
     ("phi3_5", "<|end|>", "", False),
+    ("mistral_v0_2", "</s>", "", False),
+    ("mistral_nemo", "</s>", "", False),
+    ("mistral_small_3_2", "</s>", "", False),
 ]
 
 
-def masker_of(template: str) -> Masker:
+def masker_of(template: str, end: str = "<|im_end|>") -> Masker:
     tokenizer = make_tokenizer(template, extra=SPECIAL)
-    tokenizer.bos_token = "<s>"
+    tokenizer.bos_token, tokenizer.eos_token = "<s>", end
     return Masker(tokenizer)
+
+
+def stock(name: str) -> Masker:
+    folder, end = (MISTRALS, "</s>") if name.startswith("mistral") else (TEMPLATES, "<|im_end|>")
+    return masker_of((folder / f"{name}.jinja").read_text(encoding="utf-8"), end)
 
 
 def learned(masker: Masker, *messages: Message, tools: tuple = ()) -> list[list[str]]:
@@ -72,7 +75,7 @@ def learned(masker: Masker, *messages: Message, tools: tuple = ()) -> list[list[
 
 @pytest.mark.parametrize(("name", "end", "before", "rewrites"), CASES)
 def test_stock_templates(name, end, before, rewrites):
-    masker = masker_of((TEMPLATES / f"{name}.jinja").read_text())
+    masker = stock(name)
     answers = [f"{before}Hello there.{end}", f"{before}4, 🌍 سلام.{end}"]
     assert learned(masker, *TWO[:2]) == [answers[:1]]
     assert learned(masker, *TWO) == ([answers[:1], answers[1:]] if rewrites else [answers])
@@ -80,48 +83,64 @@ def test_stock_templates(name, end, before, rewrites):
     assert masker.rewritten == (1 if rewrites else 0)
 
 
-@pytest.mark.parametrize("name", ["llama3", "llama3_1", "qwen2_5", "qwen3", "gemma3", "phi3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama3",
+        "llama3_1",
+        "llama3_2",
+        "qwen2_5",
+        "qwen3",
+        "qwen3_instruct_2507",
+        "gemma3",
+        "phi3",
+        "phi3_5",
+        "mistral_nemo",
+        "mistral_small_3_2",
+    ],
+)
 def test_a_system_prompt_is_not_learned(name):
-    masker = masker_of((TEMPLATES / f"{name}.jinja").read_text())
+    masker = stock(name)
     said = learned(masker, Message("system", "Be kind."), *TWO)
     assert "kind" not in str(said)
     assert "Hello there." in str(said)
 
 
-def test_a_template_without_system_prompts_says_so_for_the_row():
-    masker = masker_of((TEMPLATES / "gemma.jinja").read_text())
+@pytest.mark.parametrize(
+    ("name", "said"), [("gemma", "System role not supported"), ("mistral_v0_2", "must alternate")]
+)
+def test_a_template_without_system_prompts_says_so_for_the_row(name, said):
     with pytest.raises(Unusable) as raised:
-        masker.mark(Chat((Message("system", "Be kind."), *TWO)))
+        stock(name).mark(Chat((Message("system", "Be kind."), *TWO)))
     assert raised.value.code == "template_refuses"
-    assert "System role not supported" in raised.value.detail
+    assert said in raised.value.detail
 
 
-@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_1"])
+@pytest.mark.parametrize(
+    "name",
+    ["qwen2_5", "qwen3", "qwen3_instruct_2507", "llama3_1", "llama3_2", "mistral_nemo", "mistral_small_3_2"],
+)
 def test_calls_of_tools_are_learned_and_their_results_are_not(name):
     tools = ({"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {}}},)
-    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
-    masker = masker_of((TEMPLATES / f"{name}.jinja").read_text())
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
     said = learned(
-        masker,
+        stock(name),
         Message("user", "What colour?"),
         Message("assistant", "", [call]),
-        Message("tool", "PURPLE", name="look"),
+        Message("tool", "PURPLE", name="look", tool_call_id="abcdefghi"),
         Message("assistant", "Blue."),
         tools=tools,
     )
     flat = "".join(stretch for sample in said for stretch in sample)
-    assert '"look"' in flat and "sky" in flat and "Blue." in flat
+    assert "look" in flat and "sky" in flat and "Blue." in flat
     assert "PURPLE" not in flat and "Looks." not in flat
 
 
 def test_a_template_that_moves_the_system_prompt_makes_a_sample_of_each_answer():
-    masker = masker_of(MISTRAL_V03)
-    assert learned(masker, Message("system", "S"), *TWO) == [
-        [" Hello there.<|im_end|>"],
-        [" 4, 🌍 سلام.<|im_end|>"],
-    ]
+    masker = stock("mistral_nemo")
+    assert learned(masker, Message("system", "S"), *TWO) == [["Hello there.</s>"], ["4, 🌍 سلام.</s>"]]
     first, second = masker.mark(Chat((Message("system", "S"), *TWO)))
-    assert first.text.startswith("<s>[INST] S\n\nHi[/INST]")
+    assert first.text.startswith("<s>[INST]S\n\nHi[/INST]")
     assert "S\n\nAnd 2+2?" in second.text and "S\n\nHi" not in second.text
 
 

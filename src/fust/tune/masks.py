@@ -18,6 +18,9 @@ from typing import Any, Protocol
 
 from fust.tune.rows import Chat, Completion, Message, Pair, Unusable
 
+_ANOTHER = "\u241e"
+"""An answer that nobody gives."""
+
 
 class Tokenizer(Protocol):
     """The parts of a tokenizer of transformers that are used here."""
@@ -149,13 +152,33 @@ class Masker:
         if not said.startswith(asked):
             # The question may end in words that the answer does not repeat, such as an opened <think>.
             before = self._render(messages[:-1], tools, ask=False)
-            if not said.startswith(before):
-                raise Unusable("template_rewrites")
-            start = next((i for i, (a, b) in enumerate(zip(asked, said, strict=False)) if a != b), len(said))
+            if said.startswith(before):
+                start = _shared(asked, said)
+            else:
+                said = asked + self._answer(said, asked, messages, tools)
         end = self._first_end(said, start)
         if end <= start:
             raise Unusable("nothing_learned")
         return said, start, end
+
+    def _answer(
+        self, said: str, asked: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]]
+    ) -> str:
+        """Returns what is answered where the template words a question otherwise once it has an answer.
+
+        Mistral Nemo writes the system prompt only in front of a question that waits: so the model is asked, and so it is
+        taught. The answer begins where another one would make a difference.
+
+        Raises:
+            Unusable: what stands before the answer does not end as the question does.
+
+        """
+        other = self._render([*messages[:-1], Message("assistant", _ANOTHER)], tools, ask=False)
+        start = _shared(said, other)
+        end = self._last_special(asked, 0, len(asked))
+        if end is None or not said[:start].endswith(end):
+            raise Unusable("template_rewrites")
+        return said[start:]
 
     def _first_end(self, said: str, start: int) -> int:
         """Returns where the answer ends: behind the token that ends the turn, before one that ends the whole text."""
@@ -252,6 +275,13 @@ def _learned(places: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
         if at < len(spans) and end > start:
             result[i] = spans[at][0] <= start and end <= spans[at][1]
     return result
+
+
+def _shared(one: str, other: str) -> int:
+    """Returns how many characters both begin with."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def _says_something(message: Message) -> bool:

@@ -21,9 +21,9 @@ if __name__ == "__main__":
 import msgspec
 import torch
 from safetensors.torch import save as serialise
-from tests.support.tiny_bases import CHATML, make_tokenizer, write_base, write_rows
+from tests.support.tiny_bases import CHATML, make_tokenizer, write_base, write_pairs, write_rows
 
-from fust.tune import checkpoints, train
+from fust.tune import checkpoints, preference, train
 from fust.tune.files import DataFile
 from fust.tune.masks import Masker
 from fust.tune.prepare import DataWish, Prepared, prepare
@@ -179,15 +179,50 @@ POINTS: dict[str, Callable[[], None]] = {
 }
 
 
-def attempt(folder: Path, run: str, point: str | None) -> str | None:
+def half_line() -> None:
+    """Has the process end when the third pass of the reference is half on the disk."""
+    real, calls = preference.log_probabilities, 0
+    open_file = preference.Reference.__init__
+
+    def remember(self: Any, path: Path, key: str) -> None:
+        open_file(self, path, key)
+        half_line.path = path  # type: ignore[attr-defined]
+
+    def counted(model: Any, batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            with half_line.path.open("ab") as file:  # type: ignore[attr-defined]
+                file.write(b'{"samples":[4,5,6,7],"log')
+            die()
+        return real(model, batch)
+
+    preference.Reference.__init__ = remember  # type: ignore[method-assign]
+    preference.log_probabilities = counted
+
+
+DPO = recipe_with(method="dpo", beta=0.1, rows_per_pass=2, passes_per_step=1)
+DPO_POINTS: dict[str, Callable[[], None]] = {
+    "in the reference, before a pass": lambda: at(preference, "log_probabilities", 2),
+    "in the reference, when a line is half written": half_line,
+    "when the reference is whole and nothing else is": lambda: at(train.Training, "_resume", 1),
+    "between a pair's loss and the move": lambda: at(train.Mover, "move", 3),
+    "when the weights are half written": lambda: half_written(2 * SAVES + 1),
+    "when the manifest is half written": half_manifest,
+    "before the folder is renamed": lambda: at(checkpoints, "_put", SAVES + 1),
+}
+"""Of preferences: what they have besides, and saves again."""
+
+
+def attempt(folder: Path, recipe: Recipe, run: str, kill: Callable[[], None] | None) -> str | None:
     """Runs in a fork; returns the hash of the weights, or None when the process was killed."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         train.CHECKPOINT_EVERY_S = 0.0
-        if point is not None:
-            POINTS[point]()
-        training = open_training(folder, RECIPE, run)
+        if kill is not None:
+            kill()
+        training = open_training(folder, recipe, run)
         done = training.run()
         os.write(write, json.dumps([done.steps, sha256_of(training)]).encode())
         os._exit(0)
@@ -200,18 +235,26 @@ def attempt(folder: Path, run: str, point: str | None) -> str | None:
         return None
     assert os.waitstatus_to_exitcode(status) == 0
     steps, digest = json.loads(said)
-    assert steps == RECIPE.steps
+    assert steps == recipe.steps
     return digest
+
+
+def disturb(folder: Path, recipe: Recipe, points: dict[str, Callable[[], None]]) -> dict[str, Any]:
+    """Kills a run at each point and lets it go on; returns whether it was killed, and the hash of what came of it."""
+    found: dict[str, Any] = {"undisturbed": attempt(folder, recipe, "undisturbed", None)}
+    for number, (point, kill) in enumerate(points.items()):
+        killed = attempt(folder, recipe, f"run{number}", kill) is None
+        found[point] = [killed, attempt(folder, recipe, f"run{number}", None)]
+    return found
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    make_bench(folder)
-    found: dict[str, Any] = {"undisturbed": attempt(folder, "undisturbed", None)}
-    for number, point in enumerate(POINTS):
-        killed = attempt(folder, f"run{number}", point) is None
-        found[point] = [killed, attempt(folder, f"run{number}", None)]
+    pairs = folder / "pairs"
+    write_base(pairs / "base")
+    prepare_rows(pairs, write_pairs(pairs / "rows.jsonl"), pairs=True, held_out_share=0.2)
+    found = [disturb(make_bench(folder), RECIPE, POINTS), disturb(pairs, DPO, DPO_POINTS)]
     print(json.dumps(found))
 
 

@@ -31,11 +31,13 @@ class Result:
     detail: dict[str, object]
 
 
-def options(about: str) -> argparse.Namespace:
-    """Returns `--quick` and `--json`."""
+def options(about: str, **flags: str) -> argparse.Namespace:
+    """Returns `--quick` and `--json`, and further flags with what they are for."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="a short run, for a look")
     parser.add_argument("--json", action="store_true", help="print JSON lines only")
+    for name, what in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=what)
     return parser.parse_args()
 
 

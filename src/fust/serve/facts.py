@@ -70,7 +70,9 @@ class ModelFacts:
         cache = 0 if self.is_encoder else numbers * _KV_BYTES[mode] * slots
         # Of a prompt only the last token's logits are kept; scoring keeps a batch's, in the engine and in the graph.
         scored = 2 * min(SCORE_LOGITS, _UBATCH * self.vocabulary)
-        outputs = {"embed": 0, "generate": self.vocabulary * slots, "score": scored}[mode]
+        # Embedding, llama.cpp makes a decoder's logits of a whole batch all the same, in its graph and for the answer.
+        embedded = 0 if self.is_encoder else 2 * batch * self.vocabulary
+        outputs = {"embed": embedded, "generate": self.vocabulary * slots, "score": scored}[mode]
         work = (batch * (6 * self.embedding + 3 * self.feed_forward) + outputs) * 4
         mask = batch * kept * 6  # who looks at whom, in 32 bits and again in 16
         seeing = self.vision.memory_bytes if self.vision and mode == "generate" else 0

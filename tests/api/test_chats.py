@@ -242,7 +242,11 @@ def test_off_nothing_is_written(server: RunningFust) -> None:
 def test_exports_hold_everything_and_can_be_read(server: RunningFust) -> None:
     token = make_user(server, "exporter")
     chat = begin(server, "年/月: “报告”\n# not a heading", token=token, system="Be brief.", top_p=0.5)
-    say(server, chat, "a", "first", token=token, files=[{"name": "code.md", "text": "```\nfence\n```"}])
+    files = [
+        {"name": "code.md", "text": "```\nfence\n```"},
+        {"name": "a [red] one.jpg", "text": "data:image/jpeg;base64,/9j/4AAQ"},
+    ]
+    say(server, chat, "a", "first", token=token, files=files)
     say(server, chat, "b", "an answer", "a", token=token, role="assistant", model="m", state="stopped")
     say(server, chat, "c", "another answer", "a", token=token, role="assistant", model="m")
     second = begin(server, "Second", token=token)
@@ -259,6 +263,7 @@ def test_exports_hold_everything_and_can_be_read(server: RunningFust) -> None:
     assert "/" not in headers["content-disposition"].partition("filename")[2].replace("UTF-8''", "")
     assert text.startswith("# 年/月: “报告” # not a heading\n")
     assert "````\n```\nfence\n```\n````" in text
+    assert "![a red one.jpg](data:image/jpeg;base64,/9j/4AAQ)" in text
     assert "another answer" in text
     assert "\nan answer" not in text  # the branch that is shown, and where the rest is
     assert "1 messages of other versions" in text

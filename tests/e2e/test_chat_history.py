@@ -151,13 +151,15 @@ def test_text_files_are_attached_and_others_refused(chat: Callable[..., Any]) ->
         [
             {"name": "<b>ice</b>.md", "mimeType": "text/markdown", "buffer": b"\xef\xbb\xbf" + text.encode()},
             {"name": "picture.png", "mimeType": "image/png", "buffer": b"\x89PNG\r\n\x1a\n\x00\x00"},
+            {"name": "old.bin", "mimeType": "application/x", "buffer": b"\x00\x01"},
             {"name": "old.txt", "mimeType": "text/plain", "buffer": "Лёд".encode("utf-16")},
             {"name": "large.txt", "mimeType": "text/plain", "buffer": b"x" * 256_001},
             {"name": "empty.txt", "mimeType": "text/plain", "buffer": b""},
         ]
     )
     alert = page.locator(".compose [role=alert]")
-    expect(alert).to_contain_text("picture.png is not text in UTF-8")
+    expect(alert).to_contain_text("picture.png is an image, and this model reads text only")
+    expect(alert).to_contain_text("old.bin is not text in UTF-8")
     expect(alert).to_contain_text("old.txt is not text in UTF-8")
     expect(alert).to_contain_text("large.txt has 256 kB; a file may have at most 256 kB")
     expect(alert).to_contain_text("empty.txt is empty")

@@ -230,6 +230,8 @@ export interface Deployment {
   /** Requests on it now; those beyond `slots` wait. */
   busy: number;
   adapters: Adapter[];
+  /** What it can: chat, embeddings, vision and so on. */
+  capabilities: string[];
 }
 /** A small model beside a deployment; it answers as `DEPLOYMENT:name`. */
 export interface Adapter {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -9,6 +10,9 @@ import msgspec
 from fust.core.clock import iso, now
 from fust.core.i18n import Language, fill
 from fust.feedback.types import Chat, ChatExport, ChatSettings, Turn
+
+_IMAGE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]+=*")
+_ALT = re.compile(r"[\[\]\\\s]+")
 
 
 def write_json(chats: Iterable[Chat]) -> Iterator[bytes]:
@@ -74,6 +78,9 @@ def _turn_markdown(turn: Turn, language: Language) -> str:
     who = fill("You", {}, language) if turn.role == "user" else turn.model or fill("Model", {}, language)
     parts = [f"## {' '.join(who.split())}"]
     for file in turn.files:
+        if _IMAGE.fullmatch(file.text):
+            parts.append(f"![{_ALT.sub(' ', file.name).strip()}]({file.text})")
+            continue
         fence = fence_for(file.text)
         parts.append(f"`{' '.join(file.name.split())}`\n\n{fence}\n{file.text}\n{fence}")
     if turn.text:

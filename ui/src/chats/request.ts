@@ -1,3 +1,4 @@
+import { isImage } from "./images";
 import type { Settings, TextFile, Turn } from "./types";
 
 /** A fence longer than any run of backticks in the text. */
@@ -11,14 +12,22 @@ function fileText({ name, text }: TextFile): string {
   return `${name}\n${fence}\n${text}\n${fence}`;
 }
 
-/** What the model reads of a turn: its files, then its words. */
-export function contentOf(turn: Turn): string {
-  return [...(turn.files ?? []).map(fileText), ...(turn.text === "" ? [] : [turn.text])].join("\n\n");
+type Part = { type: "text"; text: string } | { type: "image_url"; image_url: { url: string } };
+
+/** What the model reads of a turn: its files, then its words; its images before both. */
+export function contentOf(turn: Turn): string | Part[] {
+  const files = turn.files ?? [];
+  const images = files.filter(isImage);
+  const texts = files.filter((file) => !isImage(file)).map(fileText);
+  const text = [...texts, ...(turn.text === "" ? [] : [turn.text])].join("\n\n");
+  if (images.length === 0) return text;
+  const shown = images.map((file): Part => ({ type: "image_url", image_url: { url: file.text } }));
+  return text === "" ? shown : [...shown, { type: "text", text }];
 }
 
 export interface ChatBody {
   model: string;
-  messages: { role: string; content: string }[];
+  messages: { role: string; content: string | Part[] }[];
   [parameter: string]: unknown;
 }
 

@@ -153,7 +153,7 @@ export function ChatPage() {
           )}
           {conversation?.unsaved && <Unsaved problem={conversation.unsaved} kept={conversation.kept} />}
           {(model !== undefined || conversation !== undefined) && !code && !waiting && !problem && (
-            <Compose id="msg" label={t("chat.message")} key={desk.current.key} disabled={model === undefined || mute} busy={busy} onSend={send} onStop={() => id && stopAnswer(id)} />
+            <Compose id="msg" label={t("chat.message")} key={desk.current.key} disabled={model === undefined || mute} sees={model?.capabilities.includes("vision") ?? false} busy={busy} onSend={send} onStop={() => id && stopAnswer(id)} />
           )}
         </div>
         <About conversation={conversation} model={model} draft={draft} onDraft={(change) => keepDraft(withSettings(drafted.current, change))} code={code} onCode={() => setCode(!code)} />

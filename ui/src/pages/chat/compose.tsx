@@ -1,5 +1,6 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Said } from "../../chats/answer";
+import { isImage, isPicture, readImage } from "../../chats/images";
 import { MOST_BYTES, MOST_FILES, readText } from "../../chats/files";
 import type { TextFile } from "../../chats/types";
 import { size } from "../../format";
@@ -10,14 +11,16 @@ interface Props {
   label: string;
   start?: Said;
   disabled: boolean;
+  /** Whether the model reads images. */
+  sees: boolean;
   busy: boolean;
   onSend: (said: Said) => void;
   onStop?: () => void;
   onCancel?: () => void;
 }
 
-/** Where a message is written: words, and text files beside them. */
-export function Compose({ id, label, start, disabled, busy, onSend, onStop, onCancel }: Props) {
+/** Where a message is written: words, and text files or images beside them. */
+export function Compose({ id, label, start, disabled, sees, busy, onSend, onStop, onCancel }: Props) {
   const [text, setText] = useState(start?.text ?? "");
   const [files, setFiles] = useState<TextFile[]>(start?.files ?? []);
   const [refused, setRefused] = useState<string[]>([]);
@@ -34,13 +37,21 @@ export function Compose({ id, label, start, disabled, busy, onSend, onStop, onCa
   }, [text]);
 
   const attach = async (chosen: File[]): Promise<void> => {
-    const read = await Promise.all(chosen.map(readText));
+    const read = await Promise.all(chosen.map((it) => {
+      if (!isPicture(it)) return readText(it);
+      return sees ? readImage(it) : { refused: t("chat.image.blind", { name: it.name }) };
+    }));
     const fresh = read.filter((it): it is TextFile => "text" in it);
     const bad = read.flatMap((it) => ("refused" in it ? [it.refused] : []));
     const all = [...files, ...fresh];
     if (all.length > MOST_FILES) bad.push(t("chat.file.many", { n: MOST_FILES }));
     setFiles(all.slice(0, MOST_FILES));
     setRefused(bad);
+  };
+  const taken = (event: { currentTarget: HTMLInputElement }): void => {
+    const chosen = [...(event.currentTarget.files ?? [])];
+    event.currentTarget.value = "";
+    void attach(chosen);
   };
   const empty = text.trim() === "" && files.length === 0;
   const submit = (): void => {
@@ -69,6 +80,12 @@ export function Compose({ id, label, start, disabled, busy, onSend, onStop, onCa
         value={text}
         placeholder={t("chat.placeholder")}
         onInput={(event) => setText(event.currentTarget.value)}
+        onPaste={(event) => {
+          const pasted = [...(event.clipboardData?.files ?? [])];
+          if (pasted.length === 0) return;
+          event.preventDefault();
+          void attach(pasted);
+        }}
         onKeyDown={(event) => {
           if (event.key === "Escape" && onCancel && !event.isComposing) {
             onCancel();
@@ -84,7 +101,8 @@ export function Compose({ id, label, start, disabled, busy, onSend, onStop, onCa
         <ul class="chips">
           {files.map((file, index) => (
             <li key={`${file.name}${index}`} class="chip">
-              <span class="cut">{file.name}</span> <span class="quiet num">{size(new Blob([file.text]).size)}</span>
+              {isImage(file) && <img class="thumb" src={file.text} alt="" />}
+              <span class="cut">{file.name}</span> {!isImage(file) && <span class="quiet num">{size(new Blob([file.text]).size)}</span>}
               <button class="b bare icon" type="button" aria-label={t("chat.file.remove", { name: file.name })} onClick={() => setFiles(files.filter((_, at) => at !== index))}>
                 <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M4 4l8 8M12 4l-8 8" /></svg>
               </button>
@@ -103,13 +121,16 @@ export function Compose({ id, label, start, disabled, busy, onSend, onStop, onCa
               type="file"
               multiple
               accept="text/*,.md,.csv,.tsv,.json,.jsonl,.yaml,.yml,.toml,.xml,.html,.css,.js,.ts,.py,.java,.c,.h,.cpp,.rs,.go,.sh,.sql,.tex,.log,.srt,.po"
-              onChange={(event) => {
-                const chosen = [...(event.currentTarget.files ?? [])];
-                event.currentTarget.value = "";
-                void attach(chosen);
-              }}
+              onChange={taken}
             />
           </label>
+          {sees && (
+            <label class="b bare attach" title={t("chat.image.limit", { n: MOST_FILES })}>
+              <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M2 3h12v10H2zM2 11l4-4 3 3 2-2 3 3M10.500 5.500h1v1h-1z" /></svg>
+              {t("chat.image.attach")}
+              <input class="sr" type="file" multiple accept="image/png,image/jpeg,image/webp,image/gif" onChange={taken} />
+            </label>
+          )}
           <span class="small quiet keys"><kbd>Enter</kbd> {t("chat.enter")}<kbd>Shift</kbd> + <kbd>Enter</kbd> {t("chat.shift")}</span>
         </span>
         <span class="row">

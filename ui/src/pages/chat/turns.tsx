@@ -3,6 +3,7 @@ import { memo } from "preact/compat";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Problem, type Deployment } from "../../api";
 import { answerAgain, say, type Said } from "../../chats/answer";
+import { isImage } from "../../chats/images";
 import { growing, open, showVersion } from "../../chats/store";
 import { shownPath, versionsOf } from "../../chats/tree";
 import type { Conversation, TextFile, Turn } from "../../chats/types";
@@ -51,6 +52,7 @@ export function Messages({ conversation, model, busy }: Props) {
                 live={turn.state === "growing" && !stale}
                 chat={conversation.id}
                 model={talks && !busy ? called(model) : null}
+                sees={model?.capabilities.includes("vision") ?? false}
                 onVersion={(step) => {
                   const other = there[there.findIndex((it) => it.id === turn.id) + step];
                   if (other) showVersion(conversation.id, other.id);
@@ -157,6 +159,8 @@ interface TurnProps {
   chat: string;
   /** The model that would answer now; null while none can. */
   model: string | null;
+  /** Whether it reads images. */
+  sees: boolean;
   onVersion: (step: number) => void;
 }
 
@@ -164,7 +168,7 @@ const TurnView = memo(
   function TurnView(props: TurnProps) {
     return props.turn.role === "user" ? <Mine {...props} /> : <Theirs {...props} />;
   },
-  (was, is) => was.turn === is.turn && was.place === is.place && was.versions === is.versions && was.live === is.live && was.model === is.model && was.chat === is.chat,
+  (was, is) => was.turn === is.turn && was.place === is.place && was.versions === is.versions && was.live === is.live && was.model === is.model && was.sees === is.sees && was.chat === is.chat,
 );
 
 function Versions({ place, versions, onVersion }: TurnProps) {
@@ -183,7 +187,7 @@ function Versions({ place, versions, onVersion }: TurnProps) {
 }
 
 function Mine(props: TurnProps) {
-  const { turn, chat, model } = props;
+  const { turn, chat, model, sees } = props;
   const [editing, setEditing] = useState(false);
   const send = (said: Said): void => {
     if (model === null) return;
@@ -195,7 +199,7 @@ function Mine(props: TurnProps) {
       <div class="who">{t("chat.you")}</div>
       {editing ? (
         <div class="say wide">
-          <Compose id={`edit-${turn.id}`} label={t("chat.edit.label")} start={{ text: turn.text, files: turn.files ?? [] }} disabled={model === null} busy={false} onSend={send} onCancel={() => setEditing(false)} />
+          <Compose id={`edit-${turn.id}`} label={t("chat.edit.label")} start={{ text: turn.text, files: turn.files ?? [] }} disabled={model === null} sees={sees} busy={false} onSend={send} onCancel={() => setEditing(false)} />
         </div>
       ) : (
         <div class="said">
@@ -215,6 +219,7 @@ function Mine(props: TurnProps) {
 }
 
 function Attached({ file }: { file: TextFile }) {
+  if (isImage(file)) return <img class="shown" src={file.text} alt={file.name} />;
   return (
     <details class="attached">
       <summary><span class="cut">{file.name}</span> <span class="quiet num">{size(new Blob([file.text]).size)}</span></summary>

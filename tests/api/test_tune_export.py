@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,43 @@ def test_folders_need_no_server(house, tmp_path):
     assert read_gguf(Path(small)).file_type == "Q8_0"
     done = house.cli("merge", str(adapter), "--base", str(base), check=False)
     assert done.returncode == 2 and "--out" in done.stderr
+
+
+@pytest.mark.faults
+def test_what_could_not_be_made_of_a_published_result_is_made_when_the_run_is_resumed(house):
+    """The adapter is in the hub and its export fails: the resumed run trains nothing and publishes nothing twice."""
+    params = {
+        "base": "admin/base",
+        "data": "admin/rows",
+        "to": "admin/again",
+        "method": "dpo",
+        "steps": 3,
+        "gguf": ["F16"],
+    }
+    body = {"kind": "tune", "params": params}
+    run_id = json.loads(house.request("POST", "/fust/v1/runs", body)[2])["id"]
+    work = house.home / "runs" / run_id / "work"
+    state_of(house, run_id, lambda run: run["state"] == "running" and work.exists())
+    (work / "export").write_text("in the way")
+    failed = state_of(house, run_id, lambda run: run["state"] in ("failed", "succeeded"))
+    assert failed["state"] == "failed"
+    commits = house.request("GET", "/api/models/admin/again/commits/main")[2]
+    assert json.loads(commits), "the adapter is published"
+    assert house.request("GET", "/api/models/admin/again-GGUF")[0] == 404
+    (work / "export").unlink()
+    assert house.request("POST", f"/fust/v1/runs/{run_id}/resume")[0] == 200
+    run = state_of(house, run_id, lambda run: run["state"] in ("failed", "succeeded"))
+    assert run["state"] == "succeeded", run["error"]
+    assert [made["repo_id"] for made in run["result"]["made"]] == ["admin/again-GGUF"]
+    assert house.request("GET", "/api/models/admin/again/commits/main")[2] == commits
+    assert run["result"]["revision"] == json.loads(commits)[0]["id"]
+
+
+def state_of(house: RunningFust, run_id: str, check: Callable[[dict], bool]) -> dict:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        run = json.loads(house.request("GET", f"/fust/v1/runs/{run_id}")[2])
+        if check(run):
+            return run
+        time.sleep(0.02)
+    raise AssertionError(f"waited two minutes: {run}")

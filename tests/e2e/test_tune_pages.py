@@ -88,18 +88,10 @@ def test_a_run_shows_its_curves_beside_another(open_page: OpenPage, page_server:
         page.get_by_role("link", name="All steps as CSV").click()
     assert download.value.path().read_text().startswith("step,loss,")
     expect(page.get_by_role("region", name="What is learned").locator("mark").first).to_be_visible()
-
-
-def test_more_of_a_run_that_ended_is_a_job_of_its_own(
-    open_page: OpenPage, page_server: Any, base: str
-) -> None:
-    run_id = start_tuning(page_server, base, "admin/page-more")
-    wait_for_run(page_server, run_id)
-    page = open_page(f"jobs/{run_id}")
     more = page.get_by_role("region", name="Train on")
     more.get_by_label("Time to train").select_option("10m")
     more.get_by_role("button", name="Train on").click()
-    page.get_by_role("button", name="Train on and write a new revision of admin/page-more").click()
-    page.wait_for_url(lambda url: run_id not in url)
-    expect(page.get_by_role("heading", level=1)).to_have_text("Go on with admin/page-more")
+    page.get_by_role("button", name="Train on and write a new revision of admin/page-tuned-1").click()
+    page.wait_for_url(lambda url: runs[1] not in url)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Go on with admin/page-tuned-1")
     page_server.request("POST", f"/fust/v1/runs/{page.url.rsplit('/', 1)[1]}/cancel")

@@ -137,3 +137,28 @@ def test_paused_ended_early_and_extended_through_kills_of_run_and_server(tmp_pat
         assert again["trained"]["steps"] == ended["result"]["trained"]["steps"] + 80
     finally:
         server.stop()
+
+
+def test_base_and_data_that_go_away_during_the_run_cost_it_nothing(tmp_path: Path) -> None:
+    """Both are deleted once the training goes, and its process is killed: it goes on from what it linked, and publishes."""
+    server = start_fust(tmp_path / "home", jobs__cores=1)
+    try:
+        base = write_base(tmp_path / "base")
+        (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+        server.cli("push", str(base), "admin/base")
+        server.cli("push", str(write_rows(tmp_path / "rows.jsonl")), "admin/rows", "--type", "dataset")
+        run_id = start(server, "kept")
+        wait(server, run_id, lambda run: steps_done(run) > 5)
+        for kind, name in (("model", "base"), ("dataset", "rows")):
+            body = {"type": kind, "name": name, "organization": "admin"}
+            assert server.request("DELETE", "/api/repos/delete", body)[0] == 200
+        kill_worker(server, run_id)
+        wait(server, run_id, lambda run: run["state"] == "succeeded")
+        card = server.request("GET", "/admin/kept/resolve/main/README.md")[2]
+        assert b"license: apache-2.0" in card
+        status, _, body = server.request(
+            "POST", "/fust/v1/runs", {"kind": "tune", "params": {"extends": run_id, "steps": 5}}
+        )
+        assert status == 404 and b"admin/rows" in body, "what is gone is said before compute is spent"
+    finally:
+        server.stop()

@@ -45,6 +45,7 @@ def tune_kind(hub: Hub, accounts: Accounts, jobs: Jobs) -> Kind:
         if is_extension(params):
             accounts.require(identity, "write")
             wish, extended_bytes = read_extension(jobs, identity, params)
+            _check_wish(wish)
         else:
             wish = read_wish(params)
         check_installed()
@@ -121,6 +122,12 @@ def read_wish(params: dict[str, Any]) -> Wish:
         wish = msgspec.convert({key: value for key, value in params.items() if key != "memory_bytes"}, Wish)
     except msgspec.ValidationError as error:
         raise InvalidInput("The params of the tuning are not valid: {reason}.", reason=error) from None
+    _check_wish(wish)
+    return wish
+
+
+def _check_wish(wish: Wish) -> None:
+    """Raises InvalidInput when values do not fit the method or each other."""
     if wish.method == "pretrain" and wish.base:
         raise InvalidInput(
             "pretrain begins from nothing and takes no base, and {base} was named.",
@@ -137,6 +144,8 @@ def read_wish(params: dict[str, Any]) -> Wish:
         raise InvalidInput("The table `model` belongs to pretrain; {base} has its shape.", base=wish.base)
     if wish.budget:
         parse_span(wish.budget)
+    if wish.steps is not None and wish.steps < 1:
+        raise InvalidInput("steps is {value}, and begins at 1.", value=wish.steps)
     if wish.epochs is not None and not 0 < wish.epochs <= 1000:
         raise InvalidInput("epochs is {value}, and goes from 0 to 1000.", value=wish.epochs)
     if wish.beta is not None and (wish.method != "dpo" or not 0 < wish.beta <= 10):
@@ -145,7 +154,6 @@ def read_wish(params: dict[str, Any]) -> Wish:
         raise InvalidInput("All weights are trained: there is no adapter to merge.", hint="Leave merge out.")
     for file_type in wish.gguf:
         check_file_type(file_type)
-    return wish
 
 
 def check_installed() -> None:

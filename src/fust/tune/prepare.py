@@ -355,7 +355,7 @@ class _Work:
 
     def _samples(self, rows: Iterable[_Kept]) -> Iterator[tuple[Sample, bool]]:
         """Yields the samples of rows; a row goes as a whole or not at all."""
-        listed = list(rows)
+        listed = [row for row in rows if not self._is_too_long_at_sight(row)]
         samples = iter(self._masker.encode([marked for row in listed for marked in row.marked]))
         for row in listed:
             mine = [next(samples) for _ in row.marked]
@@ -368,6 +368,15 @@ class _Work:
             self._count(row, mine)
             for sample in mine:
                 yield sample, row.held_out
+
+    def _is_too_long_at_sight(self, row: _Kept) -> bool:
+        """Drops a row of megabytes before it is tokenised; documents are cut into pieces, however long they are."""
+        is_so = row.asks and any(
+            self._masker.is_surely_longer(it, self._wish.max_tokens) for it in row.marked
+        )
+        if is_so:
+            self._tally.drop("too_long", row.place)
+        return is_so
 
     def _cut(self, sample: Sample) -> list[Sample]:
         """Returns a document in pieces that fit; each overlaps the one before by its last token, so none is unlearned."""

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from fust.accounts.rights import Identity
+from fust.core.files import write_atomic
 from fust.core.machine import processor_name
 from fust.formats.ggml_types import FileType
 from fust.hub.cards import parse_card
@@ -90,8 +91,13 @@ def publish(
     private = wish.private if wish.private is not None else origin.is_private
     hub.create_repo(identity, wish.to, "model", private=private, exist_ok=True)
     files = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
-    result.revision = hub.import_files(identity, wish.to, "model", files, message=_message(recipe))
+    done = context.work / "published"  # its bits are the same when a run that failed behind it does it again
+    if not done.exists():
+        revision = hub.import_files(identity, wish.to, "model", files, message=_message(recipe))
+        write_atomic(done, revision.encode())
+    result.revision = done.read_text()
     result.repo_id, result.files = wish.to, sorted(files)
+    context.say("{repo_id} is in the hub.", repo_id=wish.to)
     result.made = _export(context, hub, identity, wish, result)
 
 

@@ -42,7 +42,7 @@ REASONS = {
             "no_counterpart",
             "A judged answer with none of the other judgement to the same question: {count} ({rows}).",
         ),
-        Reason("judged_bad", "Judged as bad: {count} ({rows})."),
+        Reason("judged_bad", "Judged as bad, which only the method dpo learns from: {count} ({rows})."),
         Reason("template_refuses", "The chat template refuses them: {count} ({rows}): {detail}"),
         Reason(
             "template_rewrites", "The chat template rewrites what stood before the answer: {count} ({rows})."

@@ -113,13 +113,10 @@ class Run:
         check_vocabulary(base, name, _highest(prepared))
         preview = view_samples(prepared, lambda i: cast(Any, tokenizer).decode([i]))
         decided = self._decided()
-        before = Before.read(self._folder_of(wish.extends)) if wish.extends else None
-        row_tokens = before.decided.recipe.row_tokens if before else _row_tokens(prepared, wish)
-        batches = Batches(prepared, row_tokens)
-        if before:
-            planned = plan_extension(before, wish, prepared.report.key, len(batches.train), _versions())
-        else:
-            planned = self._derive(base, prepared, len(batches.train), row_tokens)
+        before = Before.read(self._folder_of(wish.extends)) if wish.extends and decided is None else None
+        known = decided.recipe if decided else before.decided.recipe if before else None
+        batches = Batches(prepared, known.row_tokens if known else _row_tokens(prepared, wish))
+        planned = self._plan(base, prepared, len(batches.train), before)
         recipe = decided.recipe if decided else planned.recipe
         set_up_torch(recipe)
         context.progress(0, 0, "", "Loading {repo_id}", now=True, repo_id=name)
@@ -128,6 +125,8 @@ class Run:
             context.progress(0, 0, "", "Measuring the speed", now=True)
             step_s = Training(tuned, recipe, "", batches, self._work / "checkpoints", self).measure()
             planned = within_budget(planned, wish, step_s, time.monotonic() - self._began)
+            if before:
+                take_over(before, self._work, planned.recipe)
             forecast = _forecast(planned.recipe, base, prepared.report, len(batches.train), step_s)
             decided = Decided(planned.recipe, planned.reasons, forecast)
             write_atomic(self._work / "recipe.json", msgspec.json.encode(decided))
@@ -139,8 +138,6 @@ class Run:
             return result
         context.too_late_to_cancel = True  # from here on an end is heard between two steps
         signal.signal(signal.SIGTERM, self._hear_stop)
-        if before:
-            take_over(before, self._work, recipe)
         sampler = Sampler(tuned, tokenizer, choose_prompts(prepared))
         training = Training(tuned, recipe, key_of(recipe), batches, self._work / "checkpoints", self, sampler)
         self._trim_log()
@@ -253,14 +250,17 @@ class Run:
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
 
-    def _derive(self, base: Base, prepared: Prepared, packed_rows: int, row_tokens: int) -> Planned:
+    def _plan(self, base: Base, prepared: Prepared, packed_rows: int, before: Before | None) -> Planned:
+        """Returns the recipe for what was asked, or for more of the run before."""
         wish, fresh = self._wish, self._fresh
+        if before:
+            return plan_extension(before, wish, prepared.report.key, packed_rows, _versions())
         planned = derive(
             wish,
             base,
             prepared.report,
             packed_rows,
-            row_tokens,
+            _row_tokens(prepared, wish),
             base_revision=wish.revision,
             data_revision=wish.data_revision,
             precision=choose_precision(wish),
@@ -368,7 +368,10 @@ class Run:
     def _publish(self, tuned: Any, base: Base, result: TuneResult) -> None:
         context, done = self._context, result.trained.steps if result.trained else 0
         context.progress(done, done, "steps", "Writing {repo_id}", now=True, repo_id=self._wish.to)
-        origin = msgspec.json.decode((self._work / "origin.json").read_bytes(), type=Origin)
+        kept = self._work / "origin.json"
+        if not kept.exists():  # the run began before this was kept
+            self._keep_origin(self._open(self._wish.base, "model"), self._wish.revision)
+        origin = msgspec.json.decode(kept.read_bytes(), type=Origin)
         identity = self._identity()
         publish(context, self._hub, identity, self._wish, tuned, base, origin, self._points(), result)
         for name in ("base", "rows", "out", "data"):

@@ -19,6 +19,7 @@ import psutil
 from small_models import write_llama
 
 from fust.core.ids import new_id
+from fust.core.settings import ServeSettings
 from fust.formats.ggml_types import FileType
 from fust.formats.gguf_quantise import quantise_gguf
 from fust.serve.engines.base import EngineSpec
@@ -58,7 +59,15 @@ def measure(rounds: int) -> dict[FileType, Found]:
         engines, found = {}, {}
         for kind, file in files_in(folder).items():
             spec = EngineSpec(
-                new_id("e"), file, "bench", "generate", 1024, 1, 1, server=WHEEL, log_name=kind.lower()
+                new_id("e"),
+                file,
+                "bench",
+                "generate",
+                1024,
+                1,
+                1,
+                settings=ServeSettings(llama_server=WHEEL),
+                log_name=kind.lower(),
             )
             engine = LlamaCppEngine(spec, folder)
             engines[kind] = engine.start(120, lambda _, reason: sys.exit(reason))

@@ -25,6 +25,7 @@ from gateway_overhead import call, deploy
 from small_models import write_llama
 
 from fust.core.ids import new_id
+from fust.core.settings import ServeSettings
 from fust.serve.engines.base import EngineSpec
 from fust.serve.engines.llamacpp import LlamaCppEngine
 from fust.serve.engines.native import WHEEL
@@ -98,7 +99,15 @@ def compare(
 def engine(model: Path, folder: Path, server: str, slots: int) -> Iterator[Place]:
     """Starts an engine's own server by itself."""
     spec = EngineSpec(
-        new_id("e"), model, "bench", "generate", CONTEXT, slots, THREADS, server=server, log_name=new_id("l")
+        new_id("e"),
+        model,
+        "bench",
+        "generate",
+        CONTEXT,
+        slots,
+        THREADS,
+        settings=ServeSettings(llama_server=server),
+        log_name=new_id("l"),
     )
     made = LlamaCppEngine(spec, folder)
     info = made.start(120, lambda _, reason: sys.exit(reason))

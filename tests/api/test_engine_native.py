@@ -19,7 +19,7 @@ import pytest
 
 from fust.accounts.rights import SYSTEM
 from fust.core.errors import FustError, InvalidInput
-from fust.core.settings import load_settings
+from fust.core.settings import ServeSettings, load_settings
 from fust.jobs.folder import Asked, RunFolder, Spec
 from fust.jobs.worker import JobContext
 from fust.serve import build as builds
@@ -128,7 +128,16 @@ def test_it_is_started_again(house: House, how: signal.Signals) -> None:
 
 
 def test_a_program_that_is_none_is_told(tmp_path: Path) -> None:
-    spec = EngineSpec("e", tmp_path / "m.gguf", "a", "generate", 512, 1, 1, server="/nowhere/llama-server")
+    spec = EngineSpec(
+        "e",
+        tmp_path / "m.gguf",
+        "a",
+        "generate",
+        512,
+        1,
+        1,
+        settings=ServeSettings(llama_server="/nowhere/llama-server"),
+    )
     with pytest.raises(EngineLoadFailed, match="/nowhere/llama-server is not a program"):
         LlamaCppEngine(spec, tmp_path).start(20, lambda *_: None)
 
@@ -264,6 +273,8 @@ def test_a_server_that_dies_while_it_loads_says_how(tmp_path: Path) -> None:
     dying = tmp_path / "dying"
     dying.write_text("#!/bin/sh\nkill -ILL $$\n")
     dying.chmod(0o755)
-    spec = EngineSpec("e", tmp_path / "m.gguf", "a", "generate", 512, 1, 1, server=str(dying))
+    spec = EngineSpec(
+        "e", tmp_path / "m.gguf", "a", "generate", 512, 1, 1, settings=ServeSettings(llama_server=str(dying))
+    )
     with pytest.raises(EngineLoadFailed, match="signal 4"):
         LlamaCppEngine(spec, tmp_path).start(20, lambda *_: None)

@@ -109,10 +109,14 @@ def test_safetensors_only_is_told_what_to_do() -> None:
 
 
 def test_an_engine_is_chosen_by_the_files_or_by_name() -> None:
-    assert choose_kind(MANY, None)[0].name == choose_kind(MANY, "llamacpp")[0].name == "llamacpp"
-    assert choose_kind(files(("README.md", 1)), None)[1] == []
+    assert (
+        choose_kind(MANY, None, ServeSettings())[0].name
+        == choose_kind(MANY, "llamacpp", ServeSettings())[0].name
+        == "llamacpp"
+    )
+    assert choose_kind(files(("README.md", 1)), None, ServeSettings())[1] == []
     with pytest.raises(InvalidInput, match="no engine 'none'") as caught:
-        choose_kind(MANY, "none")
+        choose_kind(MANY, "none", ServeSettings())
     assert "llamacpp" in caught.value.hint()
 
 

@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the transformers engine is an extra")
 
 from fust.core.errors import InvalidInput, NotOffered  # noqa: E402
+from fust.core.settings import ServeSettings  # noqa: E402
 from fust.serve.engines import tf_model  # noqa: E402
 from fust.serve.engines.kinds import choose_kind, get_kind  # noqa: E402
 from fust.serve.engines.safetensors import list_safetensors, read_safetensors_facts  # noqa: E402
@@ -278,11 +279,11 @@ def test_a_model_of_safetensors_is_found_with_its_files(tmp_path: Path) -> None:
         and model.size_bytes == (tmp_path / "model.safetensors").stat().st_size
     )
     assert set(model.paths) == {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "modules.json", "1_Pooling/config.json", "chat_template.jinja"}  # fmt: skip
-    kind, models = choose_kind(tree(tmp_path), None)
+    kind, models = choose_kind(tree(tmp_path), None, ServeSettings())
     assert (kind.name, models) == ("transformers", [model])
     both = [*tree(tmp_path), TreeFile("m.gguf", 5)]
-    assert choose_kind(both, None)[0].name == "llamacpp"
-    assert choose_kind(both, "transformers")[0].name == "transformers"
+    assert choose_kind(both, None, ServeSettings())[0].name == "llamacpp"
+    assert choose_kind(both, "transformers", ServeSettings())[0].name == "transformers"
 
 
 def test_parts_have_to_be_complete() -> None:

@@ -87,6 +87,10 @@ class ServeSettings:
     llama_server: str = ""
     """Which llama.cpp answers: `wheel`, or the path of a `llama-server`. Empty: what `fust engines build` made when that was
     measured to be faster, else the wheel."""
+    vllm: str = ""
+    """Which `vllm` program serves on a GPU: its path. Empty: the one on PATH."""
+    gpu_share: float = 0.9
+    """Share of a GPU's memory that vLLM takes, weights and KV cache together."""
     starter: bool = True
     """Put the starter model into an empty home and serve it."""
 

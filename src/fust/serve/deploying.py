@@ -72,7 +72,7 @@ class Deploying:
         self._accounts.require(identity, "write")
         self._accounts.check_made_for(identity, repo_id)
         commit, tree = self._offering.open_tree(identity, repo_id, revision)
-        if is_adapter(tree) and not choose_kind(tree, engine)[1]:
+        if is_adapter(tree) and not choose_kind(tree, engine, self._settings.serve)[1]:
             named = bases_named(self._files, repo_id, commit, tree)
             base = self._base_for(identity, repo_id, named, engine=engine, pin=pin)
             self._attaching.add(identity, base, repo_id, file=file, revision=commit, name=alias)

@@ -41,7 +41,7 @@ class EngineKinds(msgspec.Struct):
 def describe(name: str, settings: Settings) -> tuple[bool, Note, str, float | None]:
     """Returns whether a kind is here, what there is to say of it, which server it uses, and the ratio of the build."""
     try:
-        KINDS[name].check()
+        KINDS[name].check(settings.serve)
     except NotOffered as error:
         return (
             False,

@@ -27,7 +27,7 @@ from fust.serve.facts import ModelFacts
 from fust.serve.files import ModelFiles
 from fust.serve.hosted import Hosted, Running
 from fust.serve.notes import note
-from fust.serve.plan import Plan, need_of, plan_engine
+from fust.serve.plan import Plan, need_of
 from fust.serve.register import Register
 from fust.serve.scoring import find_scorer
 from fust.serve.swap import Swaps, failure_of_adapter
@@ -197,7 +197,7 @@ class Keeper:
     def _score_otherwise(self, hosted: Hosted, error: EngineLoadFailed) -> bool:
         """Lets another engine score the deployment's model; returns False when none can."""
         folder = self._settings.home / "engines" / "files" / hosted.id / "scorer"
-        found = find_scorer(self._files, hosted.repo_id, hosted.revision, folder, error)
+        found = find_scorer(self._files, self._settings.serve, hosted.repo_id, hosted.revision, folder, error)
         with self.lock:
             hosted.scorer = found
         if found is not None:
@@ -271,7 +271,7 @@ class Keeper:
             threads=plan.threads,
             most_bytes=self._settings.serve.memory_bytes,
             pooling=plan.pooling,
-            server=self._settings.serve.llama_server,
+            settings=self._settings.serve,
             options=hosted.options,
             secret=self._unseal(hosted),
             adapters=adapters,
@@ -332,7 +332,7 @@ class Keeper:
             plan = (
                 bare.plan_of(hosted.options, self._settings.serve)
                 if bare
-                else plan_engine(facts, mode, self._settings.serve, room, adapters_bytes)
+                else hosted.kind.plan(facts, mode, self._settings.serve, room, adapters_bytes)
             )
             if plan.memory_bytes > room:
                 raise self._does_not_fit(hosted, facts, plan, room)

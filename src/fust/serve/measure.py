@@ -12,6 +12,7 @@ import msgspec
 
 from fust.core.ids import new_id
 from fust.core.machine import physical_cores
+from fust.core.settings import ServeSettings
 from fust.serve.engines.base import Engine, EngineSpec
 from fust.serve.engines.llamacpp import LlamaCppEngine
 from fust.serve.engines.native import WHEEL, Speed
@@ -37,7 +38,12 @@ def measure(model: Path, servers: list[str], threads: int = 0) -> list[Speed]:
     with tempfile.TemporaryDirectory(prefix="fust-measure-") as folder:
         engines = [
             LlamaCppEngine(
-                replace(spec, engine_id=new_id("e"), log_name=f"engine-{i}", server=server or WHEEL),
+                replace(
+                    spec,
+                    engine_id=new_id("e"),
+                    log_name=f"engine-{i}",
+                    settings=ServeSettings(llama_server=server or WHEEL),
+                ),
                 Path(folder),
             )
             for i, server in enumerate(servers)

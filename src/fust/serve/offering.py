@@ -164,7 +164,7 @@ class Offering:
         Raises:
             FustError: nothing can be served, or nothing fits; says what to do.
         """
-        kind, models = choose_kind(tree, engine)
+        kind, models = choose_kind(tree, engine, self._settings)
         room, refusal = self._keeper.room_bytes(), None
         if engine in (None, _LLAMA) and (kind.name == _OTHER or not models):
             converted = self._converted(repo_id, commit, tree, file, room)
@@ -175,7 +175,7 @@ class Offering:
                 raise refusal
         if not models:
             raise nothing_to_serve(repo_id, tree)
-        kind.check()
+        kind.check(self._settings)
         model, reason = choose_file(
             repo_id, models, file, room, lambda it: self.need(kind, repo_id, commit, it)
         )
@@ -239,7 +239,8 @@ class Offering:
         return Offers(commit, room, items, chosen, tuple(why))
 
     def _offers(self, repo_id: str, commit: str, tree: Sequence[TreeFile], room: int) -> list[Offer]:
-        listed = [(kind, model) for kind in KINDS.values() for model in kind.list_models(tree)]
+        kinds = [kind for kind in KINDS.values() if kind.is_wanted(self._settings)]
+        listed = [(kind, model) for kind in kinds for model in kind.list_models(tree)]
         found = [self._offer(kind, repo_id, commit, model, room) for kind, model in listed[:_MOST]]
         has_gguf = any(kind.name == _LLAMA for kind, _ in listed)
         for model in list_safetensors(tree)[:_MOST] if is_faster() and not has_gguf else ():
@@ -253,7 +254,10 @@ class Offering:
         facts = self._facts(kind, repo_id, commit, model)
         if not isinstance(facts, ModelFacts):
             return Offer(model, kind.name, guess_need(model), None, facts)
-        plan = plan_engine(facts, "embed" if facts.is_encoder else "generate", self._settings, room)
+        try:
+            plan = kind.plan(facts, "embed" if facts.is_encoder else "generate", self._settings, room, 0)
+        except FustError as refusal:
+            return Offer(model, kind.name, guess_need(model), None, refusal)
         return Offer(model, kind.name, need_of(facts, self._settings), plan, None)
 
     def _facts(
@@ -262,7 +266,7 @@ class Offering:
         """Returns what a header says, or why the model cannot be served; None when it cannot be read now."""
 
         def look(path: Path) -> ModelFacts:
-            kind.check()
+            kind.check(self._settings)
             return kind.look(path, model)
 
         return self._look((repo_id, commit, f"{kind.name}:{model.path}"), model, look)

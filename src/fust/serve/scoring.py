@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fust.core.errors import FustError
+from fust.core.settings import ServeSettings
 from fust.serve.engines.base import EngineLoadFailed
 from fust.serve.engines.kinds import Kind, get_kind
 from fust.serve.facts import ModelFacts
@@ -26,12 +27,18 @@ class Scorer:
 
 
 def find_scorer(
-    files: ModelFiles, repo_id: str, revision: str, folder: Path, failed: EngineLoadFailed
+    files: ModelFiles,
+    settings: ServeSettings,
+    repo_id: str,
+    revision: str,
+    folder: Path,
+    failed: EngineLoadFailed,
 ) -> Scorer | None:
     """Returns what scores a repo's model in the place of llama.cpp, its files brought to `folder`; None when nothing can.
 
     Args:
         files: the hub.
+        settings: of engines.
         repo_id: whose model it is.
         revision: the commit that is served.
         folder: is emptied first.
@@ -42,7 +49,7 @@ def find_scorer(
         models = kind.list_models(files.list_files(repo_id, revision))
         if not models:
             return None
-        kind.check()
+        kind.check(settings)
         path = bring(files, repo_id, revision, models[0], folder)
         facts = kind.read_facts(path, models[0].size_bytes)
     except FustError:

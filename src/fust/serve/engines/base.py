@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from fust.core.errors import UpstreamFailed
+from fust.core.settings import ServeSettings
 
 Mode = Literal["generate", "embed", "score"]
 MODES: tuple[Mode, ...] = ("generate", "embed", "score")
@@ -40,8 +41,8 @@ class EngineSpec:
     """What it may take besides the model at most (setting `serve.memory_bytes`); 0: what the machine has left."""
     pooling: str = ""
     """`mean`, `cls`, `last`, `rank` or `none`; for mode `embed`."""
-    server: str = ""
-    """The setting `serve.llama_server`."""
+    settings: ServeSettings = field(default_factory=ServeSettings)
+    """Of which an engine takes those that name its program and what that may have."""
     options: bytes = b"{}"
     """What a kind without a model's file was told, as JSON."""
     secret: str = field(default="", repr=False)

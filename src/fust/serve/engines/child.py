@@ -172,17 +172,21 @@ class Child:
         return times.user + times.system if times else 0.0
 
     def memory_bytes(self) -> int:
-        """Returns PSS where the system tells it, else RSS; 0 when it is gone."""
+        """Returns PSS where the system tells it, else RSS, of it and what it started; 0 when it is gone."""
         if not self.pid:
             return 0
         try:
             process = psutil.Process(self.pid)
-            try:
-                return int(process.memory_full_info().pss)
-            except (AttributeError, psutil.AccessDenied):
-                return int(process.memory_info().rss)
+            return sum(_memory_of(one) for one in (process, *process.children(recursive=True)))
         except psutil.Error:
             return 0
+
+
+def _memory_of(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except (AttributeError, psutil.AccessDenied):
+        return int(process.memory_info().rss)
 
 
 def log_name(deployment_id: str, mode: Mode) -> str:

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fust.core.errors import InvalidInput
-from fust.serve.engines import echo, llamacpp, transformers, upstream
+from fust.core.settings import ServeSettings
+from fust.serve.engines import echo, llamacpp, transformers, upstream, vllm
 from fust.serve.engines.bare import Bare
-from fust.serve.engines.base import Engine, EngineSpec, Mode
+from fust.serve.engines.base import MODES, Engine, EngineSpec, Mode
 from fust.serve.engines.safetensors import list_safetensors, read_safetensors_facts
 from fust.serve.facts import ModelFacts, read_facts
 from fust.serve.files import PROJECTOR, ModelFile, TreeFile, list_models
 from fust.serve.notes import Note, note
+from fust.serve.plan import Plan, plan_engine
 from fust.serve.projector import read_vision
 
 
@@ -44,8 +46,14 @@ class Kind:
     """Why a model of the hub is served by it."""
     adds: frozenset[str] = frozenset()
     """What a loaded model may add to the claims."""
-    check: Callable[[], None] = lambda: None
-    """Raises NotOffered when a package that it needs is not installed."""
+    check: Callable[[ServeSettings], None] = lambda _: None
+    """Raises NotOffered when a package, a program or a device that it needs is not here."""
+    is_wanted: Callable[[ServeSettings], bool] = lambda _: True
+    """Whether it is taken where nobody asked for it."""
+    plan: Callable[[ModelFacts, Mode, ServeSettings, int, int], Plan] = plan_engine
+    """Returns how it is started; gets the room and what adapters take, in bytes."""
+    text_modes: tuple[Mode, ...] = MODES
+    """What a model that writes text can be asked for."""
 
     def look(self, path: Path, model: ModelFile) -> ModelFacts:
         """Returns the shape of a model that was brought to ``path``, what it sees by beside it.
@@ -65,7 +73,7 @@ class Kind:
         """Returns what a model list says of a model that may not be loaded."""
         if facts.known:
             return facts.known
-        modes: tuple[Mode, ...] = ("embed",) if facts.is_encoder else ("generate", "embed", "score")
+        modes: tuple[Mode, ...] = ("embed",) if facts.is_encoder else self.text_modes
         offered = frozenset[str]().union(*(self.claims.get(mode, ()) for mode in modes))
         if facts.vision is not None:
             offered |= self.adds & {"vision"}
@@ -89,6 +97,20 @@ def _no_file(path: Path, size_bytes: int) -> ModelFacts:
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
+        Kind(
+            name="vllm",
+            claims=vllm.CLAIMS,
+            processes=vllm.PROCESSES,
+            list_models=list_safetensors,
+            read_facts=vllm.read_vllm_facts,
+            make=vllm.VllmEngine,
+            why=note("Engine vllm: a GPU is here, and vLLM serves safetensors on it."),
+            adds=vllm.ADDS,
+            check=vllm.check,
+            is_wanted=vllm.is_here,
+            plan=vllm.plan,
+            text_modes=("generate", "score"),
+        ),
         Kind(
             name="llamacpp",
             claims=llamacpp.CLAIMS,
@@ -143,12 +165,14 @@ def get_kind(name: str) -> Kind:
     return KINDS[name]
 
 
-def choose_kind(files: Sequence[TreeFile], wanted: str | None) -> tuple[Kind, list[ModelFile]]:
+def choose_kind(
+    files: Sequence[TreeFile], wanted: str | None, settings: ServeSettings
+) -> tuple[Kind, list[ModelFile]]:
     """Returns the kind that is to serve a repo, and the models that it finds there: none when no kind finds any.
 
     Raises:
         InvalidInput: there is no kind of the wanted name.
     """
-    kinds = [get_kind(wanted)] if wanted else list(KINDS.values())
-    found = [(kind, kind.list_models(files)) for kind in kinds]
+    kinds = [get_kind(wanted)] if wanted else KINDS.values()
+    found = [(kind, kind.list_models(files)) for kind in kinds if wanted or kind.is_wanted(settings)]
     return next(((kind, models) for kind, models in found if models), found[0])

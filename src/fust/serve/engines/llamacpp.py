@@ -51,7 +51,7 @@ class LlamaCppEngine(ChildEngine):
         super().__init__(spec, home, _SCORER if spec.mode == "score" else _SERVER, CLAIMS[spec.mode])
 
     def _order(self, api_key: str) -> tuple[str, bytes]:
-        server = "" if self.spec.mode == "score" else find_server(self.spec.server, self._home)
+        server = "" if self.spec.mode == "score" else find_server(self.spec.settings.llama_server, self._home)
         if not server:
             return super()._order(api_key)
         return self._order_to_execute(command_of(server, self.spec), {"LLAMA_API_KEY": api_key})
@@ -59,7 +59,7 @@ class LlamaCppEngine(ChildEngine):
     def _config(self, api_key: str) -> ChildConfig:
         config = super()._config(api_key)
         if self.spec.mode == "score":
-            config.library = find_library(self.spec.server, self._home)
+            config.library = find_library(self.spec.settings.llama_server, self._home)
         return config
 
     def _wait_until_loaded(self, timeout_s: float, began: float) -> None:

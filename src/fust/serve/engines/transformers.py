@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fust.core.errors import NotOffered
+from fust.core.settings import ServeSettings
 from fust.serve.engines.base import EngineSpec, Mode
 from fust.serve.engines.child_engine import ChildEngine
 
@@ -19,7 +20,7 @@ ADDS = frozenset({"rerank", "classify"})
 _PACKAGES = ("torch", "transformers", "llguidance")
 
 
-def check_installed() -> None:
+def check_installed(settings: ServeSettings) -> None:
     """Raises NotOffered when the packages of this engine are not here."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:

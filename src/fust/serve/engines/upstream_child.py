@@ -191,12 +191,16 @@ class Elsewhere:
 
     async def _whole(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         async with self._sent(path, body) as response:
-            try:
-                made = msgspec.json.decode(await _read(response), type=dict[str, Any])
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                raise Refused(502, "upstream_nonsense", "it sent something that is no answer") from None
+            made = await self._decoded(response)
+        self._mend(made)
         made["model"] = self._alias
         return made
+
+    async def _decoded(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
+        try:
+            return msgspec.json.decode(await _read(response), type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Refused(502, "upstream_nonsense", "it sent something that is no answer") from None
 
     async def _stream(
         self, request: web.Request, path: str, body: dict[str, Any], estimate: Estimate
@@ -233,6 +237,7 @@ class Elsewhere:
                 )
                 if not chunk.get("choices") and told is None:
                     continue
+                self._mend(chunk)
                 chunk["model"] = self._alias
                 estimate.add(chunk)
                 last = chunk
@@ -250,12 +255,7 @@ class Elsewhere:
         """Sends a request, once more in other words when the upstream says that it wants them."""
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(3):
-                words = request_of(
-                    body,
-                    self._options.model,
-                    newer_limit=self._newer_limit,
-                    no_stream_options=self._no_stream_options,
-                )
+                words = await self._words(path, body)
                 try:
                     response = await stack.enter_async_context(self._asked("POST", path, words))
                 except Refused as error:
@@ -265,6 +265,21 @@ class Elsewhere:
                     yield response
                     return
             raise Refused(502, "upstream_error", "it refuses every form of the request")
+
+    async def _words(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Returns a request as the other side reads it."""
+        return request_of(
+            body,
+            self._options.model,
+            newer_limit=self._newer_limit,
+            no_stream_options=self._no_stream_options,
+        )
+
+    def _mend(self, made: dict[str, Any]) -> None:
+        """Puts an answer or a chunk into the gateway's words where it has others."""
+
+    def _address(self, path: str) -> str:
+        return self._options.url + path
 
     def _learn_words(self, error: Refused, words: dict[str, Any]) -> bool:
         said = str(error)
@@ -287,7 +302,7 @@ class Elsewhere:
         headers = {"Accept-Encoding": "identity", **({"Content-Type": "application/json"} if data else {})}
         with _explained(self._key):
             response = await self._client.request(
-                method, self._options.url + path, data=data, headers=headers, allow_redirects=False
+                method, self._address(path), data=data, headers=headers, allow_redirects=False
             )
         try:
             if response.status != 200:

@@ -1,0 +1,366 @@
+"""The engine vllm, from Fust to a `vllm` that keeps the contract of the real one (`tests/support/vllm.py`).
+
+What Fust uses of vLLM was read in its published source, github.com/vllm-project/vllm; `READ_IN` says where and at which
+commit. Nothing of it was run on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+import torch
+
+from fust.core.errors import NotOffered
+from fust.core.settings import ServeSettings
+from fust.serve.engines import vllm
+from fust.serve.engines.base import EngineSpec
+from fust.serve.engines.gpu import Gpu, find_gpus
+from fust.serve.engines.kinds import choose_kind, get_kind
+from fust.serve.files import TreeFile
+from tests.support import vllm as contract
+from tests.support.hf_models import bert_model, causal_model
+from tests.support.model_house import House, running_house
+
+_ARGS = ("vllm/engine/arg_utils.py", "99d7eb5d6a512cfcc5a2b104f24ebf2d6cda772b")
+_FRONT = ("vllm/entrypoints/launchers/cli_args.py", "003befe5e8e6747be941f1dffa2ac7307a107de0")
+_CHAT = ("vllm/entrypoints/openai/chat_completion/protocol.py", "002032ee2b18e1f7bd924ec47b62504ba3866063")
+_TEXT = ("vllm/entrypoints/openai/completion/protocol.py", "002032ee2b18e1f7bd924ec47b62504ba3866063")
+_TOKENS = ("vllm/entrypoints/serve/tokenize/protocol.py", "343bacafc7bf4f973a105e8e7d99fa7de61f7e18")
+_RERANK = ("vllm/entrypoints/pooling/scoring/protocol.py", "531586888ac9c9759c09b70c0d8d66d87f15d238")
+READ_IN = {
+    "vllm serve MODEL": ("vllm/entrypoints/cli/serve.py", "00a5fdd20935ba7679750db22997dcf539ca4591"),
+    "--served-model-name": _ARGS,
+    "--max-model-len": _ARGS,
+    "--max-num-seqs": _ARGS,
+    "--gpu-memory-utilization": _ARGS,
+    "--generation-config": _ARGS,
+    "--tensor-parallel-size": _ARGS,
+    "--runner": _ARGS,
+    "--reasoning-parser": _ARGS,
+    "names of reasoning parsers": ("vllm/reasoning/__init__.py", "0064cc9cb1ae57b1308015d48a57462fa27a68f2"),
+    "--host": _FRONT,
+    "--port": _FRONT,
+    "a key guards /v1, not /tokenize, /rerank, /classify, /health, /metrics": (
+        "vllm/entrypoints/serve/middleware/authenticate.py",
+        "baaf6e9c171b38e155d4191ac29f3a4a08817146",
+    ),
+    "GET /health": (
+        "vllm/entrypoints/serve/instrumentator/health.py",
+        "98b137c61dcf8be6fac463c982053db8c1417cfb",
+    ),
+    "/v1/chat/completions": _CHAT,
+    "/v1/completions": _TEXT,
+    "prompt_logprobs": _TEXT,
+    "return_tokens_as_token_ids": _TEXT,
+    "/tokenize": _TOKENS,
+    "/detokenize": _TOKENS,
+    "/rerank": _RERANK,
+    "/classify": (
+        "vllm/entrypoints/pooling/classify/protocol.py",
+        "dff4cad35b4faadb49e7a7e239dd27fe79c3e289",
+    ),
+    "/v1/embeddings": (
+        "vllm/entrypoints/pooling/embed/protocol.py",
+        "ff8d577a972bbcd9bc37b196343f5f9a86609ccb",
+    ),
+}
+"""What is used of vLLM -> the file and the commit that it was read in."""
+SHAPE = {"intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512}
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "c": {"enum": ["a", "b"]}},
+    "required": ["n", "c"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    root = tmp_path_factory.mktemp("vllm")
+    models = root / "models/acme"
+    causal_model(models / "words", "Qwen3", **SHAPE)
+    bert_model(models / "vectors", pooling="mean_tokens")
+    bert_model(models / "ranks", classes=1)
+    bert_model(models / "classes", classes=3)
+    programs = contract.install(root / "bin")
+    before = os.environ["PATH"]
+    os.environ["PATH"] = f"{programs}:{before}"
+    try:
+        flags = ("serve.context=512", "serve.memory_bytes=40000000000")
+        with running_house(root / "home", root / "models", *flags) as house:
+            names = [path.name for path in models.iterdir()]
+            found = [
+                house.json("POST", "/fust/v1/deployments", {"repo_id": f"acme/{name}"}) for name in names
+            ]
+            for deployment in found:
+                ready = house.settled(deployment["id"], 120)
+                assert (ready["state"], ready["engine"]) == ("ready", "vllm"), ready
+            yield house
+    finally:
+        os.environ["PATH"] = before
+
+
+@pytest.fixture(scope="module")
+def client(house: House) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=house.base_url, api_key=house.token, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def plain(house: House) -> Any:
+    """The same model in this process, by transformers alone."""
+    import transformers
+
+    folder = house.models / "acme/words"
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def chat(client: openai.OpenAI, **more: Any) -> Any:
+    asked = {"model": "acme/words", "messages": [{"role": "user", "content": "Hello there"}], "temperature": 0, "max_tokens": 12}  # fmt: skip
+    return client.chat.completions.create(**(asked | more))
+
+
+def test_why_it_was_chosen_and_how_it_was_started(house: House) -> None:
+    (found,) = [d for d in house.json("GET", "/fust/v1/deployments")["items"] if d["name"] == "acme/words"]
+    why = " ".join(found["why"])
+    assert "a GPU is here" in why
+    assert "NVIDIA Contract" in why and "90%" in why
+    assert found["slots"] == 64
+    (kind,) = [k for k in house.json("GET", "/fust/v1/engines")["items"] if k["name"] == "vllm"]
+    assert kind["available"]
+
+
+def test_every_flag_and_route_was_read_in_its_source(house: House) -> None:
+    """The contract server refuses what it does not know, so what it knows is what is used; each has its place."""
+    assert set(contract.FLAGS) == {word for word in READ_IN if word.startswith("--")}
+    assert set(contract.FIELDS) <= READ_IN.keys()
+    assert all(len(commit) == 40 and path.startswith("vllm/") for path, commit in READ_IN.values())
+
+
+def test_the_command_for_each_kind_of_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = contract.install(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    for name, config in {
+        "plain": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
+        "thinks": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"},
+        "ranks": {"architectures": ["BertForSequenceClassification"], "model_type": "bert"},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        spec = EngineSpec("e", tmp_path / name / "model.safetensors", "m", "generate", 512, 8, 1, settings=ServeSettings(gpu_share=0.5))  # fmt: skip
+        argv = vllm.command_of(spec, 2)
+        assert argv[:3] == [str(programs / "vllm"), "serve", str(tmp_path / name)]
+        assert argv[argv.index("--tensor-parallel-size") + 1] == "2"
+        assert argv[argv.index("--gpu-memory-utilization") + 1] == "0.5"
+        assert ("--reasoning-parser" in argv) is (name == "thinks")
+        assert ("--runner" in argv) is (name == "ranks")
+        assert {word for word in argv if word.startswith("--")} <= set(contract.FLAGS)
+
+
+def test_a_chat_says_what_the_model_says(client: openai.OpenAI, plain: Any) -> None:
+    model, tokenizer = plain
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello there"}], return_tensors="pt", add_generation_prompt=True, return_dict=False)  # fmt: skip
+    written = model.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :]
+    said = chat(client)
+    assert said.choices[0].message.content == tokenizer.decode(written)
+    assert said.model == "acme/words"
+    assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (prompt.shape[1], 12)
+    pieces = list(chat(client, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in pieces if chunk.choices)
+    assert text == said.choices[0].message.content
+    assert pieces[-1].usage == said.usage
+
+
+def test_log_probabilities_of_an_answer(client: openai.OpenAI) -> None:
+    said = chat(client, logprobs=True, top_logprobs=2, max_tokens=3)
+    content = said.choices[0].logprobs.content
+    assert len(content) == 3 and all(len(token.top_logprobs) == 2 for token in content)
+    assert all(token.logprob == max(top.logprob for top in token.top_logprobs) for token in content)
+
+
+def test_the_prompts_own_log_probabilities_are_those_of_a_plain_pass(
+    client: openai.OpenAI, plain: Any
+) -> None:
+    model, tokenizer = plain
+    text = "The quick brown fox, 你好"
+    said = client.completions.create(
+        model="acme/words", prompt=text, echo=True, max_tokens=0, logprobs=2, temperature=0
+    )
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        truth = model(ids).logits[0].log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[:, 0].tolist()
+    told = said.choices[0].logprobs
+    assert said.choices[0].text == text
+    assert told.token_logprobs[0] is None
+    assert told.token_logprobs[1:] == pytest.approx(truth, abs=1e-4)
+    assert len(told.top_logprobs[1]) == 2
+    by_ids = client.completions.create(
+        model="acme/words", prompt=ids[0].tolist(), echo=True, max_tokens=1, logprobs=1, temperature=0
+    )
+    assert by_ids.choices[0].logprobs.token_logprobs[1:-1] == pytest.approx(truth, abs=1e-4)
+
+
+def test_a_schema_is_kept_and_a_tool_is_called_when_it_must_be(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
+    said = json.loads(chat(client, response_format=form, max_tokens=60).choices[0].message.content)
+    assert set(said) == {"n", "c"}
+    tool: Any = {"type": "function", "function": {"name": "pick", "parameters": SCHEMA}}
+    called = chat(client, tools=[tool], tool_choice="required", max_tokens=100).choices[0]
+    assert called.finish_reason == "tool_calls"
+    assert set(json.loads(called.message.tool_calls[0].function.arguments)) == {"n", "c"}
+
+
+def test_stop_words_seeds_and_bias(client: openai.OpenAI) -> None:
+    whole = chat(client).choices[0].message.content
+    assert whole[4:7]
+    stopped = chat(client, stop=whole[4:7]).choices[0]
+    assert stopped.message.content == whole[: whole.index(whole[4:7])] and stopped.finish_reason == "stop"
+    one, two = (chat(client, temperature=1.0, seed=7).choices[0].message.content for _ in range(2))
+    assert one == two
+    assert chat(client, logit_bias={"65": 100}, max_tokens=2).usage.completion_tokens == 2
+
+
+def test_what_does_not_fit_is_shortened_or_refused_with_numbers(client: openai.OpenAI) -> None:
+    said = chat(client, max_tokens=100_000, stop=["\x00"])
+    assert said.choices[0].finish_reason in ("length", "stop")
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, messages=[{"role": "user", "content": "fox " * 2000}])
+    assert caught.value.code == "context_length_exceeded"
+    assert "512" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["typical_p", "repeat_last_n"])
+def test_a_field_that_vllm_would_pass_over_is_refused(client: openai.OpenAI, field: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=field):
+        chat(client, extra_body={field: 1})
+
+
+def test_embeddings_reranking_and_classes(client: openai.OpenAI, house: House) -> None:
+    made = client.embeddings.create(model="acme/vectors", input=["one", "four four"])
+    assert [len(one.embedding) for one in made.data] == [32, 32]
+    ranked = house.json("POST", "/v1/rerank", {"model": "acme/ranks", "query": "red fox", "documents": ["a dog", "a red fox"]})  # fmt: skip
+    assert [result["index"] for result in ranked["results"]] == [1, 0]
+    found = house.json("POST", "/v1/classify", {"model": "acme/classes", "input": ["a", "bc"]})
+    assert [row["label"] for row in found["data"]] == ["class-1", "class-2"]
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.embeddings.create(model="acme/words", input="one")
+    assert caught.value.status_code == 501
+
+
+def test_tokens_and_counts(house: House, plain: Any) -> None:
+    _, tokenizer = plain
+    text = "Hello there, 你好"
+    found = house.json("POST", "/v1/tokenize", {"model": "acme/words", "prompt": text, "return_token_strs": True})  # fmt: skip
+    assert found["tokens"] == tokenizer(text)["input_ids"]
+    assert "".join(found["token_strs"]).startswith("Hello there,")
+    again = house.json("POST", "/v1/detokenize", {"model": "acme/words", "tokens": found["tokens"]})
+    assert again["prompt"] == text
+    counted = house.json("POST", "/v1/messages/count_tokens", {"model": "acme/words", "messages": [{"role": "user", "content": "Hi"}]})  # fmt: skip
+    assert counted["input_tokens"] == len(tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], return_dict=False))  # fmt: skip
+
+
+def test_the_key_is_on_no_command_line_and_the_port_is_on_loopback(house: House) -> None:
+    servers = [
+        process
+        for process in map(psutil.Process, house.engine_pids())
+        if contract.__file__ in process.cmdline()
+    ]
+    assert len(servers) == 4
+    for server in servers:
+        (listening,) = [c for c in server.net_connections("tcp") if c.status == "LISTEN"]
+        assert listening.laddr.ip == "127.0.0.1"
+        assert server.environ()["VLLM_API_KEY"] not in " ".join(server.cmdline())
+
+
+def running(house: House) -> float:
+    """Returns what all servers say of the requests that they work on."""
+    total = 0.0
+    for process in map(psutil.Process, house.engine_pids()):
+        if contract.__file__ in process.cmdline():
+            (listening,) = [c for c in process.net_connections("tcp") if c.status == "LISTEN"]
+            url = f"http://127.0.0.1:{listening.laddr.port}/metrics"
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                total += float(answer.read().split()[-1])
+    return total
+
+
+@pytest.mark.faults
+def test_64_clients_that_leave_leave_nothing_running(house: House) -> None:
+    host, port = house.url.removeprefix("http://").split(":")
+    body = json.dumps({"model": "acme/words", "prompt": "x", "max_tokens": 500, "stream": True, "ignore_eos": True}).encode()  # fmt: skip
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {house.token}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    clients = [socket.create_connection((host, int(port))) for _ in range(64)]
+    for one in clients:
+        one.sendall(head.encode() + body)
+    clients[0].recv(100)
+    assert running(house) > 1
+    for one in clients:
+        one.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and running(house):
+        time.sleep(0.1)
+    assert running(house) == 0
+
+
+@pytest.mark.faults
+def test_a_server_that_is_killed_comes_back(house: House, client: openai.OpenAI) -> None:
+    before = chat(client).choices[0].message.content
+    victims = [p for p in map(psutil.Process, house.engine_pids()) if contract.__file__ in p.cmdline() and "--runner" not in p.cmdline()]  # fmt: skip
+    victims[0].kill()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            assert chat(client).choices[0].message.content == before
+            return
+        except openai.APIStatusError:
+            time.sleep(0.2)
+    raise AssertionError("it did not come back")
+
+
+# Without a GPU, or with one that is too small
+
+
+def test_without_a_gpu_or_without_vllm_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = contract.install(tmp_path / "bin")
+    files = [TreeFile("config.json", 1), TreeFile("model.safetensors", 9), TreeFile("m.gguf", 9)]
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    with pytest.raises(NotOffered, match="nvidia-smi shows none"):
+        vllm.check(ServeSettings())
+    assert choose_kind(files, None, ServeSettings())[0].name == "llamacpp"
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    (programs / "vllm").rename(tmp_path / "elsewhere")
+    with pytest.raises(NotOffered, match="no program vllm") as caught:
+        vllm.check(ServeSettings())
+    assert "serve.vllm" in caught.value.hint()
+    named = ServeSettings(vllm=str(tmp_path / "elsewhere"))
+    vllm.check(named)
+    assert find_gpus() == (Gpu("NVIDIA Contract", 81_559 << 20),)
+    assert choose_kind(files, None, named)[0].name == "vllm"
+    assert choose_kind(files, "llamacpp", named)[0].name == "llamacpp"
+
+
+def test_weights_are_split_over_gpus_or_refused() -> None:
+    gpus = (Gpu("a", 80 << 30), Gpu("b", 80 << 30), Gpu("c", 80 << 30))
+    assert [vllm.gpus_for(size << 30, 0.9, gpus) for size in (1, 57, 58, 100)] == [1, 1, 2, 2]
+    with pytest.raises(NotOffered, match="do not fit"):
+        vllm.gpus_for(120 << 30, 0.9, gpus)
+
+
+def test_every_claim_is_offered_by_some_model(house: House) -> None:
+    kind = get_kind("vllm")
+    claimed = frozenset[str]().union(*kind.claims.values(), kind.adds)
+    folders = (house.models / "acme").iterdir()
+    assert frozenset[str]().union(*map(vllm.offers_of, folders)) == claimed

@@ -31,6 +31,7 @@ test-faults: test-install
 	$(PY) -m pytest -m "faults and not slow"
 
 test-slow: test-install
+	@sh scripts/test-system.sh slow
 	$(PY) -m pytest -m "slow"
 	FUST_FUZZ=10 $(PY) -m pytest tests/faults/test_fuzz_*.py
 

@@ -28,6 +28,11 @@ if [ ! -x .venv-llamaindex/bin/python ]; then
   (.venv/bin/python -m venv .venv-llamaindex && .venv-llamaindex/bin/pip install -q llama-index-llms-openai-like==0.8.1 llama-index-embeddings-openai-like==0.4.0) >/tmp/fust-llx.$$ 2>&1 || { rm -rf .venv-llamaindex; echo "LlamaIndex could not be installed; its test is skipped:"; tail -n 2 /tmp/fust-llx.$$; }
   rm -f /tmp/fust-llx.$$
 fi
+# lm-eval is asked by the slow tests only, and brings data sets' readers of its own.
+if [ "${1:-}" = slow ] && [ ! -x .venv-lm-eval/bin/python ]; then
+  (.venv/bin/python -m venv .venv-lm-eval && .venv-lm-eval/bin/pip install -q "lm-eval[api]==0.4.13" transformers) >/tmp/fust-lme.$$ 2>&1 || { rm -rf .venv-lm-eval; echo "lm-eval could not be installed; its tests are skipped:"; tail -n 2 /tmp/fust-lme.$$; }
+  rm -f /tmp/fust-lme.$$
+fi
 # The accessibility checker and the page's build tools come from npm.
 if command -v npm >/dev/null 2>&1; then
   if [ ! -d ui/node_modules ] || [ ui/package-lock.json -nt ui/node_modules/.package-lock.json ]; then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -42,6 +43,7 @@ from fust.serve.engines.native import (
 )
 from fust.serve.measure import measure
 from fust.wire.scoring import ScoreRequest, ScoreRow
+from tests.support.leaving import leave_midstream, wait_until_idle
 from tests.support.model_house import House, running_house
 from tests.support.small_models import write_llama, write_repos
 
@@ -103,6 +105,27 @@ def test_a_model_that_it_refuses_says_why(house: House) -> None:
         or "cut off" in broken["error"]
         or "fail" in broken["error"]
     )
+
+
+@pytest.mark.faults
+def test_64_clients_that_leave_leave_no_slot_busy(house: House) -> None:
+    house.serve("acme/plain", alias="left")
+    leave_midstream(house, "left")
+
+    def busy() -> int:
+        count = 0
+        for process in map(psutil.Process, house.engine_pids()):
+            key = process.environ().get("LLAMA_API_KEY")  # the wheel's scorer has none
+            if key is None:
+                continue
+            (listening,) = [c for c in process.net_connections("tcp") if c.status == "LISTEN"]
+            url = f"http://127.0.0.1:{listening.laddr.port}/slots"
+            asked = urllib.request.Request(url, headers={"authorization": f"Bearer {key}"})
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                count += sum(slot["is_processing"] for slot in json.load(answer))
+        return count
+
+    wait_until_idle(busy)
 
 
 @pytest.mark.faults

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import openai
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -26,6 +27,7 @@ from sqlalchemy import create_engine, text
 from fust.core.errors import InvalidInput
 from fust.serve.engines.upstream import read_wish
 from fust.serve.engines.upstream_words import Estimate, events_of, request_of, usage_in_words
+from tests.support.leaving import leave_midstream, wait_until_idle
 from tests.support.model_house import House, running_house
 
 SAY: list[Any] = [{"role": "user", "content": "Say 你好, please."}]
@@ -404,3 +406,22 @@ def test_words_and_counts() -> None:
         {"choices": [{"delta": {"content": "12345", "tool_calls": [{"function": {"arguments": "{}"}}]}}]}
     )
     assert estimate.usage()["completion_tokens"] == 2
+
+
+@pytest.mark.faults
+def test_64_clients_that_leave_are_left_by_the_upstream_too(house: House) -> None:
+    made = house.json("POST", "/fust/v1/deployments", {"name": "tireless", "engine": "echo", "options": {"misbehave": ["endless"]}})  # fmt: skip
+    house.settled(made["id"])
+    serve(house, "far-tireless", house.base_url, "tireless", key=house.token)
+    port = int(house.url.rsplit(":", 1)[1])
+
+    def open_streams() -> int:
+        """Connections of the upstream's process to the API elsewhere, and requests that are counted at either end."""
+        found = [psutil.Process(pid) for pid in house.engine_pids()]
+        far = [process for process in found if "fust.serve.engines.upstream_child" in process.cmdline()]
+        held = sum(c.status == "ESTABLISHED" and bool(c.raddr) and c.raddr.port == port for p in far for c in p.net_connections("tcp"))  # fmt: skip
+        listed = house.json("GET", "/fust/v1/deployments")["items"]
+        return held + sum(d["busy"] for d in listed if d["name"].endswith("tireless"))
+
+    leave_midstream(house, "far-tireless")
+    wait_until_idle(open_streams)

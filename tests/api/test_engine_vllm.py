@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from fust.serve.engines.kinds import choose_kind, get_kind
 from fust.serve.files import TreeFile
 from tests.support import vllm as contract
 from tests.support.hf_models import bert_model, causal_model
+from tests.support.leaving import leave_midstream, wait_until_idle
 from tests.support.model_house import House, running_house
 
 _ARGS = ("vllm/engine/arg_utils.py", "99d7eb5d6a512cfcc5a2b104f24ebf2d6cda772b")
@@ -297,20 +297,8 @@ def running(house: House) -> float:
 
 @pytest.mark.faults
 def test_64_clients_that_leave_leave_nothing_running(house: House) -> None:
-    host, port = house.url.removeprefix("http://").split(":")
-    body = json.dumps({"model": "acme/words", "prompt": "x", "max_tokens": 500, "stream": True, "ignore_eos": True}).encode()  # fmt: skip
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {house.token}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    clients = [socket.create_connection((host, int(port))) for _ in range(64)]
-    for one in clients:
-        one.sendall(head.encode() + body)
-    clients[0].recv(100)
-    assert running(house) > 1
-    for one in clients:
-        one.close()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and running(house):
-        time.sleep(0.1)
-    assert running(house) == 0
+    leave_midstream(house, "acme/words")
+    wait_until_idle(lambda: running(house))
 
 
 @pytest.mark.faults

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import threading
 import time
 import urllib.request
@@ -21,6 +20,7 @@ torch = pytest.importorskip("torch", reason="the transformers engine is an extra
 
 from fust.serve.engines.kinds import get_kind  # noqa: E402
 from tests.support.hf_models import PROBE, bert_model, causal_model  # noqa: E402
+from tests.support.leaving import leave_midstream, wait_until_idle  # noqa: E402
 from tests.support.model_house import House, running_house  # noqa: E402
 from tests.support.small_models import write_llama  # noqa: E402
 
@@ -333,20 +333,8 @@ def test_other_apis_go_over_it_too(house: House, client: openai.OpenAI) -> None:
 
 
 def test_64_clients_that_leave_leave_no_slot_busy(house: House) -> None:
-    host, port = house.url.removeprefix("http://").split(":")
-    body = json.dumps({"model": "acme/words", "prompt": "x", "max_tokens": 500, "stream": True, "ignore_eos": True}).encode()  # fmt: skip
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {house.token}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    clients = [socket.create_connection((host, int(port))) for _ in range(64)]
-    for one in clients:
-        one.sendall(head.encode() + body)
-    clients[0].recv(100)
-    time.sleep(0.3)
-    for one in clients:
-        one.close()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and busy_slots(house):
-        time.sleep(0.1)
-    assert busy_slots(house) == 0
+    leave_midstream(house, "acme/words")
+    wait_until_idle(lambda: busy_slots(house))
 
 
 def ask_engines(house: House, path: str) -> list[Any]:

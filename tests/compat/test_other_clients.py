@@ -1,4 +1,7 @@
-"""Clients that live in environments of their own (Node's of both vendors, LlamaIndex), over each engine."""
+"""Every client over every engine: both vendors' in Python and Node, LangChain, LlamaIndex and lm-eval.
+
+Those that live in environments of their own are skipped where they are not installed (scripts/test-system.sh).
+"""
 
 from __future__ import annotations
 
@@ -10,45 +13,118 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 
-from tests.support.model_house import House, running_house
-from tests.support.small_models import write_repos
+from tests.support.engines_house import ENGINES, Engines, running_engines
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "tests" / "clients"
 LLAMA_INDEX = ROOT / ".venv-llamaindex" / "bin" / "python"
-ENGINES = {"llamacpp": "handy", "echo": "parrot"}
+LM_EVAL = ROOT / ".venv-lm-eval" / "bin" / "python"
+EMBEDDING = {"llamacpp": 64, "transformers": 64, "echo": 64, "upstream": 64}
+"""Numbers of an embedding; a text model on vLLM makes none."""
+SCORES = ("llamacpp", "transformers", "vllm")
+HELLO: list[Any] = [{"role": "user", "content": "hello"}]
+PICK: Any = {
+    "type": "object",
+    "properties": {"d": {"enum": [1, 2]}},
+    "required": ["d"],
+    "additionalProperties": False,
+}
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    folder = tmp_path_factory.mktemp("clients")
-    with running_house(folder / "home", write_repos(folder / "models"), "serve.threads=1") as house:
-        house.serve("acme/tools", alias="handy")
-        house.settled(house.json("POST", "/fust/v1/deployments", {"name": "parrot", "engine": "echo"})["id"])
-        yield house
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    with running_engines(tmp_path_factory.mktemp("clients")) as engines:
+        yield engines
 
 
-def run(house: House, model: str, *command: str) -> dict[str, Any]:
-    environ = {**os.environ, "FUST_URL": house.url, "FUST_KEY": house.token, "FUST_MODEL": model}
-    environ |= {"FUST_TOOLS": "1", "FUST_EMBEDS": "1"}
+def run(engines: Engines, engine: str, *command: str) -> dict[str, Any]:
+    house = engines.house
+    environ = {**os.environ, "FUST_URL": house.url, "FUST_KEY": house.token}
+    environ |= {"FUST_MODEL": engines.serve(engine), "FUST_TOOLS": "1"}
+    if engine in EMBEDDING:
+        environ["FUST_EMBEDS"] = "1"
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_clients_of_node(house: House, engine: str) -> None:
+def test_openai(engines: Engines, engine: str) -> None:
+    asked: dict[str, Any] = {"model": engines.serve(engine), "messages": HELLO, "max_tokens": 6, "temperature": 0}  # fmt: skip
+    with openai.OpenAI(base_url=engines.house.base_url, api_key=engines.house.token, max_retries=0) as client:
+        whole = client.chat.completions.create(**asked)
+        chunks = list(
+            client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert text == whole.choices[0].message.content
+        assert chunks[-1].usage is not None and whole.usage is not None
+        assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens > 0
+        plain = client.completions.create(model=engine, prompt="ba be", max_tokens=3, temperature=0)
+        assert plain.usage is not None and plain.usage.completion_tokens > 0
+        response = client.responses.create(model=engine, input="hello", max_output_tokens=6, temperature=0)
+        assert response.output_text == text
+        if engine in EMBEDDING:
+            made = client.embeddings.create(model=engine, input=["ba", "be be"])
+            assert [len(one.embedding) for one in made.data] == [EMBEDDING[engine]] * 2
+        called = client.chat.completions.create(
+            model=engine, messages=HELLO, max_tokens=100, tool_choice="required",
+            tools=[{"type": "function", "function": {"name": "now", "parameters": PICK}}],
+        )  # fmt: skip
+        calls: Any = called.choices[0].message.tool_calls
+        assert json.loads(calls[0].function.arguments)["d"] in (1, 2)
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(model=engine, messages=HELLO, extra_body={"nonsense": 1})
+        assert "nonsense" in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_anthropic(engines: Engines, engine: str) -> None:
+    asked: dict[str, Any] = {"model": engines.serve(engine), "messages": HELLO, "max_tokens": 6, "extra_body": {"temperature": 0}}  # fmt: skip
+    with anthropic.Anthropic(
+        base_url=engines.house.url, api_key=engines.house.token, max_retries=0
+    ) as client:
+        whole = client.messages.create(**asked)
+        with client.messages.stream(**asked) as stream:
+            final = stream.get_final_message()
+        assert [block.text for block in final.content] == [block.text for block in whole.content]  # type: ignore[union-attr]
+        assert final.usage.output_tokens == whole.usage.output_tokens > 0
+        if engine != "upstream":  # which has no tokenizer to count with
+            counted = client.messages.count_tokens(model=engine, messages=HELLO)
+            assert counted.input_tokens == whole.usage.input_tokens + (
+                whole.usage.cache_read_input_tokens or 0
+            )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_langchain(engines: Engines, engine: str) -> None:
+    from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+
+    base, key = engines.house.base_url, engines.house.token
+    model = ChatOpenAI(model=engines.serve(engine), base_url=base, api_key=key, max_tokens=5, temperature=0, max_retries=0)  # type: ignore[call-arg, arg-type]  # fmt: skip
+    answer = model.invoke("hello")
+    assert answer.usage_metadata is not None and answer.usage_metadata["output_tokens"] > 0
+    assert "".join(str(chunk.content) for chunk in model.stream("hello")) == answer.content
+    if engine in EMBEDDING:
+        embedder = OpenAIEmbeddings(model=engine, base_url=base, api_key=key, check_embedding_ctx_length=False)  # type: ignore[call-arg, arg-type]  # fmt: skip
+        assert len(embedder.embed_query("ba be")) == EMBEDDING[engine]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_clients_of_node(engines: Engines, engine: str) -> None:
     node = shutil.which("node")
     if node is None or not (CLIENTS / "node_modules" / "openai").is_dir():
         pytest.skip("the Node clients are not installed (scripts/test-system.sh)")
-    found = run(house, ENGINES[engine], node, str(CLIENTS / "client.mjs"))
+    found = run(engines, engine, node, str(CLIENTS / "client.mjs"))
     assert found["chat"] == found["stream"]
     assert found["chat"][1] >= 1
     assert found["responses"][0] == "response.created"
     assert found["responses"][1] in ("response.completed", "response.incomplete")
-    assert found["embedding"] == 64
+    assert found["embedding"] == EMBEDDING.get(engine, 0)
     assert found["tool"]["d"] in (1, 2)
     assert found["error"] == ["NotFoundError", 404, "model_not_found", True]
     assert found["anthropic"] == found["chat"]
@@ -56,12 +132,118 @@ def test_the_clients_of_node(house: House, engine: str) -> None:
         assert found["chat"] == ["hello", 2]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_llama_index(house: House, engine: str) -> None:
+DEAR = [
+    pytest.param(name, marks=[] if name in ("llamacpp", "echo") else pytest.mark.slow) for name in ENGINES
+]
+
+
+@pytest.mark.parametrize("engine", DEAR)
+def test_llama_index(engines: Engines, engine: str) -> None:
     if not LLAMA_INDEX.exists():
         pytest.skip("LlamaIndex is not installed (scripts/test-system.sh)")
-    found = run(house, ENGINES[engine], str(LLAMA_INDEX), str(CLIENTS / "llama_index_client.py"))
+    found = run(engines, engine, str(LLAMA_INDEX), str(CLIENTS / "llama_index_client.py"))
     assert found["chat"].strip() == found["stream"].strip()
-    assert found["embedding"] == 64
+    assert found.get("embedding") == EMBEDDING.get(engine)
     if engine == "echo":
         assert found["chat"] == "hello"
+
+
+# lm-eval, with a task of four choices and one of written answers that the test makes
+
+CHOICES = [
+    {"question": f"Which word follows {word}?", "choices": ["red", "blue fox", "a", "quick 你好"], "answer": i % 4}
+    for i, word in enumerate(("The", "brown", "over", "lazy", "dog", "jumps"))
+]  # fmt: skip
+CHOOSING = """task: fust_choices
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: answer
+metric_list: [{metric: acc}]
+"""
+WRITING = """task: fust_answers
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "red"
+generation_kwargs: {until: ["zzzz"], max_gen_toks: 6, temperature: 0}
+metric_list: [{metric: exact_match}]
+"""
+
+
+def lm_eval(engines: Engines, engine: str, folder: Path, task: str, text: str, kind: str, route: str, *more: str) -> list[dict[str, Any]]:  # fmt: skip
+    """Runs lm-eval with a task of ours; returns what it noted of each item."""
+    if not LM_EVAL.exists():
+        pytest.skip("lm-eval is not installed (scripts/test-system.sh slow)")
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in CHOICES))
+    (folder / f"{task}.yaml").write_text(text % rows)
+    house = engines.house
+    args = f"model={engines.serve(engine)},base_url={house.url}{route},tokenizer={engines.words},num_concurrent=2,max_retries=1"
+    command = [
+        str(LM_EVAL), "-m", "lm_eval", "--model", kind, "--model_args", args, "--tasks", task, "--include_path", str(folder),
+        "--output_path", str(folder / "out"), "--log_samples", *more,
+    ]  # fmt: skip
+    environ = {**os.environ, "OPENAI_API_KEY": house.token, "HF_HOME": str(folder / "hf"), "PYTHONPATH": ""}
+    environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    (samples,) = (folder / "out").rglob("samples_*.jsonl")
+    found = [json.loads(line) for line in samples.read_text().splitlines()]
+    return sorted(found, key=lambda sample: sample["doc_id"])
+
+
+@pytest.fixture(scope="module")
+def plain(engines: Engines) -> Any:
+    """The same model in this process, by transformers alone."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(engines.words, dtype=torch.float32).eval()
+    return model, transformers.AutoTokenizer.from_pretrained(engines.words)
+
+
+def likelihood(plain: Any, question: str, choice: str) -> float:
+    """Returns the log-likelihood of a choice after a question, with the blank between them that lm-eval puts there."""
+    import torch
+
+    model, tokenizer = plain
+    before, whole = tokenizer(question)["input_ids"], tokenizer(question + " " + choice)["input_ids"]
+    with torch.inference_mode():
+        rows = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+    return sum(float(rows[at - 1, whole[at]]) for at in range(len(before), len(whole)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", SCORES)
+def test_lm_eval_scores_choices_as_a_plain_pass_does(
+    engines: Engines, engine: str, plain: Any, tmp_path: Path
+) -> None:
+    samples = lm_eval(engines, engine, tmp_path, "fust_choices", CHOOSING, "local-completions", "/v1/completions")  # fmt: skip
+    assert len(samples) == len(CHOICES)
+    bound = 1e-3 if engine == "llamacpp" else 1e-4
+    for row, sample in zip(CHOICES, samples, strict=True):
+        told = [float(answer[0][0]) for answer in sample["resps"]]
+        truth = [likelihood(plain, row["question"], choice) for choice in row["choices"]]
+        assert told == pytest.approx(truth, abs=bound * 8)
+        assert sample["acc"] == float(max(range(4), key=truth.__getitem__) == row["answer"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_lm_eval_reads_written_answers(engines: Engines, engine: str, plain: Any, tmp_path: Path) -> None:
+    samples = lm_eval(engines, engine, tmp_path, "fust_answers", WRITING, "local-chat-completions", "/v1/chat/completions", "--apply_chat_template")  # fmt: skip
+    model, tokenizer = plain
+    for row, sample in zip(CHOICES, samples, strict=True):
+        told = sample["resps"][0][0]
+        if engine == "echo":
+            assert row["question"].startswith(told) and told
+            continue
+        prompt = tokenizer.apply_chat_template([{"role": "user", "content": row["question"]}], add_generation_prompt=True, return_tensors="pt", return_dict=False)  # fmt: skip
+        written = model.generate(prompt, max_new_tokens=6, do_sample=False)[0, prompt.shape[1] :]
+        assert told == tokenizer.decode(written, skip_special_tokens=True)

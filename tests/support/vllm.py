@@ -166,15 +166,19 @@ class Server:
 
         if is_chat:
             await send(reply.frame({"delta": {"role": "assistant", "content": ""}}))
+        sent = 0
         async for token, row in write(self.model, prompt, body, asked):
-            before, count = reply.text, len(reply.tokens)
+            count = len(reply.tokens)
             ended = reply.put(token, row)
-            piece = reply.text[len(before) :] if reply.text.startswith(before) else ""
+            whole = reply.text.rstrip("\ufffd")  # the rest of the character comes with the next token
+            piece, sent = whole[sent:], max(sent, len(whole))
             told = {} if reply.top is None else {"logprobs": reply.told(count)}
             await send(reply.frame({"delta": {"content": piece}} if is_chat else {"text": piece}, **told))
             if ended:
                 break
-        await send(reply.frame({"delta": {}} if is_chat else {"text": ""}, finish_reason=reply.end))
+        rest = reply.text[sent:]
+        last = {"delta": {"content": rest}} if is_chat else {"text": rest}
+        await send(reply.frame(last, finish_reason=reply.end))
         await send({**reply.frame({}), "choices": [], "usage": reply.usage()})
         await out.write(b"data: [DONE]\n\n")
         return out

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import resource
+import sys
+
 from fust.tune.base import BaseConfig
+from fust.tune.recipe import Recipe
 
 PROCESS_BYTES = 700 * 10**6
 """Python, torch, transformers and their threads."""
@@ -41,3 +46,21 @@ def training_flops(parameters: int, tokens: int, *, is_adapter: bool) -> float:
 def flops_from_scratch(parameters: int) -> float:
     """Returns the operations of training such a model from nothing: 6 N D, with D = 20 N tokens."""
     return 6.0 * parameters * (TOKENS_PER_PARAMETER * parameters)
+
+
+def run_seconds(recipe: Recipe, step_s: float, packed_rows: int, held_out_rows: int) -> float:
+    """Returns the time from the first look at the held-out rows to the last checkpoint, for steps of ``step_s``.
+
+    Besides the steps: the looks at what is held out and, with preferences, at every row once for the reference. They go
+    forward only: half of the work where weights are frozen, a third where all learn. Samples and checkpoints take 3 %.
+    """
+    steps = recipe.steps - recipe.first_step
+    forward_s = step_s / recipe.passes_per_step / (2 if recipe.is_adapter else 3)
+    looks = 1 + math.ceil(steps / recipe.evaluate_every)
+    rows = looks * held_out_rows + (packed_rows + held_out_rows if recipe.method == "dpo" else 0)
+    return 1.03 * step_s * steps + math.ceil(rows / recipe.rows_per_pass) * forward_s
+
+
+def memory_taken() -> int:
+    """Returns the most bytes that this process has held so far: what a run takes, once a step has been measured in it."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -19,10 +19,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import resource
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -45,7 +43,7 @@ from fust.jobs.folder import RunFolder
 from fust.jobs.worker import JobContext, RunCancelled
 from fust.store.database import Database
 from fust.tune.base import Base, check_vocabulary, read_base, wanted_files
-from fust.tune.estimate import flops_from_scratch, training_flops
+from fust.tune.estimate import flops_from_scratch, memory_taken, run_seconds, training_flops
 from fust.tune.extend import Before, key_of, plan_extension, take_over
 from fust.tune.files import DataFile, is_data
 from fust.tune.hub_files import link_files, list_names
@@ -127,7 +125,8 @@ class Run:
             planned = within_budget(planned, wish, step_s, time.monotonic() - self._began)
             if before:
                 take_over(before, self._work, planned.recipe)
-            forecast = _forecast(planned.recipe, base, prepared.report, len(batches.train), step_s)
+            rows = len(batches.train), len(batches.held_out)
+            forecast = _forecast(planned.recipe, base, prepared.report, *rows, step_s)
             decided = Decided(planned.recipe, planned.reasons, forecast)
             write_atomic(self._work / "recipe.json", msgspec.json.encode(decided))
             self._say_plan(decided, prepared.report, preview)
@@ -434,18 +433,18 @@ def _highest(prepared: Prepared) -> int:
     return max(int(prepared.sample(i)[0].max()) for i in range(len(prepared.lengths)))
 
 
-def _forecast(recipe: Recipe, base: Base, report: DataReport, packed_rows: int, step_s: float) -> Forecast:
+def _forecast(
+    recipe: Recipe, base: Base, report: DataReport, packed_rows: int, held_out_rows: int, step_s: float
+) -> Forecast:
     steps = recipe.steps - recipe.first_step
     tokens = report.tokens * steps * recipe.rows_per_step // packed_rows
     flops = training_flops(base.parameters, tokens, is_adapter=recipe.is_adapter)
     scratch = flops_from_scratch(base.parameters)
-    # The reference of preferences is one pass forward over all rows, a third of what learning from them takes.
-    referring_s = step_s * packed_rows / recipe.rows_per_step / 3 if recipe.method == "dpo" else 0.0
-    time_s = step_s * steps * 1.03 + referring_s
+    time_s = run_seconds(recipe, step_s, packed_rows, held_out_rows)
     return Forecast(
         step_s,
         time_s,
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        memory_taken(),
         time_s * recipe.threads / 3600,
         flops,
         scratch,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fust.serve.facts import read_facts
+from tests.conftest import RunningFust
 from tests.support.model_house import House, running_house
 from tests.support.small_adapters import write_lora_gguf, write_peft
 from tests.support.small_models import write_llama
@@ -206,7 +207,7 @@ def test_who_may_not_read_both_hears_nothing(house: House) -> None:
 class Traffic:
     """Clients that stream without a pause and count what failed."""
 
-    def __init__(self, house: House, models: list[str], tokens: int = 500) -> None:
+    def __init__(self, house: House | RunningFust, models: list[str], tokens: int = 500) -> None:
         self.house, self.tokens = house, tokens
         self.failures: list[str] = []
         self.answered = 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fust.formats import read_gguf
+from tests.api.test_adapters import Traffic
 from tests.conftest import RunningFust, start_fust
 from tests.support.tiny_bases import write_base, write_pairs
 
@@ -105,13 +106,27 @@ def ask(house: RunningFust, model: str) -> dict:
 
 
 def test_the_adapter_of_a_served_base_answers_at_once(house):
-    """Base and adapter beside each other from one deployment, which nobody starts again."""
+    """From one deployment, which nobody starts again; one more is tuned while clients ask the base, and none is refused."""
     house.cli("export", "admin/base", "--to", "F32")
     house.cli("serve", "admin/base-GGUF")
     before = ask(house, "admin/base-GGUF")
     [deployment] = json.loads(house.request("GET", "/fust/v1/deployments")[2])["items"]
     tuned = ask(house, "admin/lora")
     assert tuned != before and ask(house, "admin/base-GGUF") == before
+    with Traffic(house, ["admin/base-GGUF"] * 2, tokens=60) as traffic:
+        dials = [
+            "--data",
+            "admin/rows",
+            "--to",
+            "admin/fresh",
+            "--set",
+            "steps=8",
+            "--set",
+            "learning_rate=0.02",
+        ]
+        house.cli("tune", "admin/base", "--method", "dpo", *dials, "--set", "seed=3")
+        assert ask(house, "admin/fresh") not in (before, tuned)
+    assert traffic.failures == [] and traffic.answered > 20
     [after] = json.loads(house.request("GET", "/fust/v1/deployments")[2])["items"]
     assert after["id"] == deployment["id"]
     house.cli("stop", "admin/base-GGUF")

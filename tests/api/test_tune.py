@@ -179,6 +179,8 @@ def test_all_weights_from_a_local_file_and_transformers_loads_them(house, tmp_pa
     result = tune(house, "--data", str(rows), "--to", "admin/full", "--method", "full", "--set", "steps=3")
     assert result["recipe"]["data"] == "admin/full-data"
     assert json.loads(house.request("GET", "/api/datasets/admin/full-data")[2])["private"] is True
+    # weights can tell what they learned from
+    assert json.loads(house.request("GET", "/api/models/admin/full")[2])["private"] is True
     model = AutoModelForCausalLM.from_pretrained(fetch(house, "admin/full", tmp_path))
     base = AutoModelForCausalLM.from_pretrained(fetch(house, "admin/base", tmp_path))
     assert model.config.num_hidden_layers == 2

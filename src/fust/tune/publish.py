@@ -33,11 +33,15 @@ class Origin(msgspec.Struct, frozen=True):
     is_private: bool
 
     @classmethod
-    def of(cls, hub: Hub, repo: RepoInfo, revision: str) -> Origin:
-        """Returns what a repo's card says."""
+    def of(cls, hub: Hub, repo: RepoInfo, revision: str, data: RepoInfo) -> Origin:
+        """Returns what a repo's card says, and whether it or the data is not for everybody.
+
+        Weights can tell what they learned from, so what was made of closed data is private until its owner opens it.
+        """
         front = hub.read_card(repo, revision)
         card = parse_card(front) if front else None
-        return cls((card.licence or "") if card else "", card.languages if card else [], repo.private)
+        closed = repo.private or data.private or bool(data.gated)
+        return cls((card.licence or "") if card else "", card.languages if card else [], closed)
 
 
 class Writes(Protocol):

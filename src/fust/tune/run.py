@@ -168,7 +168,8 @@ class Run:
         return read_base(folder, repo_id)
 
     def _keep_origin(self, repo: RepoInfo, revision: str) -> None:
-        origin = Origin.of(self._hub, repo, revision)
+        data = self._hub.get_repo_to_open(self._identity(), self._wish.data, "dataset")
+        origin = Origin.of(self._hub, repo, revision, data)
         write_atomic(self._work / "origin.json", msgspec.json.encode(origin))
 
     def _make_base(self) -> Base:

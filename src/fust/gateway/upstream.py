@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -61,25 +62,28 @@ class Upstream:
     """The client of all engines; belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._gates: dict[str, asyncio.Semaphore] = {}
 
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, use_dns_cache=False),
+    def _client(self, *, pooled: bool = True) -> aiohttp.ClientSession:
+        """Returns the session whose connections are used again, or the one that makes a new one for each request."""
+        session = self._sessions.get(pooled)
+        if session is None or session.closed:
+            keeps: dict[str, Any] = {"keepalive_timeout": _KEEPALIVE_S} if pooled else {"force_close": True}
+            session = self._sessions[pooled] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, use_dns_cache=False, **keeps),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
             )
-        return self._session
+        return session
 
     async def close(self) -> None:
         """Closes all connections."""
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
     @contextlib.asynccontextmanager
     async def post(
@@ -116,15 +120,17 @@ class Upstream:
 
     async def _send(self, target: Target, path: str, body: bytes) -> aiohttp.ClientResponse:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {target.api_key}"}
-        for attempt in (1, 2):
+        for pooled in (True, False):
             try:
                 async with self._patience(target, path, body, headers):
-                    return await self._client().post(target.base_url + path, data=body, headers=headers)
+                    client = self._client(pooled=pooled)
+                    return await client.post(target.base_url + path, data=body, headers=headers)
             except aiohttp.ClientConnectorError as error:
                 raise lost(target, EngineRefused) from error
             except (aiohttp.ClientError, ConnectionError) as error:
-                # A pooled connection may have died unseen; no byte of an answer came, so the request is sent once more.
-                if attempt == 2:
+                # A pooled connection may have died unseen; no byte of an answer came, so the request is sent once more,
+                # on a new one: those that are left in the pool may have died with it.
+                if not pooled:
                     raise lost(target) from error
         raise AssertionError
 

@@ -2,7 +2,7 @@
 
 Texts: 120 questions of MGSM in English and the same in Chinese (google-research/url-nlp, CC BY 4.0; `--data` names the
 folder that holds `mgsm_en.tsv` and `mgsm_zh.tsv`), cut at 256 tokens. Models: the starter model as safetensors and as GGUF in
-three precisions, and the golden stories260K (`--stories` names its F32 file). Figures are nats a token, absolute differences.
+six precisions, and the golden stories260K (`--stories` names its F32 file). Figures are nats a token, absolute differences.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> int:
     )
     exact = show("transformers, starter safetensors", by_transformers(STARTER, rows), true)[2] <= 1e-4
     with tempfile.TemporaryDirectory() as folder:
-        for precision in ("F32", "F16", "Q8_0"):
+        for precision in ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q4_K_M"):
             file = Path(folder) / f"{precision}.gguf"
             write_gguf(STARTER, file, precision, name="starter")
             figures = show(f"llamacpp, starter GGUF {precision}", by_llamacpp(file, rows), true)

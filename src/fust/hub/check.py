@@ -112,7 +112,8 @@ class HubCheck:
         if self._deep:
             yield from (_damaged(subject, oid) for oid in broken_objects(repo) if oid not in walk.broken)
         yield from self._row_follows(row, repo, subject)
-        yield from self._pointers(row, walk.pointers, subject)
+        if next(self._pointers(row, walk.pointers, subject), None) is not None:
+            yield from self._settled_pointers(row, repo, walk.pointers, subject)
         for pattern in ("refs/**/*.lock", "*.lock", "objects/*/tmp_obj*", "objects/pack/tmp_*"):
             yield from (leftover(left) for left in path.glob(pattern) if _is_old(left))
 
@@ -134,6 +135,22 @@ class HubCheck:
                 )
         finally:
             lock.release()
+
+    def _settled_pointers(
+        self, row: Repo, repo: GitRepo, pointers: set[str], subject: str
+    ) -> Iterator[Finding]:
+        """Looks again when nobody writes: a push moves its refs before its rows, a deletion takes the rows first."""
+        lock = repo.lock()
+        try:
+            lock.acquire(wait=True)
+        except FileNotFoundError:
+            return  # deleted meanwhile
+        try:
+            found = list(self._pointers(row, pointers, subject))
+        finally:
+            lock.release()
+        if self._still(row):
+            yield from found
 
     def _pointers(self, row: Repo, pointers: set[str], subject: str) -> Iterator[Finding]:
         wanted = sorted(pointers)

@@ -25,7 +25,7 @@ gates: test-install
 # Two at a time, a file to one of them: most tests wait for servers and browsers of their own. What fails is tried once
 # more, alone: on a busy machine a browser or a stream may be late. Both outcomes are printed.
 test: gates
-	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not faults" || $(PY) -m pytest --lf --lfnf=none -m "not slow and not faults"
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not faults" || $(PY) -m pytest --lf --lfnf=none -m "not slow and not faults"
 
 test-faults: test-install
 	$(PY) -m pytest -m "faults and not slow"

@@ -188,3 +188,9 @@ def browser() -> Iterator[Any]:
         running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield running
         running.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browsers first, small tests last, so that of several processes none is left with a long file at the end."""
+    order = {"e2e": 0, "compat": 1, "api": 2}
+    items.sort(key=lambda item: order.get(item.path.parent.name, 3))

@@ -147,7 +147,9 @@ class Terminal:
     def __init__(self, server, *arguments):
         pid, self.descriptor = pty.fork()
         if pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in the background of a script
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # ignored where the tests run in the background of a script
             os.execve(
                 sys.executable,
                 [sys.executable, "-m", "fust.cli.main", *arguments],

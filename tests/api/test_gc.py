@@ -83,7 +83,7 @@ def test_deleted_files_go_when_their_time_is_over(server: RunningFust, tmp_path:
 
 
 def test_folders_of_old_runs_go_and_their_rows_stay(server: RunningFust) -> None:
-    asked = {"kind": "pull", "params": {"repo_id": "nobody/nothing", "source": "http://127.0.0.1:9"}}
+    asked = {"kind": "pull", "params": {"repo_id": "nobody/nothing", "source": server.url}}
     _, _, body = server.request("POST", "/fust/v1/runs", asked)
     run = json.loads(body)["id"]
     deadline = time.monotonic() + 60

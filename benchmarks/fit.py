@@ -53,6 +53,7 @@ CASES = [
     Case("Llama", "Q4_K_M", 1024, 8),
     Case("Llama", "Q8_0", 2048, 1, "score"),
     Case("Llama", "F16", 2048, 1, "embed"),
+    Case("Qwen3", "Q8_0", 1024, 1, "embed"),
     Case("Qwen2", "F32", 512, 8),
     Case("Qwen3", "Q8_0", 2048, 2),
     Case("Qwen3", "Q4_K_M", 4096, 1, shape={"vocab_size": 100_000}),

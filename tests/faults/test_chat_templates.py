@@ -120,7 +120,10 @@ def test_a_request_whose_template_never_ends_is_answered_and_its_engine_replaced
     assert ask(sleeper, "hello")[0] == 200  # others are served meanwhile
     for thread in hanging:
         thread.join(60)
-    assert [(status, answer["error"]["code"]) for status, answer in found] == [(400, "bad_chat_template")] * 2
+    said = [(status, answer["error"]["code"]) for status, answer in found]
+    # Who is found out first takes the engine with it; the other may hear of that instead.
+    assert (400, "bad_chat_template") in said
+    assert set(said) <= {(400, "bad_chat_template"), (502, "engine_unavailable")}, said
     assert ask(sleeper, "hello")[0] == 200  # waits for the new engine
     assert not psutil.pid_exists(pid) and sleeper.engine_pids() != [pid]
 

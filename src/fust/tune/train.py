@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -281,6 +282,8 @@ class Mover:
 
 def set_up_torch(recipe: Recipe) -> None:
     """Fixes threads and algorithms: with other ones sums come out in another order, and with them other bits."""
+    # oneDNN keeps code and work space of so many shapes of products; its own 1024 take more memory than a small model.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     torch.set_num_threads(recipe.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -190,7 +190,13 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
+_LONG = ("test_pages.py", "test_tune_pages.py", "test_community.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browsers first, small tests last, so that of several processes none is left with a long file at the end."""
-    order = {"e2e": 0, "compat": 1, "api": 2}
-    items.sort(key=lambda item: order.get(item.path.parent.name, 3))
+    """Browsers last, since they leave an event loop in their process, and of them the long files first.
+
+    So of several processes none is left with a long file at the end.
+    """
+    order = {"api": 0, "compat": 1, "e2e": 3}
+    items.sort(key=lambda item: (order.get(item.path.parent.name, 2), item.path.name not in _LONG))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -60,7 +61,10 @@ class RunningFust:
         token: str | None = "",
         headers: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
-        """Sends one request; returns status, headers (lower case) and body. ``token`` None sends no key."""
+        """Sends one request; returns status, headers (lower case) and body. ``token`` None sends no key.
+
+        Raises OSError where no whole answer came: refused, cut before it or in the middle of it.
+        """
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
         fields = {"content-type": "application/json", **(headers or {})}
         if token is not None:
@@ -72,6 +76,8 @@ class RunningFust:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"{method} {path}: cut in the middle of its answer ({error!r})") from error
 
     def stop(self) -> None:
         """Ends the server in order."""

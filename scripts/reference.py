@@ -175,6 +175,9 @@ def engines_table() -> list[str]:
         "| | " + " | ".join(KINDS) + " |",
         "|---|" + "---|" * len(KINDS),
         *(f"| {name} | " + " | ".join(cell(kind, name) for kind in KINDS.values()) + " |" for name in names),
+        "| LoRA adapters | "
+        + " | ".join("yes" if it.takes_adapters else "no" for it in KINDS.values())
+        + " |",
     ]
 
 

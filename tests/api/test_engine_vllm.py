@@ -27,9 +27,14 @@ from fust.serve.engines.gpu import Gpu, find_gpus
 from fust.serve.engines.kinds import choose_kind, get_kind
 from fust.serve.files import TreeFile
 from tests.support import vllm as contract
-from tests.support.hf_models import bert_model, causal_model
+from tests.support.hf_models import adapter_of, bert_model, causal_model
 from tests.support.leaving import leave_midstream, wait_until_idle
 from tests.support.model_house import House, running_house
+from tests.support.small_adapters import write_lora_gguf, write_peft
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is deprecated:FutureWarning"
+)  # peft and transformers, of one another
 
 _ARGS = ("vllm/engine/arg_utils.py", "99d7eb5d6a512cfcc5a2b104f24ebf2d6cda772b")
 _FRONT = ("vllm/entrypoints/launchers/cli_args.py", "003befe5e8e6747be941f1dffa2ac7307a107de0")
@@ -37,6 +42,8 @@ _CHAT = ("vllm/entrypoints/openai/chat_completion/protocol.py", "002032ee2b18e1f
 _TEXT = ("vllm/entrypoints/openai/completion/protocol.py", "002032ee2b18e1f7bd924ec47b62504ba3866063")
 _TOKENS = ("vllm/entrypoints/serve/tokenize/protocol.py", "343bacafc7bf4f973a105e8e7d99fa7de61f7e18")
 _RERANK = ("vllm/entrypoints/pooling/scoring/protocol.py", "531586888ac9c9759c09b70c0d8d66d87f15d238")
+_LORA = ("vllm/entrypoints/serve/lora/api_router.py", "27873cab97e41ef32a6a8bcf83fa475a23e6e921")
+_MODELS = ("vllm/entrypoints/openai/models/serving.py", "00153c8b7948077ebdfc5bfa14e403da41aaea6d")
 READ_IN = {
     "vllm serve MODEL": ("vllm/entrypoints/cli/serve.py", "00a5fdd20935ba7679750db22997dcf539ca4591"),
     "--served-model-name": _ARGS,
@@ -47,6 +54,9 @@ READ_IN = {
     "--tensor-parallel-size": _ARGS,
     "--runner": _ARGS,
     "--reasoning-parser": _ARGS,
+    "--enable-lora": _ARGS,
+    "--max-loras": _ARGS,
+    "--max-lora-rank": _ARGS,
     "names of reasoning parsers": ("vllm/reasoning/__init__.py", "0064cc9cb1ae57b1308015d48a57462fa27a68f2"),
     "--host": _FRONT,
     "--port": _FRONT,
@@ -65,6 +75,9 @@ READ_IN = {
     "/tokenize": _TOKENS,
     "/detokenize": _TOKENS,
     "/rerank": _RERANK,
+    "/v1/load_lora_adapter": _LORA,
+    "/v1/unload_lora_adapter": _LORA,
+    "an adapter's name stands for the model's, and is forgotten when it is unloaded": _MODELS,
     "/classify": (
         "vllm/entrypoints/pooling/classify/protocol.py",
         "dff4cad35b4faadb49e7a7e239dd27fe79c3e289",
@@ -84,11 +97,25 @@ SCHEMA = {
 }
 
 
+def adapter(models: Path, name: str, *, base: str = "acme/adapts", **more: Any) -> Any:
+    """Writes an adapter that names its base by its repo; returns the model that has it."""
+    folder = models / "acme" / name
+    made = adapter_of(models / "acme/adapts", folder, std=0.5, **more).eval()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
+    return made
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     root = tmp_path_factory.mktemp("vllm")
     models = root / "models/acme"
-    causal_model(models / "words", "Qwen3", **SHAPE)
+    causal_model(
+        models / "words", "Qwen3", no_lora=True, **SHAPE
+    )  # started with adapters first, then without
+    causal_model(models / "adapts", "Qwen3", **SHAPE)
+    for name, seed in (("one", 4), ("two", 5), ("three", 6)):
+        adapter(root / "models", name, seed=seed)
     bert_model(models / "vectors", pooling="mean_tokens")
     bert_model(models / "ranks", classes=1)
     bert_model(models / "classes", classes=3)
@@ -98,7 +125,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     try:
         flags = ("serve.context=512", "serve.memory_bytes=40000000000")
         with running_house(root / "home", root / "models", *flags) as house:
-            names = [path.name for path in models.iterdir()]
+            names = [path.name for path in models.iterdir() if (path / "config.json").exists()]
             found = [
                 house.json("POST", "/fust/v1/deployments", {"repo_id": f"acme/{name}"}) for name in names
             ]
@@ -143,7 +170,7 @@ def test_why_it_was_chosen_and_how_it_was_started(house: House) -> None:
 
 def test_every_flag_and_route_was_read_in_its_source(house: House) -> None:
     """The contract server refuses what it does not know, so what it knows is what is used; each has its place."""
-    assert set(contract.FLAGS) == {word for word in READ_IN if word.startswith("--")}
+    assert {*contract.FLAGS, *contract.SWITCHES} == {word for word in READ_IN if word.startswith("--")}
     assert set(contract.FIELDS) <= READ_IN.keys()
     assert all(len(commit) == 40 and path.startswith("vllm/") for path, commit in READ_IN.values())
 
@@ -158,14 +185,18 @@ def test_the_command_for_each_kind_of_model(tmp_path: Path, monkeypatch: pytest.
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(config))
-        spec = EngineSpec("e", tmp_path / name / "model.safetensors", "m", "generate", 512, 8, 1, settings=ServeSettings(gpu_share=0.5))  # fmt: skip
+        spec = EngineSpec("e", tmp_path / name / "model.safetensors", "m", "generate", 512, 8, 1, settings=ServeSettings(gpu_share=0.5, gpu_adapter_rank=40))  # fmt: skip
         argv = vllm.command_of(spec, 2)
         assert argv[:3] == [str(programs / "vllm"), "serve", str(tmp_path / name)]
         assert argv[argv.index("--tensor-parallel-size") + 1] == "2"
         assert argv[argv.index("--gpu-memory-utilization") + 1] == "0.5"
         assert ("--reasoning-parser" in argv) is (name == "thinks")
         assert ("--runner" in argv) is (name == "ranks")
-        assert {word for word in argv if word.startswith("--")} <= set(contract.FLAGS)
+        assert ("--enable-lora" in argv) is (name != "ranks")
+        if name != "ranks":
+            assert argv[argv.index("--max-loras") + 1] == "4"
+            assert argv[argv.index("--max-lora-rank") + 1] == "64"  # the next that it may be
+        assert {word for word in argv if word.startswith("--")} <= {*contract.FLAGS, *contract.SWITCHES}
 
 
 def test_a_chat_says_what_the_model_says(client: openai.OpenAI, plain: Any) -> None:
@@ -276,7 +307,7 @@ def test_the_key_is_on_no_command_line_and_the_port_is_on_loopback(house: House)
         for process in map(psutil.Process, house.engine_pids())
         if contract.__file__ in process.cmdline()
     ]
-    assert len(servers) == 4
+    assert len(servers) == 5
     for server in servers:
         (listening,) = [c for c in server.net_connections("tcp") if c.status == "LISTEN"]
         assert listening.laddr.ip == "127.0.0.1"
@@ -316,6 +347,116 @@ def test_a_server_that_is_killed_comes_back(house: House, client: openai.OpenAI)
     raise AssertionError("it did not come back")
 
 
+# Adapters beside a model
+
+
+def adapters_of(house: House, name: str = "acme/adapts") -> tuple[str, dict[str, str]]:
+    """Returns a deployment's id, and the state of each adapter."""
+    (found,) = [d for d in house.json("GET", "/fust/v1/deployments")["items"] if d["name"] == name]
+    return found["id"], {it["name"]: it["error"] or it["state"] for it in found["adapters"]}
+
+
+def loaded(house: House) -> int:
+    """Returns how many adapters vLLM itself has."""
+    count = 0
+    for process in map(psutil.Process, house.engine_pids()):
+        if contract.__file__ in process.cmdline() and str(process.cmdline()).count("--enable-lora"):
+            (listening,) = [c for c in process.net_connections("tcp") if c.status == "LISTEN"]
+            url = f"http://127.0.0.1:{listening.laddr.port}/v1/models"
+            key = {"authorization": "Bearer " + process.environ()["VLLM_API_KEY"]}
+            with urllib.request.urlopen(urllib.request.Request(url, headers=key), timeout=30) as answer:
+                count += sum("parent" in card for card in json.loads(answer.read())["data"])
+    return count
+
+
+def scored(client: openai.OpenAI, model: str, prompt: str = "The quick fox") -> tuple[str, list[float]]:
+    said = client.completions.create(model=model, prompt=prompt, max_tokens=0, echo=True, logprobs=1)
+    written = client.completions.create(model=model, prompt=prompt, max_tokens=8, temperature=0)
+    return written.choices[0].text, said.choices[0].logprobs.token_logprobs[1:]
+
+
+def test_each_adapter_answers_as_a_plain_pass_with_it(house: House, client: openai.OpenAI) -> None:
+    """None, one, none, two, one: answers and log-likelihoods are those of PEFT's own model each time."""
+    import peft
+    import transformers
+
+    folder = house.models / "acme/adapts"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("The quick fox", return_tensors="pt")["input_ids"]
+    truth: dict[str, list[float]] = {}
+    for name in ("acme/adapts", "acme/one", "acme/two"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        if name != "acme/adapts":
+            model = peft.PeftModel.from_pretrained(model, house.models / name)
+        with torch.inference_mode():
+            likely = model.eval()(ids).logits[0].log_softmax(-1)[:-1]
+        truth[name] = likely.gather(1, ids[0, 1:, None])[:, 0].tolist()
+    said: dict[str, str] = {}
+    for name in ("acme/adapts", "acme/one", "acme/adapts", "acme/two", "acme/one"):
+        text, logprobs = scored(client, name)
+        assert logprobs == pytest.approx(truth[name], abs=1e-4)
+        assert said.setdefault(name, text) == text
+    assert len(set(said.values())) == 3
+    assert scored(client, "acme/adapts:two")[0] == said["acme/two"]
+    assert chat(client, model="acme/adapts:one").model == "acme/adapts:one"
+    assert adapters_of(house)[1] == {"one": "ready", "two": "ready"}
+
+
+def test_adapters_come_and_go_under_traffic_and_no_request_fails(house: House, client: openai.OpenAI) -> None:
+    """vLLM forgets an adapter when the last request that names it is over, not before."""
+    id_, _ = adapters_of(house)
+    house.json("POST", f"/fust/v1/deployments/{id_}/adapters", {"repo_id": "acme/one"})
+    stream = chat(client, model="acme/adapts:one", max_tokens=200, stream=True, logit_bias={"2": -100})
+    next(iter(stream))
+    house.json("DELETE", f"/fust/v1/deployments/{id_}/adapters/one")
+    assert "one" not in adapters_of(house)[1]
+    server = next(pid for pid in house.engine_pids() if "--enable-lora" in psutil.Process(pid).cmdline())
+    house.json("POST", f"/fust/v1/deployments/{id_}/adapters", {"repo_id": "acme/three"})
+    assert scored(client, "acme/adapts:three")[0]
+    before = loaded(house)
+    folder = house.home / "engines/adapters"
+    files = len(list(folder.iterdir()))
+    with pytest.raises(openai.NotFoundError):
+        chat(client, model="acme/adapts:one")
+    assert sum(1 for chunk in stream if chunk.choices) > 100  # it went on to its end
+    deadline = time.monotonic() + 20
+    while loaded(house) == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert loaded(house) == before - 1
+    assert len(list(folder.iterdir())) == files - 1
+    assert psutil.pid_exists(server)  # the same process all the time
+
+
+def test_an_adapter_that_vllm_cannot_take_is_refused_by_name(house: House) -> None:
+    id_, _ = adapters_of(house)
+    models = house.models
+    adapter(models, "tall", r=40)
+    adapter(models, "patterned", alpha_pattern={"layers.1.mlp.down_proj": 20})
+    adapter(models, "spared", modules_to_save=["lm_head"])
+    write_peft(models / "acme/unlike", width=32, target_modules=["q_proj"])
+    adapter(models, "foreign", base="acme/vectors")
+    write_lora_gguf(models / "acme/gguf/one.gguf")
+    for name, code, said in (
+        ("tall", "adapter_not_supported", "rank 40, and vLLM was started for 32"),
+        ("patterned", "adapter_not_supported", "alpha_pattern"),
+        ("spared", "adapter_not_supported", "modules_to_save"),
+        ("unlike", "other_base", "down_proj is 32 × 128, in the model 64 × 96"),
+        ("foreign", "other_base", "acme/vectors"),
+        ("gguf", "needs_adapter", "holds no adapter"),
+    ):
+        path = f"/fust/v1/deployments/{id_}/adapters"
+        answer = json.loads(house.request("POST", path, {"repo_id": f"acme/{name}"})[2])
+        assert answer["code"] == code and said in answer["detail"], answer
+    # A model of which vLLM says that it has no adapters for it answers without; the adapter says why it cannot be used.
+    adapter(models, "wordy", base="acme/words")
+    words, _ = adapters_of(house, "acme/words")
+    house.json("POST", f"/fust/v1/deployments/{words}/adapters", {"repo_id": "acme/wordy"})
+    deadline = time.monotonic() + 20
+    while adapters_of(house, "acme/words")[1]["wordy"] == "loading" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "no adapters for models of this architecture" in adapters_of(house, "acme/words")[1]["wordy"]
+
+
 # Without a GPU, or with one that is too small
 
 
@@ -350,5 +491,5 @@ def test_weights_are_split_over_gpus_or_refused() -> None:
 def test_every_claim_is_offered_by_some_model(house: House) -> None:
     kind = get_kind("vllm")
     claimed = frozenset[str]().union(*kind.claims.values(), kind.adds)
-    folders = (house.models / "acme").iterdir()
+    folders = (path for path in (house.models / "acme").iterdir() if (path / "config.json").exists())
     assert frozenset[str]().union(*map(vllm.offers_of, folders)) == claimed

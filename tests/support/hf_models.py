@@ -165,3 +165,26 @@ def bert_model(folder: Path, *, classes: int = 0, pooling: str = "") -> None:
             for way in ("cls_token", "mean_tokens", "lasttoken", "max_tokens")
         }
         (folder / "1_Pooling/config.json").write_text(json.dumps({"word_embedding_dimension": 32, **ways}))
+
+
+def adapter_of(
+    base: Path,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    seed: int = 3,
+    std: float = 0.1,
+    **options,
+):
+    """Writes a LoRA adapter with random halves for a model's folder; returns the model that has it."""
+    import peft
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    wanted = {"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(model, peft.LoraConfig(**(wanted | options)))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=std)
+    model.save_pretrained(folder)
+    return model

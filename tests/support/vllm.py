@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -17,8 +18,9 @@ from typing import Any
 
 FLAGS = (
     "--served-model-name", "--host", "--port", "--max-model-len", "--max-num-seqs", "--gpu-memory-utilization",
-    "--generation-config", "--tensor-parallel-size", "--runner", "--reasoning-parser",
+    "--generation-config", "--tensor-parallel-size", "--runner", "--reasoning-parser", "--max-loras", "--max-lora-rank",
 )  # fmt: skip
+SWITCHES = ("--enable-lora",)
 SAMPLING = {
     "model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "logit_bias",
     "frequency_penalty", "presence_penalty", "repetition_penalty", "ignore_eos", "logprobs", "n", "response_format",
@@ -32,6 +34,8 @@ FIELDS = {
     "/classify": {"model", "input"},
     "/tokenize": {"model", "prompt", "add_special_tokens", "return_token_strs", "messages", "tools", "chat_template_kwargs", "add_generation_prompt"},
     "/detokenize": {"model", "tokens"},
+    "/v1/load_lora_adapter": {"lora_name", "lora_path"},
+    "/v1/unload_lora_adapter": {"lora_name"},
 }  # fmt: skip
 
 
@@ -49,7 +53,11 @@ def install(folder: Path, *, memory_mib: int = 81_559) -> Path:
 
 
 class Wrong(Exception):
-    """What vLLM answers with status 400."""
+    """What vLLM answers with status 400, or another."""
+
+    def __init__(self, message: str, kind: str = "BadRequestError", status: int = 400) -> None:
+        super().__init__(message)
+        self.kind, self.status = kind, status
 
 
 class Model:
@@ -65,9 +73,33 @@ class Model:
         self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()  # fmt: skip
         eos = getattr(self.model.config, "eos_token_id", None)
         self.eos = set(eos if isinstance(eos, list) else [eos]) - {None}
+        self.adapters: dict[str, str] = {}
 
-    def logprobs(self, tokens: list[int]) -> Any:
-        with self.torch.inference_mode():
+    def load(self, name: str, path: str, most_rank: int) -> None:
+        """Raises Wrong for what the real one refuses (`PEFTHelper`)."""
+        import peft
+
+        settings = json.loads((Path(path) / "adapter_config.json").read_text())
+        if missing := {"r", "lora_alpha", "target_modules"} - settings.keys():
+            raise Wrong(f"Missing required configuration fields: {missing}", "InternalServerError", 500)
+        if settings["r"] > most_rank:
+            said = f"LoRA rank {settings['r']} is greater than max_lora_rank {most_rank}."
+            raise Wrong(said, "InternalServerError", 500)
+        if isinstance(self.model, peft.PeftModel):
+            self.model.load_adapter(path, adapter_name=name)
+        else:
+            self.model = peft.PeftModel.from_pretrained(self.model, path, adapter_name=name)
+        self.model.eval()
+        self.adapters[name] = path
+
+    def unload(self, name: str) -> None:
+        del self.adapters[name]  # PEFT keeps it; nobody can name it
+
+    def logprobs(self, tokens: list[int], adapter: str) -> Any:
+        if adapter:
+            self.model.set_adapter(adapter)
+        off = not adapter and hasattr(self.model, "disable_adapter")
+        with self.torch.inference_mode(), self.model.disable_adapter() if off else contextlib.nullcontext():
             return self.model(self.torch.tensor([tokens])).logits[0].float().log_softmax(-1)
 
     def entry(self, token: int, as_id: bool) -> str:
@@ -97,11 +129,11 @@ def masked(model: Model, matcher: Any, row: Any) -> Any:
 
 async def write(model: Model, prompt: list[int], body: dict[str, Any], most: int) -> Any:
     """Yields (token, its row of log-probabilities)."""
-    torch = model.torch
+    torch, adapter = model.torch, body["model"] if body["model"] in model.adapters else ""
     chance = torch.Generator().manual_seed(body.get("seed") or time.monotonic_ns() % 2**31)
     matcher, tokens = matcher_of(model, body), list(prompt)
     for _ in range(most):
-        row = model.logprobs(tokens)[-1].clone()
+        row = model.logprobs(tokens, adapter)[-1].clone()
         for token, bias in (body.get("logit_bias") or {}).items():
             row[int(token)] += bias
         choice = row if matcher is None else masked(model, matcher, row)
@@ -202,6 +234,24 @@ class Server:
 
         return web.json_response({"prompt": self.model.tokenizer.decode(body["tokens"])})
 
+    async def load_adapter(self, request: Any, body: dict[str, Any]) -> Any:
+        from aiohttp import web
+
+        name = body["lora_name"]
+        if name in self.model.adapters:
+            raise Wrong(f"The lora adapter '{name}' has already been loaded.", "InvalidUserInput")
+        self.model.load(name, body["lora_path"], int(self.given.max_lora_rank))
+        return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def unload_adapter(self, request: Any, body: dict[str, Any]) -> Any:
+        from aiohttp import web
+
+        name = body["lora_name"]
+        if name not in self.model.adapters:
+            raise Wrong(f"The lora adapter '{name}' cannot be found.", "NotFoundError", 404)
+        self.model.unload(name)
+        return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
+
     # Of models that pool only the forms are kept: their numbers follow from the text.
 
     async def embed(self, request: Any, body: dict[str, Any]) -> Any:
@@ -256,11 +306,15 @@ class Server:
                 "owned_by": "vllm",
                 "max_model_len": int(self.given.max_model_len),
             }
-            return web.json_response({"object": "list", "data": [card]})
+            named = [] if self.pools else self.model.adapters.items()
+            loras = [{"id": name, "object": "model", "owned_by": "vllm", "root": path, "parent": self.name} for name, path in named]  # fmt: skip
+            return web.json_response({"object": "list", "data": [card, *loras]})
         routes = {
             "/v1/chat/completions": self.chat, "/v1/completions": self.complete, "/v1/embeddings": self.embed,
             "/rerank": self.rerank, "/classify": self.classify, "/tokenize": self.tokenize, "/detokenize": self.detokenize,
         }  # fmt: skip
+        if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "1" and self.given.enable_lora:
+            routes |= {"/v1/load_lora_adapter": self.load_adapter, "/v1/unload_lora_adapter": self.unload_adapter}  # fmt: skip
         if path not in routes or self.pools is not (path in ("/v1/embeddings", "/rerank", "/classify")):
             return web.json_response({"detail": "Not Found"}, status=404)
         body = await request.json()
@@ -269,11 +323,12 @@ class Server:
             odd = body.keys() - FIELDS[path]
             if odd:
                 raise Wrong(f"fields that the real one does not have, or that Fust should not send: {odd}")
-            if body["model"] != self.name:
+            known = {self.name} if self.pools else {self.name, *self.model.adapters}
+            if "lora_name" not in body and body["model"] not in known:
                 return web.json_response({"error": {"message": f"The model `{body['model']}` does not exist.", "type": "NotFoundError", "param": "model", "code": 404}}, status=404)  # fmt: skip
             return await routes[path](request, body)
         except Wrong as error:
-            return web.json_response({"error": {"message": str(error), "type": "BadRequestError", "param": None, "code": 400}}, status=400)  # fmt: skip
+            return web.json_response({"error": {"message": str(error), "type": error.kind, "param": None, "code": error.status}}, status=error.status)  # fmt: skip
         finally:
             self.running -= 1
 
@@ -289,6 +344,7 @@ class Reply:
             prompt,
             is_chat,
         )
+        self.adapter = body["model"] if body["model"] in server.model.adapters else ""
         self.tokens: list[int] = []
         self.rows: list[Any] = []
         self.text, self.end = "", "length"
@@ -334,7 +390,7 @@ class Reply:
 
     def of_prompt(self) -> list[Any]:
         """Returns the log-probabilities of the prompt: by token, with the rank, its own always among them."""
-        rows = self.model.logprobs(self.prompt)
+        rows = self.model.logprobs(self.prompt, self.adapter)
         places: list[Any] = [None]
         for at, token in enumerate(self.prompt[1:]):
             row = rows[at]
@@ -377,10 +433,14 @@ def main() -> None:
     serve.add_argument("model_tag")
     for flag in FLAGS:
         serve.add_argument(flag)
+    for flag in SWITCHES:
+        serve.add_argument(flag, action="store_true")
     given = parser.parse_args()
     assert given.host == "127.0.0.1", "everything but /v1 is open to whoever reaches the port"
     assert os.environ["VLLM_API_KEY"] and not any(os.environ["VLLM_API_KEY"] in word for word in sys.argv)
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+    if given.enable_lora and "no_lora" in json.loads((Path(given.model_tag) / "config.json").read_text()):
+        raise SystemExit("ValueError: OddForCausalLM does not support LoRA yet.")
     from aiohttp import web
 
     app = web.Application(client_max_size=64 << 20)

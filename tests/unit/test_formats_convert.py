@@ -17,10 +17,10 @@ from fust.formats.gguf_write import write_gguf
 from fust.formats.peft_merge import merge_adapter
 
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install 'fust[tune]')")
-peft = pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
+pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from tests.support.hf_models import tokenizer_of  # noqa: E402
+from tests.support.hf_models import adapter_of, tokenizer_of  # noqa: E402
 from tests.support.tiny_bases import write_base  # noqa: E402
 
 pytestmark = [
@@ -32,22 +32,6 @@ pytestmark = [
 
 def quiet(*_: object) -> None:
     pass
-
-
-def adapter_of(base: Path, folder: Path, dtype: torch.dtype = torch.float32, **options: object):
-    """Writes a LoRA adapter with random halves; returns the model that has it."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    options = {"target_modules": "all-linear"} | options
-    wanted = peft.LoraConfig(r=4, lora_alpha=6, task_type="CAUSAL_LM", **options)
-    torch.manual_seed(3)
-    model = peft.get_peft_model(model, wanted)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(folder)
-    return model
 
 
 OPTIONS = {

@@ -11,7 +11,8 @@ import pytest
 
 from fust.core.errors import FustError, InvalidInput, NotOffered
 from fust.formats.gguf import read_gguf
-from fust.formats.gguf_lora import BaseShape, check_lora, named_base, read_base, write_lora
+from fust.formats.gguf_lora import BaseShape, check_lora, read_base, write_lora
+from fust.formats.peft import named_base
 from tests.support.small_adapters import write_lora_gguf, write_peft
 from tests.support.small_models import write_llama
 

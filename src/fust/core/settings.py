@@ -91,6 +91,11 @@ class ServeSettings:
     """Which `vllm` program serves on a GPU: its path. Empty: the one on PATH."""
     gpu_share: float = 0.9
     """Share of a GPU's memory that vLLM takes, weights and KV cache together."""
+    gpu_adapters: int = 4
+    """LoRA adapters that vLLM computes with at a time; more of them take turns. 0: none can be added, which leaves more
+    memory for the KV cache."""
+    gpu_adapter_rank: int = 32
+    """Highest rank of an adapter on vLLM, which keeps memory for `gpu_adapters` of this rank."""
     starter: bool = True
     """Put the starter model into an empty home and serve it."""
 

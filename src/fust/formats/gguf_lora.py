@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from fust.core.errors import InvalidInput, NotOffered
 from fust.formats.gguf import GGUFHeader, read_gguf
-from fust.formats.safetensors import SafetensorsTensor, read_safetensors
+from fust.formats.peft import PeftConfig, check_settings, other_base, read_config, read_pairs, refused
+from fust.formats.safetensors import SafetensorsTensor
 
+_ENGINE = "llama.cpp"
 _ALIGNMENT = 32
-_MAX_CONFIG_BYTES = 2**20
 _LLAMA_MODULES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -50,10 +50,7 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
 _PAIRED = frozenset({"llama", "granite", "smollm3"})
 """Architectures whose q and k rows llama.cpp keeps in pairs where transformers has halves of each head."""
 _LAYER = re.compile(r"^(?:model\.|model\.language_model\.|language_model\.model\.)layers\.(\d{1,4})\.(.+)$")
-_PIECE = re.compile(r"^base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight$")
 _PLAIN_KEY = re.compile(r"^\^?[A-Za-z0-9_.]+$")
-_KNOWN_STARTS = frozenset({"True", "False", "None", "gaussian", "orthogonal", "eva"})
-"""Ways in which training began (`init_lora_weights`) that leave the base as it is."""
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -81,35 +78,6 @@ class BaseShape:
         if isinstance(found, tuple):
             found = found[layer] if layer < len(found) else 0
         return found if isinstance(found, int) else 0
-
-
-class _PeftConfig(msgspec.Struct):
-    """The parts of adapter_config.json that decide what the numbers mean."""
-
-    peft_type: str = "LORA"
-    base_model_name_or_path: str | None = None
-    r: int = 8
-    lora_alpha: float = 8
-    use_rslora: bool = False
-    use_dora: bool = False
-    use_qalora: bool = False
-    lora_bias: bool = False
-    fan_in_fan_out: bool = False
-    init_lora_weights: bool | str | None = True
-    alpha_pattern: dict[str, float] = {}
-    modules_to_save: list[str] | None = None
-    layer_replication: list[Any] | None = None
-    trainable_token_indices: Any = None
-    target_parameters: list[str] | None = None
-    alora_invocation_tokens: list[int] | None = None
-
-
-@dataclass(slots=True)
-class _Pair:
-    """The two small matrices beside a large one."""
-
-    a: SafetensorsTensor | None = None
-    b: SafetensorsTensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +120,6 @@ def read_base(path: Path, name: str) -> BaseShape:
         if len(tensor.shape) == 2
     }
     return BaseShape(name, header, matrices)
-
-
-def named_base(config: Path) -> str:
-    """Returns what adapter_config.json calls its base (a repo id, or a folder of whoever trained it); empty for nothing.
-
-    Raises:
-        InvalidInput: it is not the file that PEFT writes.
-    """
-    return _read_config(config).base_model_name_or_path or ""
 
 
 def check_lora(path: Path, adapter: str, base: BaseShape) -> None:
@@ -209,7 +168,7 @@ def write_lora(config: Path, weights: Path, target: Path, adapter: str, base: Ba
         NotOffered: llama.cpp cannot apply a part of it (DoRA, whole saved modules, embeddings …); names it.
         OSError: reading or writing failed.
     """
-    settings = _read_config(config)
+    settings = read_config(config)
     _check_settings(settings, adapter)
     planned = _plan(settings, weights, adapter, base)
     part = target.with_name(target.name + ".part")
@@ -227,73 +186,27 @@ def write_lora(config: Path, weights: Path, target: Path, adapter: str, base: Ba
         part.unlink(missing_ok=True)
 
 
-def _read_config(path: Path) -> _PeftConfig:
-    raw = path.read_bytes() if path.stat().st_size <= _MAX_CONFIG_BYTES else b""
-    try:
-        return msgspec.json.decode(raw, type=_PeftConfig)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidInput(
-            "{file} is not the file that PEFT writes: {reason}.",
-            hint="Save the adapter again with `save_pretrained`.",
-            file=path.name,
-            reason=str(error)[:200],
-            code="bad_model_file",
-        ) from error
-
-
-def _check_settings(settings: _PeftConfig, adapter: str) -> None:
+def _check_settings(settings: PeftConfig, adapter: str) -> None:
     """Raises NotOffered for what llama.cpp has no words for."""
-    start = str(settings.init_lora_weights)
-    reasons = {
-        f"peft_type {settings.peft_type[:50]}": settings.peft_type != "LORA",
-        "use_dora": settings.use_dora,
-        "use_qalora": settings.use_qalora,
-        "lora_bias": settings.lora_bias,
-        "fan_in_fan_out": settings.fan_in_fan_out,
-        f"modules_to_save {', '.join(settings.modules_to_save or ())[:100]}": settings.modules_to_save,
-        "layer_replication": settings.layer_replication,
-        "trainable_token_indices": settings.trainable_token_indices,
-        "target_parameters": settings.target_parameters,
-        "aLoRA (alora_invocation_tokens)": settings.alora_invocation_tokens,
-        f"init_lora_weights {start[:50]}, which changes the base": start not in _KNOWN_STARTS,
-    }
-    for what, found in reasons.items():
-        if found:
-            raise _refused(adapter, what)
+    check_settings(settings, adapter, _ENGINE)
     odd = next((key for key in settings.alpha_pattern if not _PLAIN_KEY.match(key)), None)
     if odd is not None:
         raise _refused(adapter, f"the alpha_pattern {odd[:100]!r}")
 
 
-def _plan(settings: _PeftConfig, weights: Path, adapter: str, base: BaseShape) -> list[_Planned]:
+def _plan(settings: PeftConfig, weights: Path, adapter: str, base: BaseShape) -> list[_Planned]:
     modules = _MODULES.get(base.architecture)
     if modules is None:
         raise _refused(adapter, f"an adapter for the architecture {base.architecture[:50]} in PEFT's form")
-    pairs: dict[str, _Pair] = {}
-    for tensor in read_safetensors(weights).tensors:
-        if tensor.name.endswith(".base_layer.weight"):
-            continue  # a copy of the base's own, which PEFT adds when the output layer is a target
-        match = _PIECE.match(tensor.name)
-        if match is None or len(tensor.shape) != 2 or tensor.dtype not in _READERS:
-            raise _refused(adapter, f"the tensor {tensor.name[:100]}")
-        pair = pairs.setdefault(match[1], _Pair())
-        if match[2] == "A":
-            pair.a = tensor
-        else:
-            pair.b = tensor
-    if not pairs:
-        raise _refused(adapter, "an adapter without tensors")
     planned: list[_Planned] = []
-    for module, pair in pairs.items():
-        if pair.a is None or pair.b is None:
-            raise _refused(adapter, f"the tensor {module[:100]}, of which one half is missing")
-        name, heads = _gguf_name(module, modules, adapter, base)
+    for pair in read_pairs(weights, adapter, _ENGINE):
+        name, heads = _gguf_name(pair.module, modules, adapter, base)
         _check_pair(name, _sides(pair.a), _sides(pair.b), adapter, base)
         if heads and pair.b.shape[0] % (2 * heads):
             raise _other_base(adapter, base, f"{name} does not divide into {heads} heads")
         planned += [
             _Planned(f"{name}.lora_a", pair.a, 0, 1.0),
-            _Planned(f"{name}.lora_b", pair.b, heads, _factor(settings, module, pair.a.shape[0])),
+            _Planned(f"{name}.lora_b", pair.b, heads, _factor(settings, pair.module, pair.a.shape[0])),
         ]
     return planned
 
@@ -330,12 +243,12 @@ def _check_pair(name: str, a: tuple[int, int], b: tuple[int, int], adapter: str,
         raise _refused(adapter, f"the rank {a[1]} of {name}")
 
 
-def _alpha(settings: _PeftConfig) -> float:
+def _alpha(settings: PeftConfig) -> float:
     """Returns the file's one alpha; llama.cpp divides it by each matrix's own rank."""
     return settings.lora_alpha * (math.sqrt(settings.r) if settings.use_rslora else 1)
 
 
-def _factor(settings: _PeftConfig, module: str, rank: int) -> float:
+def _factor(settings: PeftConfig, module: str, rank: int) -> float:
     """Returns by what a matrix has to be multiplied where its own alpha or rank differ from the file's."""
     alpha = next(
         (value for key, value in settings.alpha_pattern.items() if _is_meant(key, module)),
@@ -401,21 +314,8 @@ def _text(text: str) -> bytes:
 
 
 def _refused(adapter: str, what: str) -> NotOffered:
-    return NotOffered(
-        "The adapter {adapter} cannot be applied by llama.cpp: {what} is not supported.",
-        hint="Train a plain LoRA of linear layers, or merge the adapter into its base and serve the whole model.",
-        adapter=adapter,
-        what=what,
-        code="adapter_not_supported",
-    )
+    return refused(adapter, what, _ENGINE)
 
 
 def _other_base(adapter: str, base: BaseShape, reason: str) -> InvalidInput:
-    return InvalidInput(
-        "The adapter {adapter} is not for {base}: {reason}.",
-        hint="Serve it with the base that it was trained on.",
-        adapter=adapter,
-        base=base.name,
-        reason=reason,
-        code="other_base",
-    )
+    return other_base(adapter, base.name, reason)

@@ -25,7 +25,7 @@ def follows_greedily(plan: Plan) -> bool:
 
 
 def score_request(plan: Plan, adapter: str) -> bytes:
-    """Returns the body of the scoring engine's request; ``adapter`` is a file for it to use, empty for none."""
+    """Returns the body of the scoring engine's request; ``adapter`` is what it calls the one to use, empty for none."""
     rows = [
         ScoreRow(text=prompt) if isinstance(prompt, str) else ScoreRow(tokens=prompt)
         for prompt in plan.prompts

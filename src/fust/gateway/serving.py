@@ -234,7 +234,7 @@ class Serving:
         self, plan: Plan, identity: Identity, target: Target, exchange: Exchange, count: _Count
     ) -> None:
         """Answers with prompts and their log-probabilities, and with what follows each."""
-        body = score_request(plan, target.adapter_file)
+        body = score_request(plan, target.adapter)
         async with self._upstream.post(target, "/score", body, plan.param) as response:
             scored = msgspec.json.decode(await response.read(), type=ScoreAnswer)
         ends = await self._ends(plan, identity, scored, count)

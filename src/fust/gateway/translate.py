@@ -104,6 +104,8 @@ class Plan:
         if target.adapters:
             # All of them, zeros included: left out, the engine would reuse another adapter's KV cache.
             body["lora"] = [{"id": i, "scale": target.adapter_scales.get(i, 0.0)} for i in target.adapters]
+        elif target.adapter:
+            body["lora"] = target.adapter
         return msgspec.json.encode(body)
 
 

@@ -1,7 +1,8 @@
 """Adapters of the hub beside a deployment: which file of a repo, whether it is for this base, and the file for the engine.
 
 An adapter lies in `engines/adapters/<id>.gguf` of the home while it is attached: a link to the hub's own file, or what
-was made of PEFT's two files. Ids are of one repo at one commit, so a file never changes under an engine.
+was made of PEFT's two files. Where the engine reads PEFT's form, links to the two lie in `engines/adapters/<id>/`. Ids are
+of one repo at one commit, so a file never changes under an engine.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,8 @@ from pathlib import Path
 from fust.core.errors import FustError, InvalidInput, NotFound
 from fust.core.ids import split_repo_id
 from fust.core.settings import Settings
-from fust.formats.gguf_lora import BaseShape, check_lora, named_base, write_lora
+from fust.formats.gguf_lora import BaseShape, check_lora, read_base, write_lora
+from fust.formats.peft import check_for_vllm, named_base, read_matrices
 from fust.serve.files import ModelFile, ModelFiles, TreeFile, bring, discard, list_models
 from fust.serve.models import AdapterRow
 
@@ -71,21 +73,25 @@ def is_adapter(files: Sequence[TreeFile]) -> bool:
     return CONFIG in {file.path for file in files}
 
 
-def choose_adapter(repo_id: str, files: Sequence[TreeFile], wanted: str | None) -> TreeFile:
-    """Returns the adapter of a repo: the wanted file, else PEFT's, else the largest GGUF.
+def choose_adapter(
+    repo_id: str, files: Sequence[TreeFile], wanted: str | None, *, only_peft: bool = False
+) -> TreeFile:
+    """Returns the adapter of a repo: the wanted file, else PEFT's, else the largest GGUF unless only PEFT's will do.
 
     Raises:
         NotFound: no file of the wanted name.
         InvalidInput: nothing in the repo can be an adapter.
     """
     by_path = {file.path: file for file in files}
-    found = [by_path[m.path] for m in list_models(files) if len(m.paths) == 1]
+    found = [by_path[m.path] for m in list_models(files) if len(m.paths) == 1 and not only_peft]
     if CONFIG in by_path and WEIGHTS in by_path:
         found.insert(0, by_path[WEIGHTS])
     if not found:
         raise InvalidInput(
             "{repo_id} holds no adapter that can be served.",
-            hint="An adapter is {config} with {weights} as PEFT saves them, or a GGUF file.",
+            hint="An adapter is {config} with {weights} as PEFT saves them."
+            if only_peft
+            else "An adapter is {config} with {weights} as PEFT saves them, or a GGUF file.",
             repo_id=repo_id,
             config=CONFIG,
             weights=WEIGHTS,
@@ -160,14 +166,48 @@ def _is_here(files: ModelFiles, repo_id: str) -> bool:
     return True
 
 
-def prepare(settings: Settings, files: ModelFiles, adapter: Attached, base: BaseShape) -> Path:
-    """Returns an adapter's file for the engine, made or linked when it is not there, and checked against the base.
+def preparing(
+    settings: Settings, files: ModelFiles, model: Path, base: str, *, live: bool
+) -> Callable[[Attached], Path]:
+    """Returns what brings adapters for a base: made or linked when they are not there, and checked against it.
 
-    Raises:
-        NotFound: its repo or file is gone.
-        InvalidInput, NotOffered: it is damaged, for another base, or holds what llama.cpp cannot apply; says what.
+    Args:
+        settings: of the home.
+        files: of the hub.
+        model: the base's file.
+        base: what it is called in messages.
+        live: whether its engine is one of `LiveAdapters`, which read PEFT's form.
+
+    Raises, as what it returns does:
+        NotFound: a repo or file is gone.
+        InvalidInput, NotOffered: it is damaged, for another base, or holds what the engine cannot apply; says what.
         StorageFull, OSError: the file cannot be written.
     """
+    if not live:
+        shape = read_base(model, base)
+        return lambda adapter: _prepare_gguf(settings, files, adapter, shape)
+    matrices = read_matrices(model.parent)
+
+    def prepare_peft(adapter: Attached) -> Path:
+        folder = folder_of(settings) / adapter.id
+        if not folder.exists():
+            links = folder.with_suffix(".files")
+            bring(
+                files,
+                adapter.repo_id,
+                adapter.revision,
+                ModelFile((CONFIG, WEIGHTS), adapter.size_bytes),
+                links,
+            )
+            links.rename(folder)
+        most = settings.serve.gpu_adapter_rank
+        check_for_vllm(folder / CONFIG, folder / WEIGHTS, adapter.repo_id, base, matrices, most)
+        return folder
+
+    return prepare_peft
+
+
+def _prepare_gguf(settings: Settings, files: ModelFiles, adapter: Attached, base: BaseShape) -> Path:
     target = folder_of(settings) / f"{adapter.id}.gguf"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -193,14 +233,18 @@ def discard_adapters(settings: Settings, ids: Iterable[str]) -> None:
     for id_ in ids:
         with contextlib.suppress(OSError):
             (folder_of(settings) / f"{id_}.gguf").unlink()
+        discard(folder_of(settings) / id_)
 
 
 def discard_strays(settings: Settings, known: Iterable[str]) -> None:
     """Removes whatever lies in the folder of adapters and is no known one's."""
-    folder, names = folder_of(settings), {f"{id_}.gguf" for id_ in known}
+    folder = folder_of(settings)
+    names = {name for id_ in known for name in (id_, f"{id_}.gguf")}
     for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name in names:
+            continue
         if path.is_dir():
             discard(path)
-        elif path.name not in names:
+        else:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -17,7 +17,6 @@ from fust.core.errors import Conflict, FustError, Gated, InvalidInput, NotFound,
 from fust.core.ids import new_id, split_repo_id
 from fust.core.settings import Settings
 from fust.core.units import show_size
-from fust.formats.gguf_lora import read_base
 from fust.serve.adapters import (
     Attached,
     bases_named,
@@ -26,7 +25,7 @@ from fust.serve.adapters import (
     discard_adapters,
     discard_strays,
     is_adapter,
-    prepare,
+    preparing,
 )
 from fust.serve.files import ModelFiles
 from fust.serve.hosted import Hosted, State
@@ -312,11 +311,15 @@ class Attaching:
         """Returns an adapter whose file is ready and fits, or raises."""
         commit = self._files.resolve_revision(repo_id, revision or "main")
         tree = self._files.list_files(repo_id, commit)
-        chosen = choose_adapter(repo_id, tree, file)
-        if not hosted.kind.takes_adapters or self._keeper.facts_of(hosted).is_encoder:
+        live = hosted.kind.live_adapters
+        chosen = choose_adapter(repo_id, tree, file, only_peft=live)
+        none_here = live and not self._settings.serve.gpu_adapters
+        if none_here or not hosted.kind.takes_adapters or self._keeper.facts_of(hosted).is_encoder:
             raise InvalidInput(
                 "{model} takes no adapters.",
-                hint="Adapters go with GGUF models that write text.",
+                hint="Let vLLM take some: raise the setting serve.gpu_adapters, then serve it again."
+                if none_here
+                else "Adapters go with models that write text, on llamacpp or vllm.",
                 model=hosted.name,
                 code="no_adapters",
             )
@@ -328,8 +331,8 @@ class Attaching:
         )  # fmt: skip
         assert hosted.path is not None
         try:
-            adapter.path = prepare(
-                self._settings, self._files, adapter, read_base(hosted.path, hosted.repo_id)
+            adapter.path = preparing(self._settings, self._files, hosted.path, hosted.repo_id, live=live)(
+                adapter
             )
             self._check_room(hosted, adapter)
         except BaseException:
@@ -398,7 +401,7 @@ class Attaching:
                 hosted.adapters.pop(known.name, None)
             hosted.adapters[adapter.name] = adapter
         if known is not None:
-            discard_adapters(self._settings, [known.id])
+            self._keeper.swaps.discard(hosted, known)
 
     def _make_room(self, hosted: Hosted, fresh: Attached) -> None:
         """Takes off what requests attached and nobody used for longest, beyond a bound."""
@@ -444,7 +447,7 @@ class Attaching:
         with self._lock:
             if hosted.adapters.get(adapter.name) is adapter:
                 del hosted.adapters[adapter.name]
-        discard_adapters(self._settings, [adapter.id])
+        self._keeper.swaps.discard(hosted, adapter)
 
     def discard_all(self, hosted: Hosted) -> None:
         """Removes the files of a deployment that is gone."""

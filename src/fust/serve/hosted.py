@@ -40,6 +40,8 @@ class Running:
     started_at: datetime | None = None
     memory_bytes: int = 0
     busy: int = 0
+    using: dict[str, int] = field(default_factory=dict[str, int])
+    """How many requests name each adapter, by its id; of `LiveAdapters`."""
     looked: tuple[float, float] = (0.0, 0.0)
     """When its processor time was read last (monotonic), and what it was, in seconds."""
     doomed: bool = False
@@ -250,15 +252,23 @@ class Hosted:
             adapters=info.adapters,
             adapter_scales={
                 place: 1.0
-                for place, (id_, _) in zip(info.adapters, running.spec.adapters, strict=True)
+                for place, (id_, _) in zip(
+                    info.adapters, running.spec.adapters, strict=not self.kind.live_adapters
+                )
                 if adapter is not None and id_ == adapter.id
             },
-            adapter_file=str(adapter.path) if adapter is not None and running.spec.mode == "score" else "",
+            adapter=self._word_for(adapter, running.spec.mode) if adapter is not None else "",
             pooling=running.spec.pooling,
             embedding=facts.embedding,
             repo_id=adapter.repo_id if adapter else self.repo_id,
             revision=adapter.revision if adapter else self.revision,
         )
+
+    def _word_for(self, adapter: Attached, mode: Mode) -> str:
+        """Returns what an engine calls an adapter where it does not know it by its place."""
+        if self.kind.live_adapters:
+            return adapter.id
+        return str(adapter.path) if mode == "score" else ""
 
     def forgive(self) -> None:
         """Forgets former failures, so that it is loaded once more."""

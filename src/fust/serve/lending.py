@@ -130,6 +130,8 @@ class Lender:
             if adapter is not None:
                 adapter.used_s = time.monotonic()
             self._by_engine[running.spec.engine_id] = (hosted, running)
+            if adapter is not None and hosted.kind.live_adapters:
+                running.using[adapter.id] = running.using.get(adapter.id, 0) + 1
             return hosted.target(running, model, adapter)
 
     def release(self, target: Target, *, failed: bool = False, tokens: int = 0, seconds: float = 0.0) -> None:
@@ -139,6 +141,9 @@ class Lender:
             if known is None:
                 return
             hosted, running = known
+            if running.using.get(target.adapter):
+                running.using[target.adapter] -= 1
+                self._keeper.swaps.settle_after(hosted, running, target.adapter)
             self._keeper.give_back(hosted, running)
             if running.doomed and not running.busy:
                 del self._by_engine[target.engine_id]

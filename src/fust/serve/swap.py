@@ -1,5 +1,7 @@
 """Brings a running engine to the adapters that are wanted, without one failed request.
 
+vLLM takes adapters while it runs, and gives one back when the last request that names it is over.
+
 llama.cpp takes adapters when it starts and none later. So another engine of the same file is started with the new set;
 when it is ready it takes over behind the deployment's name, and the old one ends with its last request. Both map the
 same weights: what the swap costs is the second's cache and work space. Where that does not fit, new requests wait until
@@ -12,15 +14,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from fust.core.clock import utc_naive
 from fust.core.errors import FustError, Unavailable, UpstreamFailed
 from fust.core.settings import Settings
-from fust.formats.gguf_lora import read_base
-from fust.serve.adapters import Attached, prepare
-from fust.serve.engines.base import EngineInfo, EngineLoadFailed, EngineSpec, HeldAdapters, Mode
+from fust.serve.adapters import Attached, discard_adapters, preparing
+from fust.serve.engines.base import EngineInfo, EngineLoadFailed, EngineSpec, HeldAdapters, LiveAdapters, Mode
 from fust.serve.facts import ModelFacts
 from fust.serve.files import ModelFiles
 from fust.serve.hosted import Hosted, Running
@@ -77,10 +79,12 @@ class Swaps:
             if new:
                 self._launcher.facts_of(hosted)
                 assert hosted.path is not None
-                base = read_base(hosted.path, hosted.name)
+                prepare = preparing(
+                    self._settings, self._files, hosted.path, hosted.name, live=hosted.kind.live_adapters
+                )
                 for adapter in new:
                     try:
-                        path = prepare(self._settings, self._files, adapter, base)
+                        path = prepare(adapter)
                     except FustError as error:
                         self._blame({adapter.id}, hosted, error)
                     except OSError as error:
@@ -107,16 +111,65 @@ class Swaps:
                 with self._lock:
                     old = hosted.engines.get(_GENERATE)
                     # One that is loading is looked at again when it has loaded; what is not loaded loads rightly.
-                    if old is None or not old.is_ready or old.spec.adapters == held:
+                    if old is None or not old.is_ready or _is_settled(hosted, old, held):
                         hosted.settling = False
                         return
-                self._swap(hosted, old, held)
+                if hosted.kind.live_adapters:
+                    self._change(hosted, old, held)
+                else:
+                    self._swap(hosted, old, held)
         except Exception:
             log.exception("adapters were not brought up to date", extra={"deployment": hosted.name})
         finally:
             with self._lock:
                 hosted.settling = False
                 self._launcher.changed.notify_all()
+
+    # Engines that take adapters while they run
+
+    def _change(self, hosted: Hosted, running: Running, held: HeldAdapters) -> None:
+        """Gives a running engine what it lacks, and takes away what no request names any more."""
+        engine = running.engine
+        assert isinstance(engine, LiveAdapters)
+        with self._lock:
+            new = [pair for pair in held if pair not in running.spec.adapters]
+            gone = _unused(running, held)
+            kept = tuple(pair for pair in running.spec.adapters if pair not in gone)
+            running.spec = replace(running.spec, adapters=kept)
+        for id_, path in new:
+            try:
+                engine.add_adapter(id_, path)
+            except FustError as error:
+                if (
+                    not engine.is_healthy()
+                ):  # it died: no fault of the adapter's, and the next one is given it
+                    with self._lock:
+                        self._launcher.changed.wait(_LOOK_S)
+                    return
+                extra = {"deployment": hosted.name, "reason": str(error)}
+                log.warning("an adapter was refused", extra=extra)
+                self._blame({id_}, hosted, error)
+            else:
+                with self._lock:
+                    running.spec = replace(running.spec, adapters=(*running.spec.adapters, (id_, path)))
+                    self._launcher.changed.notify_all()
+        for id_, _ in gone:
+            engine.remove_adapter(id_)
+        discard_adapters(self._settings, [id_ for id_, _ in gone])
+
+    def settle_after(self, hosted: Hosted, running: Running, adapter_id: str) -> None:
+        """Takes an adapter away that is no longer wanted, when the last request that named it is over; holds the lock."""
+        if not running.using[adapter_id]:
+            del running.using[adapter_id]
+            if all(adapter.id != adapter_id for adapter in hosted.adapters.values()):
+                self.settle(hosted)
+
+    def discard(self, hosted: Hosted, adapter: Attached) -> None:
+        """Removes the file of an adapter that was taken off, unless an engine reads it while it runs: later then."""
+        if not (hosted.kind.live_adapters and any(running.holds(adapter) for running in hosted.all_engines)):
+            discard_adapters(self._settings, [adapter.id])
+
+    # Engines that are told when they start
 
     def _swap(self, hosted: Hosted, old: Running, held: HeldAdapters) -> None:
         facts = self._launcher.facts_of(hosted)
@@ -212,7 +265,9 @@ class Swaps:
         Raises:
             EngineLoadFailed: the base itself does not start.
         """
-        held = self.bring(hosted)
+        held = (
+            () if hosted.kind.live_adapters else self.bring(hosted)
+        )  # those are given what they lack when they run
         planned = plan(size_of(held))
         while True:
             try:
@@ -233,6 +288,20 @@ class Swaps:
                 if adapter.id in ids:
                     adapter.error, adapter.path = error, None
             self._launcher.changed.notify_all()
+
+
+def _unused(running: Running, held: HeldAdapters) -> HeldAdapters:
+    """Returns the adapters of an engine that are neither wanted nor named by a request."""
+    return tuple(
+        pair for pair in running.spec.adapters if pair not in held and not running.using.get(pair[0])
+    )
+
+
+def _is_settled(hosted: Hosted, running: Running, held: HeldAdapters) -> bool:
+    """Returns whether an engine has the adapters that are wanted."""
+    if hosted.kind.live_adapters:
+        return set(held) <= set(running.spec.adapters) and not _unused(running, held)
+    return running.spec.adapters == held
 
 
 def size_of(held: HeldAdapters) -> int:

@@ -27,7 +27,7 @@ class ScoreRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tru
     pieces: bool = False
     """Whether the text of every token is wanted."""
     adapter: str = ""
-    """Path of a LoRA adapter (GGUF) to score with; empty for none."""
+    """What the engine calls the LoRA adapter to score with (a path of a GGUF file, an id); empty for none."""
 
 
 class Likely(msgspec.Struct, array_like=True):

@@ -34,8 +34,9 @@ class Target:
     adapters: tuple[int, ...] = ()
     """Ids of all adapters that the engine holds: every request names all of them."""
     adapter_scales: dict[int, float] = field(default_factory=lambda: {})
-    adapter_file: str = ""
-    """For an engine that scores: the adapter that it is to use, which it opens when it is asked for first."""
+    adapter: str = ""
+    """The adapter that the engine is to use, where requests name it: its file for one that scores, which opens it when it
+    is asked for first, else its id."""
     pooling: str = ""
     embedding: int = 0
     """How many numbers its embeddings have; 0 when not known."""

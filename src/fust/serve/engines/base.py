@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from fust.core.errors import UpstreamFailed
 from fust.core.settings import ServeSettings
@@ -16,7 +16,7 @@ from fust.core.settings import ServeSettings
 Mode = Literal["generate", "embed", "score"]
 MODES: tuple[Mode, ...] = ("generate", "embed", "score")
 HeldAdapters = tuple[tuple[str, Path], ...]
-"""(id, GGUF file) of each adapter; an engine knows them by their place, from 0."""
+"""(id, GGUF file) of each adapter; an engine knows them by their place, from 0. Of `LiveAdapters` (id, folder)."""
 SCORE_LOGITS = 16 << 20
 """How many numbers the logits of one batch may be when a model scores."""
 
@@ -74,6 +74,23 @@ class EngineLoadFailed(UpstreamFailed):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__("The model could not be loaded: {reason}.", reason=reason.rstrip("."))
+
+
+@runtime_checkable
+class LiveAdapters(Protocol):
+    """An engine that takes adapters while it runs, and knows each by its id."""
+
+    def add_adapter(self, id_: str, path: Path) -> None:
+        """Reads an adapter from a folder in PEFT's form, which stays there until it is removed.
+
+        Raises:
+            NotOffered, UpstreamFailed: the engine takes none, or not this one; says why.
+        """
+        ...
+
+    def remove_adapter(self, id_: str) -> None:
+        """Forgets an adapter, with which nothing is being answered any more."""
+        ...
 
 
 class Engine(Protocol):

@@ -131,11 +131,16 @@ class ChildEngine:
     # While it lives
 
     def _get(self, path: str, timeout_s: float) -> tuple[int, bytes]:
+        return self._ask("GET", path, timeout_s)
+
+    def _ask(self, method: str, path: str, timeout_s: float, body: bytes | None = None) -> tuple[int, bytes]:
+        """Returns the status and the whole answer of a request to the process."""
         assert self.info is not None
         port = int(self.info.base_url.rsplit(":", 1)[1])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
         try:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {self.info.api_key}"})
+            headers = {"Authorization": f"Bearer {self.info.api_key}", "Content-Type": "application/json"}
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

@@ -41,7 +41,9 @@ class Kind:
     bare: Bare | None = None
     """Of a kind that serves no file of the hub: what it needs instead."""
     takes_adapters: bool = False
-    """Whether `EngineSpec.adapters` may name LoRA adapters (GGUF), which requests choose by their place."""
+    """Whether LoRA adapters go beside its models."""
+    live_adapters: bool = False
+    """Whether its engines are `LiveAdapters`; others are told by `EngineSpec.adapters` when they start."""
     why: Note | None = None
     """Why a model of the hub is served by it."""
     adds: frozenset[str] = frozenset()
@@ -110,6 +112,8 @@ KINDS: Mapping[str, Kind] = {
             is_wanted=vllm.is_here,
             plan=vllm.plan,
             text_modes=("generate", "score"),
+            takes_adapters=True,
+            live_adapters=True,
         ),
         Kind(
             name="llamacpp",

@@ -6,6 +6,8 @@ its key, so it listens on loopback, and whatever reaches it comes through `vllm_
 
 from __future__ import annotations
 
+import http.client
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,10 +17,11 @@ from typing import Any, cast
 
 import msgspec
 
-from fust.core.errors import NotOffered
+from fust.core.errors import NotOffered, UpstreamFailed
 from fust.core.settings import ServeSettings
 from fust.core.units import show_size
-from fust.serve.engines.base import Engine, EngineInfo, EngineSpec, Mode
+from fust.serve.engines.base import Engine, EngineInfo, EngineLoadFailed, EngineSpec, Mode
+from fust.serve.engines.child import Child
 from fust.serve.engines.child_engine import ChildEngine
 from fust.serve.engines.exec_child import PORT
 from fust.serve.engines.gpu import Gpu, find_gpus
@@ -27,6 +30,8 @@ from fust.serve.engines.upstream import UpstreamOptions
 from fust.serve.facts import ModelFacts
 from fust.serve.notes import note
 from fust.serve.plan import Plan
+
+log = logging.getLogger(__name__)
 
 CLAIMS: Mapping[Mode, frozenset[str]] = {
     "generate": frozenset({"chat", "completions", "logprobs", "json_schema", "tools"}),
@@ -42,6 +47,12 @@ _ROOM = 0.8
 """Of the memory that vLLM takes, what weights may be; the rest is for the KV cache and for work."""
 _HOST_BYTES = 4_000_000_000
 """Of the machine's own memory: torch, CUDA and the server. Not measured here: no GPU was at hand."""
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` may be."""
+_NO_LORA = "does not support LoRA"
+"""What vLLM says of an architecture that it has no adapters for, as it ends."""
+_LOAD_S = 120.0
+"""How long it may take to read an adapter."""
 _REASONING = {"qwen3": "qwen3", "qwen3_moe": "qwen3", "gpt_oss": "openai_gptoss", "seed_oss": "seed_oss"}
 """Architectures whose thoughts vLLM's parser of this name takes out of the answer."""
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1"}
@@ -136,8 +147,8 @@ def plan(
     return Plan(mode, context, slots, 1, "", facts.memory_bytes(mode, context, slots), why)
 
 
-def command_of(spec: EngineSpec, gpus: int) -> list[str]:
-    """Returns the command that serves a model; the key goes by `VLLM_API_KEY`."""
+def command_of(spec: EngineSpec, gpus: int, *, adapters: bool = True) -> list[str]:
+    """Returns the command that serves a model, ready for adapters; the key goes by `VLLM_API_KEY`."""
     folder = spec.path.parent
     config = read_json(folder / "config.json")
     argv = [
@@ -156,6 +167,15 @@ def command_of(spec: EngineSpec, gpus: int) -> list[str]:
         argv += ["--tensor-parallel-size", str(gpus)]
     if task_of(config, folder) != "generate":
         return [*argv, "--runner", "pooling"]
+    if adapters and spec.settings.gpu_adapters:
+        rank = next((rank for rank in RANKS if rank >= spec.settings.gpu_adapter_rank), RANKS[-1])
+        argv += [
+            "--enable-lora",
+            "--max-loras",
+            str(spec.settings.gpu_adapters),
+            "--max-lora-rank",
+            str(rank),
+        ]
     parser = _REASONING.get(str(config.get("model_type")))
     return [*argv, "--reasoning-parser", parser] if parser else argv
 
@@ -174,17 +194,32 @@ def offers_of(folder: Path) -> frozenset[str]:
     return offers if facts.has_chat_template else offers - {"chat"}
 
 
+class _FaultSaid(msgspec.Struct):
+    message: str
+
+
+class _Fault(msgspec.Struct):
+    error: _FaultSaid
+
+
 class VllmEngine(ChildEngine):
     """vLLM's server, and before it the process that turns the gateway's words into its own."""
 
     def __init__(self, spec: EngineSpec, home: Path) -> None:
         super().__init__(spec, home, "", frozenset())
         self._front: ChildEngine | None = None
+        self._adapters = True
 
     def start(self, timeout_s: float, on_exit: Callable[[Engine, str], None]) -> EngineInfo:
         """See `Engine.start`."""
         began = time.monotonic()
-        inner = super().start(timeout_s, lambda _, why: on_exit(self, why))
+        try:
+            inner = super().start(timeout_s, lambda _, why: on_exit(self, why))
+        except EngineLoadFailed:
+            if _NO_LORA not in self._log():
+                raise
+            self._adapters, self._child = False, Child(self.spec.engine_id, self.spec.log_name, self._home)
+            inner = super().start(timeout_s, lambda _, why: on_exit(self, why))
         offers = sorted(offers_of(self.spec.path.parent))
         told = UpstreamOptions(
             inner.base_url + "/v1", self.spec.alias, offers, self.spec.context, private=True
@@ -208,8 +243,47 @@ class VllmEngine(ChildEngine):
         settings, folder = self.spec.settings, self.spec.path.parent
         check(settings)
         weights_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        argv = command_of(self.spec, gpus_for(weights_bytes, settings.gpu_share, find_gpus()))
-        return self._order_to_execute(argv, {"VLLM_API_KEY": api_key, **_QUIET}, is_bounded=False)
+        gpus = gpus_for(weights_bytes, settings.gpu_share, find_gpus())
+        argv = command_of(self.spec, gpus, adapters=self._adapters)
+        environ = {"VLLM_API_KEY": api_key, **_QUIET}
+        if "--enable-lora" in argv:
+            environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        return self._order_to_execute(argv, environ, is_bounded=False)
+
+    # Adapters; see `LiveAdapters`
+
+    def add_adapter(self, id_: str, path: Path) -> None:
+        """See `LiveAdapters.add_adapter`."""
+        if not self._adapters:
+            raise NotOffered(
+                "vLLM takes no adapters for models of this architecture.",
+                hint="Merge the adapter into its base (`fust merge`), or serve the base by another engine.",
+            )
+        status, said = self._post("/v1/load_lora_adapter", {"lora_name": id_, "lora_path": str(path)})
+        if status != 200:
+            raise UpstreamFailed("vLLM refused it: {reason}.", reason=said[:300].rstrip(".") or status)
+
+    def remove_adapter(self, id_: str) -> None:
+        """See `LiveAdapters.remove_adapter`."""
+        try:
+            status, said = self._post("/v1/unload_lora_adapter", {"lora_name": id_})
+        except UpstreamFailed:
+            return  # it ended, and its adapters with it
+        if status != 200:
+            log.warning("an adapter was not unloaded", extra={"status": status, "reason": said[:300]})
+
+    def _post(self, path: str, body: dict[str, str]) -> tuple[int, str]:
+        """Returns the status, and what was said of an error."""
+        try:
+            status, raw = self._ask("POST", path, _LOAD_S, msgspec.json.encode(body))
+        except (OSError, http.client.HTTPException) as error:
+            raise UpstreamFailed("{reason}", reason=str(error) or type(error).__name__) from error
+        if status == 200:
+            return status, ""
+        try:
+            return status, msgspec.json.decode(raw, type=_Fault).error.message
+        except msgspec.MsgspecError:
+            return status, raw.decode("utf-8", "replace")
 
     def stop(self) -> None:
         """See `Engine.stop`."""

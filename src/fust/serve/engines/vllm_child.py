@@ -133,22 +133,21 @@ class Near(Elsewhere):
         """`POST /score` (`fust.wire.scoring`)."""
         self._check({}, "scoring")
         wanted = read_score_request(await request.read())
-        if wanted.adapter:
-            raise Refused(501, "not_supported_error", "adapters go with GGUF files")
+        model = wanted.adapter or self._options.model
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._score(row, wanted.top)) for row in wanted.rows]
+            tasks = [group.create_task(self._score(row, model, wanted.top)) for row in wanted.rows]
         rows = [task.result() for task in tasks]
         named = await self._pieces_of(named_tokens(rows)) if wanted.pieces else {}
         return answer(ScoreAnswer(rows, named))
 
-    async def _score(self, row: ScoreRow, top: int) -> Any:
+    async def _score(self, row: ScoreRow, model: str, top: int) -> Any:
         tokens = row.tokens if row.tokens is not None else await self._tokens(row.text or "", special=True)
         if not tokens:
             raise Refused(400, "invalid_request_error", "a row has no tokens")
         if len(tokens) >= self._context:  # vLLM wants room for one token more
             raise TooLong(len(tokens) + 1, self._context)
         one = Wanted(tokens, max(1, row.start))
-        async with self._at_once, self._asked("POST", "/completions", score_of(one, self._options.model, top)) as response:  # fmt: skip
+        async with self._at_once, self._asked("POST", "/completions", score_of(one, model, top)) as response:  # fmt: skip
             return scored_of(one, await self._decoded(response), top)
 
     async def _tokens(self, text: str, *, special: bool) -> list[int]:

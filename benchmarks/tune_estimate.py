@@ -50,9 +50,12 @@ def prepare_all(world: Path) -> None:
 
 def foretell(world: Path, size: str, method: str, row_tokens: int, steps: int) -> dict[str, float]:
     """Returns what was foretold and what it was, of one run in this process."""
+    from transformers import AutoTokenizer
+
     from fust.tune.estimate import memory_taken, run_seconds
     from fust.tune.prepare import Prepared
     from fust.tune.recipe import Recipe
+    from fust.tune.samples import Sampler, choose_prompts
     from fust.tune.train import Batches, Training, Tuned, keep_malloc_pages, set_up_torch
 
     class Silent:
@@ -69,11 +72,14 @@ def foretell(world: Path, size: str, method: str, row_tokens: int, steps: int) -
         evaluate_every=max(1, steps // 8), versions={},
     )  # fmt: skip
     set_up_torch(recipe)
-    batches = Batches(Prepared.open(world / f"data-{'lora' if method == 'full' else method}"), row_tokens)
+    prepared = Prepared.open(world / f"data-{'lora' if method == 'full' else method}")
+    batches = Batches(prepared, row_tokens)
     tuned = Tuned(recipe, world / size)
+    sampler = Sampler(tuned, AutoTokenizer.from_pretrained(world / size), choose_prompts(prepared))
     folder = world / f"run-{os.getpid()}"
-    training = Training(tuned, recipe, "bench", batches, folder / "checkpoints", Silent())  # type: ignore[arg-type]
-    time_s = run_seconds(recipe, training.measure(), len(batches.train), len(batches.held_out))
+    training = Training(tuned, recipe, "bench", batches, folder / "checkpoints", Silent(), sampler)  # type: ignore[arg-type]
+    step_s, samples_s = training.measure(), sampler.measure()
+    time_s = run_seconds(recipe, step_s, len(batches.train), len(batches.held_out), samples_s)
     memory = memory_taken()
     began = time.monotonic()
     training.run()

@@ -13,6 +13,8 @@ PROCESS_BYTES = 700 * 10**6
 """Python, torch, transformers and their threads."""
 _PASS_TOKENS = 2048
 _HEAD_VALUES = 2**26
+SAMPLES_SHARE = 0.02
+"""Of the time since the start that samples may take, besides those before the first step and after the last."""
 TOKENS_PER_PARAMETER = 20
 """Training from scratch reads so many tokens for each parameter (Hoffmann et al. 2022, arXiv 2203.15556)."""
 
@@ -48,17 +50,30 @@ def flops_from_scratch(parameters: int) -> float:
     return 6.0 * parameters * (TOKENS_PER_PARAMETER * parameters)
 
 
-def run_seconds(recipe: Recipe, step_s: float, packed_rows: int, held_out_rows: int) -> float:
+def run_seconds(
+    recipe: Recipe, step_s: float, packed_rows: int, held_out_rows: int, samples_s: float = 0.0
+) -> float:
     """Returns the time from the first look at the held-out rows to the last checkpoint, for steps of ``step_s``.
 
     Besides the steps: the looks at what is held out and, with preferences, at every row once for the reference. They go
-    forward only: half of the work where weights are frozen, a third where all learn. Samples and checkpoints take 3 %.
+    forward only: half of the work where weights are frozen, a third where all learn. Then what the model writes after a
+    look, ``samples_s`` each time (before the first step it has been written when the speed was measured). Checkpoints
+    take 3 %.
     """
     steps = recipe.steps - recipe.first_step
     forward_s = step_s / recipe.passes_per_step / (2 if recipe.is_adapter else 3)
     looks = 1 + math.ceil(steps / recipe.evaluate_every)
     rows = looks * held_out_rows + (packed_rows + held_out_rows if recipe.method == "dpo" else 0)
-    return 1.03 * step_s * steps + math.ceil(rows / recipe.rows_per_pass) * forward_s
+    steps_s = 1.03 * step_s * steps + math.ceil(rows / recipe.rows_per_pass) * forward_s
+    return steps_s + _times_sampled(samples_s, steps_s, looks - 1) * samples_s
+
+
+def _times_sampled(samples_s: float, steps_s: float, looks: int) -> int:
+    """Returns how often samples are taken in a run: after a look unless they took their share already, and at the end."""
+    times = 1  # that of before the first step, which counts for the share; it stands for that at the end, which does not
+    for look in range(1, looks):
+        times += times * samples_s <= SAMPLES_SHARE * steps_s * look / looks
+    return times
 
 
 def memory_taken() -> int:

@@ -119,14 +119,16 @@ class Run:
         set_up_torch(recipe)
         context.progress(0, 0, "", "Loading {repo_id}", now=True, repo_id=name)
         tuned = Tuned(recipe, base.folder)
+        sampler = Sampler(tuned, tokenizer, choose_prompts(prepared))
         if decided is None:
             context.progress(0, 0, "", "Measuring the speed", now=True)
             step_s = Training(tuned, recipe, "", batches, self._work / "checkpoints", self).measure()
+            samples_s = sampler.measure()
             planned = within_budget(planned, wish, step_s, time.monotonic() - self._began)
             if before:
                 take_over(before, self._work, planned.recipe)
             rows = len(batches.train), len(batches.held_out)
-            forecast = _forecast(planned.recipe, base, prepared.report, *rows, step_s)
+            forecast = _forecast(planned.recipe, base, prepared.report, *rows, step_s, samples_s)
             decided = Decided(planned.recipe, planned.reasons, forecast)
             write_atomic(self._work / "recipe.json", msgspec.json.encode(decided))
             self._say_plan(decided, prepared.report, preview)
@@ -137,7 +139,6 @@ class Run:
             return result
         context.too_late_to_cancel = True  # from here on an end is heard between two steps
         signal.signal(signal.SIGTERM, self._hear_stop)
-        sampler = Sampler(tuned, tokenizer, choose_prompts(prepared))
         training = Training(tuned, recipe, key_of(recipe), batches, self._work / "checkpoints", self, sampler)
         self._trim_log()
         trained = training.run()
@@ -435,13 +436,19 @@ def _highest(prepared: Prepared) -> int:
 
 
 def _forecast(
-    recipe: Recipe, base: Base, report: DataReport, packed_rows: int, held_out_rows: int, step_s: float
+    recipe: Recipe,
+    base: Base,
+    report: DataReport,
+    packed_rows: int,
+    held_out_rows: int,
+    step_s: float,
+    samples_s: float,
 ) -> Forecast:
     steps = recipe.steps - recipe.first_step
     tokens = report.tokens * steps * recipe.rows_per_step // packed_rows
     flops = training_flops(base.parameters, tokens, is_adapter=recipe.is_adapter)
     scratch = flops_from_scratch(base.parameters)
-    time_s = run_seconds(recipe, step_s, packed_rows, held_out_rows)
+    time_s = run_seconds(recipe, step_s, packed_rows, held_out_rows, samples_s)
     return Forecast(
         step_s,
         time_s,

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from fust.tune.estimate import SAMPLES_SHARE
 from fust.tune.masks import Tokenizer
 from fust.tune.prepare import Prepared
 from fust.tune.train import Tuned
@@ -23,8 +24,6 @@ _PROMPTS = 3
 _MOST_PROMPT_TOKENS = 512
 _DOCUMENT_TOKENS = 16
 _ANSWER_TOKENS = 48
-_SHARE = 0.02
-"""Of the time since the start that samples may take, besides those before the first step and after the last."""
 
 
 def choose_prompts(prepared: Prepared) -> list[list[int]]:
@@ -53,6 +52,17 @@ class Sampler:
         self._prompts = prompts
         self._began = time.monotonic()
         self._took_s = 0.0
+        self._first: list[dict[str, str]] = []
+
+    def measure(self) -> float:
+        """Returns the seconds that all answers take; what is written meanwhile is kept for `first`."""
+        began = time.monotonic()
+        self._first = self.take(always=True)
+        return time.monotonic() - began
+
+    def first(self) -> list[dict[str, str]]:
+        """Returns prompts and answers of before the first step; to be called while the weights are those of the start."""
+        return self._first or self.take(always=True)
 
     def take(self, *, always: bool) -> list[dict[str, str]]:
         """Returns prompts and answers; none when samples took too much of the time already and need not be.
@@ -62,12 +72,12 @@ class Sampler:
 
         """
         began = time.monotonic()
-        if not always and self._took_s > _SHARE * (began - self._began):
+        if not always and self._took_s > SAMPLES_SHARE * (began - self._began):
             return []
         model = self._tuned.model
         model.eval()
         try:
-            texts = [self._answer(prompt) for prompt in self._prompts]
+            texts = self._answers() if self._prompts else []
         finally:
             model.train()
         self._took_s += time.monotonic() - began
@@ -75,17 +85,25 @@ class Sampler:
         return [{"prompt": prompt, "text": text} for prompt, text in zip(asked, texts, strict=True)]
 
     @torch.no_grad()
-    def _answer(self, prompt: list[int]) -> str:
-        ids = torch.tensor([prompt])
+    def _answers(self) -> list[str]:
+        """Returns the answers to all prompts, written side by side: shorter prompts begin later."""
+        padding = self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0
+        longest = max(map(len, self._prompts))
+        ids = torch.full((len(self._prompts), longest), padding)
+        seen = torch.zeros_like(ids)
+        for row, prompt in enumerate(self._prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            seen[row, longest - len(prompt) :] = 1
         with self._tuned.precision():
             written = self._tuned.model.generate(
                 input_ids=ids,
-                attention_mask=torch.ones_like(ids),
+                attention_mask=seen,
                 max_new_tokens=_ANSWER_TOKENS,
                 do_sample=False,
                 temperature=None,
                 top_p=None,
                 top_k=None,
-                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0,
+                pad_token_id=padding,
             )
-        return str(self._tokenizer.decode(written[0, len(prompt) :], skip_special_tokens=True)).strip()
+        texts = self._tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
+        return [str(text).strip() for text in texts]

@@ -48,7 +48,7 @@ CHECKPOINT_EVERY_S = 60.0
 _HEAD_VALUES = 2**26
 """Logits that are made at once; more are made in parts, each again for the backward pass."""
 _FROZEN_FP32_PARAMETERS = 300_000_000
-_MEASURE_S = 5.0
+_MEASURE_S = 3.0
 _EARLY_STEPS = 10
 _STUCK_AFTER = 50
 """Steps, at least, after which a loss that has not fallen is spoken of; else a quarter of all."""
@@ -342,7 +342,7 @@ class Training:
     def conclude(self) -> Trained:
         """Returns how a run ended that was stopped early: its newest weights are evaluated and asked once more."""
         self.state.held_out_loss, self.state.held_out_accuracy = self._evaluate()
-        self._sample(always=True)
+        self._show(self._sampler.take(always=True) if self._sampler else [])
         return self._ended(finished=True)
 
     def measure(self) -> float:
@@ -358,7 +358,7 @@ class Training:
             began = time.monotonic()
             (self._loss(batch)[0] / max(1, self._weight(batch))).backward()  # pyright: ignore[reportUnknownMemberType]
             took.append(time.monotonic() - began)
-            if len(took) > 3 and sum(took) > _MEASURE_S:
+            if len(took) >= 3 and sum(took) > _MEASURE_S:
                 break
         began = time.monotonic()
         self._mover.move(0.0)
@@ -447,12 +447,11 @@ class Training:
             point, tokens_per_s=speed, held_out_loss=held_out, held_out_accuracy=won
         )
         self._watcher.point(known, recipe.steps)
-        if point.step % recipe.evaluate_every == 0 or point.step == recipe.steps:
-            self._sample(always=point.step == recipe.steps)
+        if self._sampler and (point.step % recipe.evaluate_every == 0 or point.step == recipe.steps):
+            self._show(self._sampler.take(always=point.step == recipe.steps))
 
-    def _sample(self, *, always: bool) -> None:
+    def _show(self, items: list[dict[str, str]]) -> None:
         """Shows what the model writes by now."""
-        items = self._sampler.take(always=always) if self._sampler else []
         if items:
             self._watcher.sampled(self.state.step, items)
 
@@ -538,7 +537,7 @@ class Training:
         else:
             loss, self.state.held_out_accuracy = self._evaluate()
             self.state.first_held_out_loss = self.state.held_out_loss = loss
-            self._sample(always=True)
+            self._show(self._sampler.first() if self._sampler else [])
             self._save()  # where a loss that breaks early goes back to
 
     def _load(self, found: Checkpoint) -> None:

@@ -1,0 +1,49 @@
+"""What a run will take, as arithmetic: each part of it counted by hand."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from fust.tune.estimate import run_seconds
+from fust.tune.recipe import Extended, Recipe
+
+RECIPE = Recipe(
+    method="lora", base="", base_revision="", data="", data_revision="", data_key="", seed=1, precision="fp32", threads=1,
+    row_tokens=256, rows_per_pass=4, passes_per_step=2, steps=80, warmup_steps=1, learning_rate=1e-3, weight_decay=0.0,
+    betas=(0.9, 0.999), clip_norm=1.0, lora_rank=4, lora_alpha=8, beta=0.0, checkpointing=False, evaluate_every=10, versions={},
+)  # fmt: skip
+STEPS_S = 1.03 * 2.0 * 80
+"""Of steps that take two seconds."""
+
+
+def seconds(held_out: int = 0, samples_s: float = 0.0, **changes: object) -> float:
+    return run_seconds(msgspec.structs.replace(RECIPE, **changes), 2.0, 40, held_out, samples_s)
+
+
+def test_steps_alone():
+    assert seconds() == pytest.approx(STEPS_S)
+    later = Extended(run="r1", step=60, rate=1e-3, first_peak=1e-3)
+    assert seconds(extends=later) == pytest.approx(STEPS_S / 4), "only the steps that are still to come"
+
+
+def test_looks_at_held_out_rows_are_forward_passes():
+    # One look before the first step and eight later; six rows are two passes of four, of 1 s forward and backward.
+    assert seconds(6) - STEPS_S == pytest.approx(14 * 0.5)  # 54 rows; frozen weights: half of a pass
+    assert seconds(6, lora_rank=0, method="full") - STEPS_S == pytest.approx(14 / 3)
+
+
+def test_preferences_ask_the_base_about_every_row_once():
+    assert seconds(8, method="dpo") - seconds(8) == pytest.approx((40 + 8) / 4 * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("samples_s", "times"),
+    [
+        (0.1, 8),  # so short that every look has them
+        (1.0, 3),  # 1 s after 62 s, 2 s after 103 s, and always at the end
+        (60.0, 1),  # at the end alone: they have their share before the first step
+    ],
+)
+def test_samples_take_their_share_and_no_more(samples_s, times):
+    assert seconds(0, samples_s) - STEPS_S == pytest.approx(times * samples_s)

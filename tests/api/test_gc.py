@@ -101,6 +101,19 @@ def test_folders_of_old_runs_go_and_their_rows_stay(server: RunningFust) -> None
     assert server.request("GET", f"/fust/v1/runs/{run}/log")[0] == 200
 
 
+def test_converted_models_that_nothing_serves_go_when_their_time_is_over(server: RunningFust) -> None:
+    left = server.home / "engines/converted" / ("0" * 32 + ".gguf")
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"GGUF" * 1000)
+    (count,) = [c for c in json.loads(server.cli("doctor", "--json", check=False).stdout)["checks"] if c["name"] == "converted models"]  # fmt: skip
+    assert (count["state"], count["value"]) == ("ok", "1, 4 kB")
+    assert gc(server)["converted"] == 0 and left.exists()
+    os.utime(left, (time.time() - 8 * 86_400,) * 2)
+    would = gc(server, "--dry-run")
+    assert (would["converted"], would["size_bytes"]) == (1, 4000) and left.exists()
+    assert gc(server)["converted"] == 1 and not left.exists()
+
+
 @pytest.mark.faults
 def test_uploads_in_flight_are_safe(server: RunningFust, tmp_path: Path) -> None:
     """Two clients bring the same few files again and again while repos go and sweeps run without a pause."""

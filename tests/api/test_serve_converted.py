@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ from tests.support.model_house import House, running_house
 from tests.support.tiny_bases import write_base
 
 torch = pytest.importorskip("torch", reason="the bases are made with torch")
+from tests.support.hf_models import adapter_of  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is deprecated:FutureWarning"
+)  # peft and transformers, of one another
 FLAGS = ("serve.threads=1", "serve.context=512", "serve.slots=2")
 
 
@@ -51,11 +57,14 @@ def scores(house: House, model: str) -> list[float]:
 PROMPT = "Say moon river 你好 bread 7 ocean"
 
 
-def exact_scores(folder: Path) -> list[float]:
+def exact_scores(folder: Path, adapter: Path | None = None) -> list[float]:
     """Returns the same by transformers alone, in float32."""
+    import peft
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    if adapter is not None:
+        model = peft.PeftModel.from_pretrained(model, adapter).eval()
     ids = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt").input_ids
     with torch.no_grad():
         found = torch.log_softmax(model(ids).logits[0, :-1], -1)
@@ -73,6 +82,35 @@ def test_it_writes_and_scores_as_its_safetensors(house: House, name: str) -> Non
     ours, exact = scores(house, f"acme/{name}"), exact_scores(house.models / "acme" / name)
     assert len(ours) == len(exact) > 6
     assert max(abs(a - b) for a, b in zip(ours, exact, strict=True)) < 3e-2
+
+
+def test_adapters_go_beside_what_was_converted(house: House) -> None:
+    """None, one, none, two, one: each scores as PEFT does and writes the same every time, on one slot's cache."""
+    folder = house.models / "acme/llama"
+    for name, seed in (("one", 4), ("two", 5)):
+        adapter_of(folder, house.models / "acme" / name, seed=seed, std=0.5)
+    served = house.serve("acme/llama")
+    for name in ("one", "two"):
+        house.json("POST", f"/fust/v1/deployments/{served['id']}/adapters", {"repo_id": f"acme/{name}"})
+    said: dict[str, str] = {}
+    for name in ("", ":one", "", ":two", ":one"):
+        model = f"acme/llama{name}"
+        exact = exact_scores(folder, house.models / "acme" / name[1:] if name else None)
+        ours = scores(house, model)
+        assert max(abs(a - b) for a, b in zip(ours, exact, strict=True)) < 5e-2
+        body = {"model": model, "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+        text = house.json("POST", "/v1/completions", body)["choices"][0]["text"]
+        assert said.setdefault(name, text) == text
+    assert len(set(said.values())) == 3
+    foreign = house.models / "acme/foreign"
+    adapter_of(house.models / "acme/qwen", foreign)
+    config = json.loads((foreign / "adapter_config.json").read_text())
+    (foreign / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "acme/qwen"})
+    )
+    path = f"/fust/v1/deployments/{served['id']}/adapters"
+    status, _, answer = house.request("POST", path, {"repo_id": "acme/foreign"})
+    assert (status, json.loads(answer)["code"]) == (400, "other_base"), answer
 
 
 @pytest.mark.slow
@@ -108,6 +146,26 @@ def test_it_is_made_once(house: House) -> None:
     house.json("DELETE", f"/fust/v1/deployments/{again['id']}")
 
 
+def test_what_no_deployment_is_made_of_is_told_from_what_one_is(house: House) -> None:
+    from fust.core.settings import load_settings
+    from fust.serve.conversion import list_unused
+    from fust.store.database import Database
+    from tests.support.model_house import FolderFiles
+
+    served = house.serve("acme/qwen")
+    settings = load_settings(house.home, flags={"hub.keep_unreferenced_s": 0}, environ={})
+    database, files = Database(settings.database_url), FolderFiles(house.models)
+    try:
+        others = set(list_unused(settings, database, files))
+        house.json("DELETE", f"/fust/v1/deployments/{served['id']}")
+        (unused,) = set(list_unused(settings, database, files)) - others
+        assert unused in made(house)
+        settings = load_settings(house.home, flags={}, environ={})
+        assert list_unused(settings, database, files) == []  # a week has not gone by
+    finally:
+        database.close()
+
+
 def wait_for(what: Any, within_s: float = 30.0) -> Any:
     until = time.monotonic() + within_s
     while time.monotonic() < until:
@@ -140,6 +198,8 @@ def test_a_kill_half_way_leaves_nothing_half(tmp_path: Path) -> None:
         deployment = house.json("POST", "/fust/v1/deployments", {"repo_id": "acme/big"})
         child = wait_for(lambda: writer_at_work(house))
         child.send_signal(signal.SIGSTOP)
+        shown = house.json("GET", f"/fust/v1/deployments/{deployment['id']}")
+        assert shown["state"] == "loading" and re.fullmatch(r"Converted to F16: \d{1,2} %\.", shown["note"])
         chat = {"model": "acme/big", "messages": [{"role": "user", "content": "x"}]}
         status, headers, answer = house.request("POST", "/v1/chat/completions", chat)
         assert (status, json.loads(answer)["error"]["code"]) == (503, "model_loading"), answer

@@ -17,6 +17,7 @@ import psutil
 from fust.core.i18n import Language, fill
 from fust.core.settings import Settings
 from fust.core.units import show_size
+from fust.serve.conversion import folder_of
 
 State = Literal["ok", "warn", "fail"]
 
@@ -47,6 +48,7 @@ def run_checks(settings: Settings, *, serving: bool) -> list[Check]:
     return [
         _home(settings.home),
         _disk(settings.home),
+        _converted(settings),
         _memory(),
         _cpu(),
         _port(settings, serving),
@@ -76,6 +78,13 @@ def _disk(home: Path) -> Check:
     state: State = "fail" if usage.free < 200e6 else "warn" if usage.free < 5e9 else "ok"
     mend = "" if state == "ok" else "Free some room, or move the home to a larger disk with FUST_HOME."
     return Check("disk", state, "{free} free of {total}", mend, params)
+
+
+def _converted(settings: Settings) -> Check:
+    """Counts what was made of safetensors for llama.cpp."""
+    sizes = [path.stat().st_size for path in folder_of(settings).glob("*.gguf")]
+    params: dict[str, object] = {"count": len(sizes), "size": show_size(sum(sizes))}
+    return Check("converted models", "ok", "{count}, {size}" if sizes else "none", params=params)
 
 
 def _memory() -> Check:

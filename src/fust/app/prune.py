@@ -1,4 +1,4 @@
-"""Removes what has had its time: unreferenced large files, folders of old runs, delivered events, expired sign-ins."""
+"""Removes what has had its time: unreferenced large files, converted models, folders of old runs, delivered events, expired sign-ins."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from fust.core.errors import FustError, Unavailable
 from fust.core.ids import check_repo_type
 from fust.core.locks import FileLock
 from fust.core.settings import Settings
-from fust.hub.blobs import LocalBlobs
 from fust.hub.git_store import GitStore
 from fust.hub.hooks.service import prune_deliveries
 from fust.hub.pulling.parts import sweep_parts
+from fust.hub.service import Hub
 from fust.hub.sweep import Swept, sweep
 from fust.jobs.folder import RunFolder
 from fust.jobs.models import RunRow
+from fust.serve.conversion import list_unused
+from fust.serve.hub_files import HubFiles
 from fust.store.database import Database
 from fust.store.outbox import OutboxRow
 from fust.wire.runs import FINAL_STATES
@@ -45,6 +47,8 @@ class Pruned:
 
     large: Swept = field(default_factory=Swept)
     runs: int = 0
+    converted: int = 0
+    """Models in another form that no deployment is made of."""
     packed: int = 0
     """Repos whose objects were packed; none with ``dry_run``."""
     size_bytes: int = 0
@@ -70,7 +74,7 @@ def kept_alone(home: Path, *more: FileLock) -> Generator[None]:
         yield
 
 
-def prune(settings: Settings, database: Database, blobs: LocalBlobs, *, dry_run: bool = False) -> Pruned:
+def prune(settings: Settings, database: Database, hub: Hub, *, dry_run: bool = False) -> Pruned:
     """Removes what has had its time; safe beside a server and its uploads.
 
     Raises:
@@ -78,10 +82,16 @@ def prune(settings: Settings, database: Database, blobs: LocalBlobs, *, dry_run:
 
     """
     with kept_alone(settings.home):
+        blobs = hub.blobs
         done = Pruned(sweep(database, blobs, settings.hub.keep_unreferenced_s, dry_run=dry_run))
         done.size_bytes = done.large.size_bytes
         if settings.jobs.keep_s:
             _prune_runs(settings, database, done, dry_run)
+        for path in list_unused(settings, database, HubFiles(hub)):
+            done.converted += 1
+            done.size_bytes += path.stat().st_size
+            if not dry_run:
+                path.unlink(missing_ok=True)
         if not dry_run:
             _prune_rows(database)
             done.packed = pack_repos(GitStore(settings.home / "git"))
@@ -128,8 +138,8 @@ def _prune_rows(database: Database) -> None:
 class Pruner:
     """Prunes ten minutes after a start and then daily, on a thread of its own."""
 
-    def __init__(self, settings: Settings, database: Database, blobs: LocalBlobs) -> None:
-        self._settings, self._database, self._blobs = settings, database, blobs
+    def __init__(self, settings: Settings, database: Database, hub: Hub) -> None:
+        self._settings, self._database, self._hub = settings, database, hub
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fust-prune", daemon=True)
 
@@ -147,7 +157,7 @@ class Pruner:
             wait_s = _EVERY_S
             started = time.monotonic()
             try:
-                done = prune(self._settings, self._database, self._blobs)
+                done = prune(self._settings, self._database, self._hub)
             except Unavailable:
                 wait_s = _FIRST_S  # a backup is under way
                 continue
@@ -160,6 +170,7 @@ class Pruner:
                     "files": done.large.files,
                     "xorbs": done.large.xorbs,
                     "runs": done.runs,
+                    "converted": done.converted,
                     "size_bytes": done.size_bytes,
                     "took_s": round(time.monotonic() - started, 1),
                 },

@@ -89,7 +89,7 @@ def build_services(settings: Settings, database: Database) -> Services:
         jobs=jobs,
         serve=serve,
         usage=UsageWriter(database),
-        pruner=Pruner(settings, database, hub.blobs),
+        pruner=Pruner(settings, database, hub),
         chats=Chats(database, accounts),
         pool=RequestPool(settings.server.blocking_threads, thread_name_prefix="fust-blocking"),
         registry=CollectorRegistry(),

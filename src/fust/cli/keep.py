@@ -58,22 +58,26 @@ def fsck(cli: CLI, deep: bool, repair: bool) -> None:
 
 
 @click.command(
-    help=t("Remove large files that no repo points to, and folders of old runs, when their time is over."),
+    help=t(
+        "Remove large files that no repo points to, converted models that nothing serves, and folders of old runs, when their time is over."
+    ),
     epilog=example("fust gc --dry-run", "FUST_HUB__KEEP_UNREFERENCED_S=86400 fust gc"),
 )
 @click.option("--dry-run", is_flag=True, help=t("Only say what would go."))
 @pass_cli
 def gc(cli: CLI, dry_run: bool) -> None:
     """Prunes a home; a running server does so every day."""
+    from fust.accounts.service import Accounts
     from fust.app.fsck import open_database
     from fust.app.prune import prune
-    from fust.hub.blobs import LocalBlobs
-    from fust.hub.service import blobs_folder
+    from fust.hub.service import Hub
 
     settings = load_settings(cli.home)
     database = open_database(settings)
     try:
-        done = prune(settings, database, LocalBlobs(blobs_folder(settings.blobs_url)), dry_run=dry_run)
+        done = prune(
+            settings, database, Hub(database, Accounts(database, settings), settings), dry_run=dry_run
+        )
     finally:
         database.close()
     counts = {
@@ -81,13 +85,14 @@ def gc(cli: CLI, dry_run: bool) -> None:
         "xorbs": done.large.xorbs,
         "strays": done.large.strays,
         "runs": done.runs,
+        "converted": done.converted,
     }
     cli.result(
         {**counts, "size_bytes": done.size_bytes, "dry_run": dry_run},
         t(
-            "Would go: {size} ({files} large files, {xorbs} xorbs, {strays} stray files, folders of {runs} runs)."
+            "Would go: {size} ({files} large files, {xorbs} xorbs, {strays} stray files, folders of {runs} runs, {converted} converted models)."
             if dry_run
-            else "Gone: {size} ({files} large files, {xorbs} xorbs, {strays} stray files, folders of {runs} runs).",
+            else "Gone: {size} ({files} large files, {xorbs} xorbs, {strays} stray files, folders of {runs} runs, {converted} converted models).",
             **counts,
             size=show_size(done.size_bytes),
         ),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from fust.core.errors import FustError, Unavailable
+from fust.core.errors import Unavailable
 from fust.core.settings import Settings
-from fust.serve.conversion import Conversions, key_of
-from fust.serve.engines.safetensors import list_safetensors
+from fust.serve.conversion import Conversions, find_model
 from fust.serve.facts import ModelFacts
-from fust.serve.files import ModelFile, ModelFiles, bring, nothing_to_serve
+from fust.serve.files import ModelFile, ModelFiles, bring
 from fust.serve.hosted import Hosted
 from fust.serve.notes import Note
 from fust.serve.register import Register
@@ -60,6 +60,8 @@ class Bringing:
         """Returns what the deployment's file was converted to; begins to convert when it is not there."""
         path = self.conversions.path_of(self._key_of(hosted)[1])
         if path.exists():
+            with contextlib.suppress(OSError):
+                os.utime(path)  # cleaning goes by its age
             return path, ModelFile((path.name,), path.stat().st_size)
         if not hosted.starting:
             self._load_soon(hosted)
@@ -74,11 +76,7 @@ class Bringing:
     def _key_of(self, hosted: Hosted) -> tuple[ModelFile, str]:
         """Returns the safetensors that a deployment is made of, and the name of what is made of them."""
         assert hosted.form is not None
-        tree = self._files.list_files(hosted.repo_id, hosted.revision)
-        model = next((m for m in list_safetensors(tree) if hosted.file in m.paths), None)
-        if model is None:
-            raise nothing_to_serve(hosted.repo_id, tree)
-        return model, key_of(model, tree, hosted.form)
+        return find_model(self._files, hosted.repo_id, hosted.revision, hosted.file, hosted.form)
 
     def convert(self, hosted: Hosted) -> None:
         """Makes the deployment's file when it is one that is converted and not there yet; its note says how far it is.
@@ -99,12 +97,3 @@ class Bringing:
             self.conversions.make(hosted.repo_id, hosted.revision, model, form, key, tell)
         finally:
             tell(None)
-
-    def sweep(self) -> None:
-        """Removes converted files that no deployment wants any more, and what a kill left."""
-        wanted: set[str] = set()
-        for hosted in self._register.all():
-            with contextlib.suppress(FustError):
-                if hosted.form is not None:
-                    wanted.add(self._key_of(hosted)[1])
-        self.conversions.sweep(wanted)

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
+from sqlalchemy import select
 
 from fust.core.errors import FustError, InvalidInput, NotOffered, StorageFull, Unavailable, UpstreamFailed
 from fust.core.settings import Settings
@@ -29,10 +30,12 @@ from fust.core.units import show_size
 from fust.formats.ggml_types import FileType
 from fust.formats.gguf_write import check_gguf
 from fust.serve.convert_child import ConvertOrder, ConvertWord
-from fust.serve.engines.safetensors import read_safetensors_facts
+from fust.serve.engines.safetensors import list_safetensors, read_safetensors_facts
 from fust.serve.facts import ModelFacts
-from fust.serve.files import ModelFile, ModelFiles, TreeFile, bring, discard
+from fust.serve.files import ModelFile, ModelFiles, TreeFile, bring, discard, nothing_to_serve
+from fust.serve.models import DeploymentRow
 from fust.serve.notes import Note, note
+from fust.store.database import Database
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,6 @@ _REPACKED = {"Q4_K_M": 0.6}
 """Share of the weights that llama.cpp lays out a second time; of a random mixture, before it is made."""
 _WRITER = 1
 """Raised when the same weights would be written otherwise."""
-_KEPT_S = 7 * 86_400.0
 _SPARE_BYTES = 50_000_000
 _GPU = Path("/dev/nvidiactl")
 
@@ -91,7 +93,7 @@ class Conversions:
     """The converted files of one home."""
 
     def __init__(self, settings: Settings, files: ModelFiles) -> None:
-        self.folder = settings.home / "engines" / "converted"
+        self.folder = folder_of(settings)
         self._files = files
         self._one = threading.Lock()  # each takes memory and a core
         self._process: subprocess.Popen[bytes] | None = None
@@ -120,7 +122,6 @@ class Conversions:
         target = self.path_of(key)
         with self._one:
             if target.exists():
-                os.utime(target)  # the sweep goes by its age
                 return target
             source = self.folder / f"{key}.source"
             try:
@@ -143,6 +144,7 @@ class Conversions:
         order.parent_pid = os.getpid()
         if self._stopping:
             raise Unavailable("The server is stopping.")
+        tell(note("Converted to {form}: {percent} %.", form=order.form, percent=0))
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             self._process = process
             assert process.stdin is not None and process.stdout is not None
@@ -174,21 +176,56 @@ class Conversions:
         if self._process is not None:
             self._process.kill()
 
-    def sweep(self, wanted: set[str]) -> None:
-        """Removes what a killed server left half made, and what no deployment has wanted for a week.
-
-        Args:
-            wanted: keys that deployments have.
-        """
+    def discard_halves(self) -> None:
+        """Removes what a killed server left half made; called before anything is converted."""
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if path.is_dir():
                 discard(path)
-            elif path.suffix == ".part" or (path.stem not in wanted and _is_old(path)):
+            elif path.suffix == ".part":
                 path.unlink(missing_ok=True)
 
 
-def _is_old(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > _KEPT_S
+def folder_of(settings: Settings) -> Path:
+    """Returns where converted files lie."""
+    return settings.home / "engines" / "converted"
+
+
+def find_converted(files: ModelFiles, row: DeploymentRow) -> str:
+    """Returns the name of what a deployment is converted to, empty for none and for one whose repo is gone."""
+    form = form_of(row.engine, row.file, (row.options or "{}").encode())
+    if form is None:
+        return ""
+    with contextlib.suppress(FustError):
+        return find_model(files, row.repo_id, row.revision, row.file, form)[1]
+    return ""
+
+
+def find_model(
+    files: ModelFiles, repo_id: str, revision: str, file: str, form: FileType
+) -> tuple[ModelFile, str]:
+    """Returns the safetensors of a file's name in a repo, and the name of what is made of them.
+
+    Raises:
+        NotFound, InvalidInput: they are not there.
+    """
+    tree = files.list_files(repo_id, revision)
+    model = next((m for m in list_safetensors(tree) if file in m.paths), None)
+    if model is None:
+        raise nothing_to_serve(repo_id, tree)
+    return model, key_of(model, tree, form)
+
+
+def list_unused(settings: Settings, database: Database, files: ModelFiles) -> list[Path]:
+    """Returns the converted files that no deployment is made of, and none was for `hub.keep_unreferenced_s`."""
+    before = time.time() - settings.hub.keep_unreferenced_s
+    folder = folder_of(settings)
+    old = [path for path in folder.glob("*.gguf") if path.stat().st_mtime <= before]
+    if not old:
+        return []
+    with database.read() as session:
+        rows = list(session.scalars(select(DeploymentRow)))
+    wanted = {find_converted(files, row) for row in rows}
+    return [path for path in old if path.stem not in wanted]
 
 
 def _full(need_bytes: int, free_bytes: int) -> FustError:

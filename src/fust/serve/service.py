@@ -76,7 +76,7 @@ class Serve:
             discard(folder)  # made anew at the first load; those of deployments that are gone must not stay
         for row in rows:
             self._register.put(Hosted.of(row))
-        self._keeper.bringing.sweep()
+        self._keeper.bringing.conversions.discard_halves()
         self._attaching.load()
         for hosted in self._register.all():
             if hosted.pinned:

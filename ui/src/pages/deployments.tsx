@@ -96,7 +96,7 @@ export function DeploymentPage({ id }: { id: string }) {
           <Section id="h-call" title={t("serving.call")}>
             <Snippet model={it.alias ?? it.name} talk={it.has_chat_template === false ? "text" : "chat"} keyName={it.name} />
           </Section>
-          {it.engine === "llamacpp" && <Adapters of={it} reload={loaded.reload} />}
+          {(it.engine === "llamacpp" || it.engine === "vllm") && <Adapters of={it} reload={loaded.reload} />}
           <Logs id={id} />
         </div>
         <aside class="aside" aria-label={t("facts.title")}>

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +17,13 @@ import psutil
 import pytest
 from anthropic import Anthropic
 from openai import OpenAI
+from PIL import Image
 
 from fust.serve.engines.base import EngineSpec
 from fust.serve.engines.llama_server import command_of
 from fust.serve.projector import read_vision
 from tests.support.model_house import House, running_house
-from tests.support.pictures import PictureSite, data_url, picture
+from tests.support.pictures import PictureSite, data_url, halves, picture, saved
 from tests.support.projectors import write_projector
 from tests.support.small_models import TOOLS_CHATML, write_llama
 
@@ -190,7 +193,54 @@ def test_messages_see_and_count(claude: Anthropic, site: PictureSite) -> None:
     with pytest.raises(anthropic.BadRequestError, match="messages"):
         claude.messages.create(model="blind", max_tokens=2, messages=said(inline))
     with pytest.raises(anthropic.BadRequestError, match="base64"):
-        claude.messages.create(model="eyes", max_tokens=2, messages=said({"type": "file", "file_id": "f"}))
+        claude.messages.create(model="eyes", max_tokens=2, messages=said({"type": "content", "content": "x"}))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("turn", [3, 6])
+def test_a_picture_that_exif_turns_reaches_the_model_upright(gpt: OpenAI, kind: str, turn: int) -> None:
+    lying = halves("red", "blue")
+    flat, turned = saved(lying, kind), saved(lying, kind, turn)
+    with Image.open(io.BytesIO(flat)) as image:
+        upright = saved(image.transpose({3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270}[turn]), "PNG")  # fmt: skip
+    wanted, seen = ask(gpt, shown(upright)), ask(gpt, shown(turned))
+    assert seen == (wanted[0], pytest.approx(wanted[1], abs=1e-3))
+    assert ask(gpt, shown(flat))[1] != pytest.approx(wanted[1], abs=1e-3)  # it would have been seen
+
+
+def test_images_are_named_by_the_id_of_a_file(gpt: OpenAI, claude: Anthropic, house: House) -> None:
+    """Both vendors' clients upload one, and each of the three APIs looks at it: as if it had been sent along."""
+    wanted = ask(gpt, shown(RED))
+    file = gpt.files.create(file=("red.png", RED), purpose="vision")
+    text: Any = {"type": "text", "text": "what is it"}
+    named: Any = {"type": "file", "file": {"file_id": file.id}}
+    assert ask(gpt, [{"role": "user", "content": [text, named]}]) == (wanted[0], pytest.approx(wanted[1], abs=1e-3))  # fmt: skip
+    parts: Any = [
+        {"type": "input_text", "text": "what is it"},
+        {"type": "input_image", "file_id": file.id, "detail": "auto"},
+    ]
+    said = gpt.responses.create(model="eyes", input=[{"role": "user", "content": parts}], max_output_tokens=2)
+    assert said.usage is not None and said.usage.input_tokens == wanted[0]
+    theirs = claude.beta.files.upload(file=("red.png", RED, "image/png"))
+    assert (theirs.mime_type, theirs.size_bytes, theirs.filename) == ("image/png", len(RED), "red.png")
+    assert {it.id for it in claude.beta.files.list()} >= {theirs.id, file.id}
+    block: Any = {"type": "image", "source": {"type": "file", "file_id": theirs.id}}
+    counted = claude.messages.count_tokens(
+        model="eyes", messages=[{"role": "user", "content": [text, block]}]
+    )
+    assert counted.input_tokens == wanted[0]
+    with OpenAI(base_url=house.base_url, api_key=house.reader, max_retries=0) as other:
+        with pytest.raises(openai.BadRequestError, match="no file") as refused:  # another user's is none
+            ask(other, [{"role": "user", "content": [text, named]}])
+        assert refused.value.param == "messages[0].content[1].file.file_id"
+    assert claude.beta.files.delete(theirs.id).type == "file_deleted"
+    with pytest.raises(anthropic.BadRequestError, match="no file"):
+        claude.messages.create(model="eyes", max_tokens=2, messages=[{"role": "user", "content": [block]}])
+    rows = gpt.files.create(file=("rows.png", b"{}\n"), purpose="user_data")
+    with pytest.raises(openai.BadRequestError, match="not an image"):
+        ask(gpt, [{"role": "user", "content": [text, {"type": "file", "file": {"file_id": rows.id}}]}])
+    with pytest.raises(openai.APIStatusError, match="batches and images"):
+        gpt.files.create(file=("rows.jsonl", b"{}\n"), purpose="fine-tune")
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise"])
@@ -248,6 +298,24 @@ def test_an_upstream_sees_what_it_is_sent(house: House, gpt: OpenAI) -> None:
     far = house.settled(house.json("POST", "/fust/v1/deployments", body)["id"])
     assert "vision" in far["capabilities"], far
     assert ask(gpt, shown(RED), model="far") == (ask(gpt, shown(RED))[0], pytest.approx(ask(gpt, shown(RED))[1], abs=1e-3))  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_real_llama_server_sees_the_same(house: House, gpt: OpenAI, tmp_path: Path) -> None:
+    """One that was built from the same source: the answers of both to pictures and words are one another's."""
+    real = os.environ.get("FUST_TEST_LLAMA_SERVER", "")
+    if not real:
+        pytest.skip("no llama-server to test with (set FUST_TEST_LLAMA_SERVER)")
+    flags = ("serve.threads=1", "serve.slots=2", f"serve.llama_server={real}")
+    with running_house(tmp_path / "home", house.models, *flags) as native:
+        served = native.serve("acme/sees", alias="eyes")
+        assert "vision" in served["capabilities"], served
+        commands = [psutil.Process(pid).cmdline() for pid in native.engine_pids()]
+        assert any(command[0] == real and "--mmproj" in command for command in commands), commands
+        with OpenAI(base_url=native.base_url, api_key=native.token, max_retries=0) as client:
+            for messages in (shown(RED), shown(BLUE), shown(RED, BLUE), shown(text="just words")):
+                tokens, likely = ask(gpt, messages)
+                assert ask(client, messages) == (tokens, pytest.approx(likely, abs=0.02))
 
 
 def test_deployments_say_who_sees(house: House) -> None:

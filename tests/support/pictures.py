@@ -20,6 +20,23 @@ def picture(
     return out.getvalue()
 
 
+def halves(left: str, right: str, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """Returns an image of two colours."""
+    image = Image.new("RGB", size, left)
+    image.paste(right, (size[0] // 2, 0, *size))
+    return image
+
+
+def saved(image: Image.Image, kind: str, turn: int = 0) -> bytes:
+    """Returns an image in a file of a kind, with EXIF's tag that turns it (2 to 8)."""
+    exif = Image.Exif()
+    if turn:
+        exif[0x0112] = turn
+    out = io.BytesIO()
+    image.save(out, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    return out.getvalue()
+
+
 def data_url(data: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 

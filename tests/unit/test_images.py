@@ -8,15 +8,17 @@ import random
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from fust.accounts.rights import SYSTEM
 from fust.core.errors import FustError
 from fust.gateway import images
-from fust.gateway.image_header import Size, read_size
+from fust.gateway.image_header import Size, is_turned, read_size
 from fust.gateway.images import Images, Pictures, check_image, fetch, read_data_url
 from fust.hub.reach import Internal
-from tests.support.pictures import PictureSite, data_url, picture
+from tests.support.pictures import PictureSite, data_url, halves, picture, saved
 
 NOBODY = Internal(())
 HERE = Internal(("127.0.0.1",))
@@ -29,12 +31,15 @@ def site() -> Iterator[PictureSite]:
     site.close()
 
 
+NO_FILES: Any = None
+
+
 def bring(*urls: str, detail: str | None = None) -> list[bytes]:
     """Returns what engines would be given."""
     pictures = Pictures()
     for i, url in enumerate(urls):
         pictures.put(url, f"messages[0].content[{i}].image_url.url", detail)
-    asyncio.run(Images(("127.0.0.1",)).bring(pictures.found))
+    asyncio.run(Images(("127.0.0.1",), NO_FILES).bring(pictures.found, SYSTEM))
     held = [found.part.image_url for found in pictures.found]
     assert all(type(item).__name__ == "ImageURL" for item in held)
     return [base64.b64decode(str(getattr(item, "url", "")).partition(",")[2]) for item in held]
@@ -89,6 +94,19 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
     assert large.value.status == 413
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_turn_is_read_and_hostile_exif_is_none(kind: str) -> None:
+    turned = saved(halves("red", "blue"), kind, 6)
+    assert is_turned(turned, kind.lower()) and not is_turned(
+        saved(halves("red", "blue"), kind, 1), kind.lower()
+    )
+    at = turned.index(b"Exif\0\0" if kind == "JPEG" else b"eXIf")
+    for cut in range(2, min(len(turned), at + 80)):  # cut anywhere, and with any byte of it wrong
+        is_turned(turned[:cut], kind.lower())
+        for byte in (0, 0x7F, 0xFF):
+            is_turned(turned[:cut] + bytes([byte]) + turned[cut + 1 :], kind.lower())
+
+
 def test_data_urls() -> None:
     assert read_data_url("https://example.org/a.png", "x") is None
     assert read_data_url("DATA:image/png;name=a;base64,eA==", "x") == b"x"
@@ -104,7 +122,7 @@ def test_an_image_goes_on_as_it_is_under_its_true_name() -> None:
     photo = picture("red", "JPEG")
     pictures = Pictures()
     part = pictures.put(data_url(photo, "image/png"), "x")
-    asyncio.run(Images(()).bring(pictures.found))
+    asyncio.run(Images((), NO_FILES).bring(pictures.found, SYSTEM))
     assert getattr(part.image_url, "url", "") == data_url(photo, "image/jpeg")
 
 

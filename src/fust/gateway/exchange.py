@@ -17,7 +17,8 @@ Headers = list[tuple[bytes, bytes]]
 
 def dialect_of(path: str, headers: dict[str, str]) -> Dialect:
     """Returns whose words a request's answers and errors are in."""
-    if path.startswith("/v1/messages") or (path.startswith("/v1/models") and "anthropic-version" in headers):
+    shared = path.startswith(("/v1/models", "/v1/files"))
+    if path.startswith("/v1/messages") or (shared and "anthropic-version" in headers):
         return "anthropic"
     return "responses" if path == "/v1/responses" else "openai"
 

@@ -1,4 +1,7 @@
-"""`/v1/files`: what clients upload for batches, and what batches write. Each user's own; bytes in `files/` of the home."""
+"""`/v1/files`: batches and what they write, and images that requests name. Each user's own; bytes in `files/` of the home.
+
+Anthropic's form of a file: https://platform.claude.com/docs/en/api/beta/files.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,25 @@ from multipart import (  # pyright: ignore[reportMissingTypeStubs]
 from sqlalchemy import delete, func, select
 
 from fust.accounts.rights import Identity
-from fust.core.clock import utc_naive
+from fust.core.clock import iso, utc_naive
 from fust.core.errors import InvalidInput, NotFound, StorageFull, TooLarge, Unsupported
 from fust.core.files import atomic_file
 from fust.core.ids import new_id
 from fust.core.settings import GatewaySettings
 from fust.core.units import show_size
+from fust.gateway.image_header import read_size
 from fust.gateway.models import BatchRow, FileRow
 from fust.gateway.owned import find_own, is_own, user_id_of
 from fust.store.database import Database
 
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
+_OFFERED = ("batch", "user_data", "vision")
+"""A file of the last two is an image that a request names by its id."""
 _MOST_FILES = 10
 """How many of the largest files one user's files may take together."""
 _FIELD_BYTES = 4096
+_HEAD_BYTES = 256 * 1024
+"""Of an image, in which its size stands."""
 _LEFTOVER_S = 3600.0
 _LAST_STATES = ("completed", "failed", "cancelled", "expired")
 
@@ -221,8 +229,8 @@ class Upload:
             )
         file.write(data)
 
-    def purpose_and_kept_s(self) -> tuple[str, int | None]:
-        """Returns what the file is for, and how long it is kept; None for no end.
+    def purpose_and_kept_s(self, *, anthropic: bool = False) -> tuple[str, int | None]:
+        """Returns what the file is for, and how long it is kept; None for no end. Anthropic's clients say neither.
 
         Raises:
             InvalidInput, Unsupported: as above.
@@ -235,21 +243,21 @@ class Upload:
                     param=name[:100],
                     code="unknown_parameter",
                 )
-        purpose = self.fields.get("purpose")
+        purpose = self.fields.get("purpose", "vision" if anthropic else None)
         if purpose is None:
             raise InvalidInput("The parameter {param!r} is missing.", param="purpose")
-        if purpose in PURPOSES and purpose != "batch":
+        if purpose in PURPOSES and purpose not in _OFFERED:
             raise Unsupported(
-                "Files are for batches here, not for {purpose!r}.",
+                "Files are for batches and images here, not for {purpose!r}.",
                 hint="Datasets and models go into repos of the hub.",
                 purpose=purpose,
                 param="purpose",
             )
-        if purpose != "batch":
+        if purpose not in _OFFERED:
             raise InvalidInput(
                 "{param} has a value that is not allowed: {reason}.",
                 param="purpose",
-                reason="batch is wanted",
+                reason="one of " + ", ".join(_OFFERED),
             )
         seconds = self.fields.get("expires_after[seconds]")
         return purpose, check_kept_s(seconds, "expires_after.seconds") if seconds else None
@@ -278,6 +286,24 @@ def draw_file(row: FileRow) -> dict[str, Any]:
         "filename": row.filename,
         "purpose": row.purpose,
         "status": "processed",
+    }
+
+
+def draw_anthropic_file(row: FileRow, path: Path) -> dict[str, Any]:
+    """Returns the same as Anthropic's API shows it."""
+    try:
+        with path.open("rb") as file:
+            size = read_size(file.read(_HEAD_BYTES))
+    except OSError:
+        size = None
+    return {
+        "id": row.id,
+        "type": "file",
+        "filename": row.filename,
+        "mime_type": f"image/{size.kind}" if size else "application/octet-stream",
+        "size_bytes": row.size_bytes,
+        "created_at": iso(row.created_at.replace(tzinfo=UTC)),
+        "downloadable": True,
     }
 
 

@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
-from fust.core.errors import InvalidInput, TooLarge
-from fust.gateway.image_header import Size, read_size
+from fust.accounts.rights import Identity
+from fust.core.errors import InvalidInput, NotFound, TooLarge
+from fust.gateway.files import Files
+from fust.gateway.image_header import Size, is_turned, read_size
 from fust.gateway.recode import recode
 from fust.hub.reach import Fault, Internal, NotReached, reach
 from fust.wire.openai import ImageURL, Part
@@ -49,6 +51,8 @@ class Picture:
     url: str
     param: str
     low: bool = False
+    file_id: str = ""
+    """In the place of a URL: a file that the caller uploaded."""
 
 
 @dataclass(slots=True)
@@ -57,12 +61,12 @@ class Pictures:
 
     found: list[Picture] = field(default_factory=lambda: [])
 
-    def put(self, url: str, param: str, detail: object = None) -> Part:
+    def put(self, url: str, param: str, detail: object = None, *, file_id: str = "") -> Part:
         """Returns the part of a message that is to hold an image."""
         if len(self.found) == MOST_IMAGES:
             raise InvalidInput("A request takes at most {limit} images.", limit=MOST_IMAGES, param=param)
         part = Part("image_url", image_url=ImageURL(""))
-        self.found.append(Picture(part, url, param, low=detail == "low"))
+        self.found.append(Picture(part, url, param, detail == "low", file_id))
         return part
 
     def put_bytes(self, data: str, param: str) -> Part:
@@ -73,12 +77,13 @@ class Pictures:
 class Images:
     """Brings the images of requests."""
 
-    def __init__(self, hosts: tuple[str, ...]) -> None:
+    def __init__(self, hosts: tuple[str, ...], files: Files) -> None:
+        self._files = files
         self._internal = Internal(hosts)
         self._pool = ThreadPoolExecutor(_THREADS, "fust-image")  # slow sites keep nothing else waiting
 
-    async def bring(self, pictures: Sequence[Picture]) -> None:
-        """Puts every image into its place, as a `data:` URL that holds what it says.
+    async def bring(self, pictures: Sequence[Picture], identity: Identity) -> None:
+        """Puts every image into its place, as a `data:` URL that holds what it says; files are the caller's own.
 
         Raises:
             InvalidInput: one that is none, is too large, or cannot be fetched; names its place.
@@ -90,25 +95,41 @@ class Images:
 
         async def one(picture: Picture) -> int:
             async with gate:
-                return await loop.run_in_executor(self._pool, self._bring, picture)
+                return await loop.run_in_executor(self._pool, self._bring, picture, identity)
 
         pixels = sum(await asyncio.gather(*(one(picture) for picture in pictures)))
         if pixels > _MOST_PIXELS_TOGETHER:
             raise _too_many_pixels(pixels, _MOST_PIXELS_TOGETHER, pictures[0].param)
 
-    def _bring(self, picture: Picture) -> int:
+    def _bring(self, picture: Picture, identity: Identity) -> int:
         """Brings one; returns its pixels."""
-        data = read_data_url(picture.url, picture.param)
+        data = self._read(picture, identity) if picture.file_id else read_data_url(picture.url, picture.param)
         if data is None:
             data = fetch(picture.url, picture.param, self._internal)
         size = check_image(data, picture.param)
         low = picture.low and max(size.width, size.height) > _LOW_SIDE
-        if size.kind == "webp" or low:
+        if size.kind == "webp" or low or is_turned(data, size.kind):
             data = recode(data, size.kind, _LOW_SIDE if low else 0, picture.param)
             size = check_image(data, picture.param)
         encoded = base64.b64encode(data).decode("ascii")
         picture.part.image_url = ImageURL(f"data:image/{size.kind};base64,{encoded}")
         return size.width * size.height
+
+    def _read(self, picture: Picture, identity: Identity) -> bytes:
+        """Returns the bytes of a file of `/v1/files`."""
+        try:
+            row = self._files.get(identity, picture.file_id)
+            if row.size_bytes > MOST_BYTES:
+                raise _too_many_bytes(picture.param)
+            return self._files.path(row.id).read_bytes()
+        except (NotFound, FileNotFoundError):
+            raise InvalidInput(
+                "There is no file {id!r}.",
+                hint="GET /v1/files lists yours.",
+                id=picture.file_id[:100],
+                param=picture.param,
+                code="file_not_found",
+            ) from None
 
 
 def read_data_url(url: str, param: str) -> bytes | None:

@@ -126,9 +126,11 @@ def _picture(block: Block, path: str, pictures: Pictures) -> Part:
         return pictures.put_bytes(source.data, f"{path}.source.data")
     if isinstance(source, Source) and source.type == "url" and isinstance(source.url, str):
         return pictures.put(source.url, f"{path}.source.url")
+    if isinstance(source, Source) and source.type == "file" and isinstance(source.file_id, str):
+        return pictures.put("", f"{path}.source.file_id", file_id=source.file_id)
     raise Unsupported(
-        "Images come as base64 or by a URL here.",
-        hint="Send a source of type base64 or url.",
+        "Images come as base64, by a URL or by a file's id here.",
+        hint="Send a source of type base64, url or file.",
         param=f"{path}.source",
     )
 

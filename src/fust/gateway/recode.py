@@ -1,4 +1,4 @@
-"""Images as PNG, in a process of its own: for what engines do not decode (WebP) and for smaller copies.
+"""Images decoded, in a process of its own: for what engines do not read (WebP, EXIF's turns) and for smaller copies.
 
 A decoder is given bytes of strangers, so it works where it can break nothing: a child with little memory and time.
 """
@@ -15,7 +15,7 @@ _PATIENCE_S = 30.0
 
 
 def recode(data: bytes, kind: str, most_side: int, param: str) -> bytes:
-    """Returns an image as PNG; an animation's first picture.
+    """Returns an image upright, as PNG or JPEG; an animation's first picture.
 
     Args:
         data: its size was checked by its header.
@@ -30,7 +30,7 @@ def recode(data: bytes, kind: str, most_side: int, param: str) -> bytes:
     if importlib.util.find_spec("PIL") is None:
         raise Unsupported(
             "{param} has to be decoded first, and Pillow is not installed here.",
-            hint="Send PNG, JPEG or GIF with detail `auto`, or let an administrator install it: pip install 'fust[images]'.",
+            hint="Send PNG, GIF or an upright JPEG with detail `auto`, or let an administrator install it: pip install 'fust[images]'.",
             param=param,
         )
     command = [sys.executable, "-m", "fust.gateway.recode_child", kind.upper(), str(most_side)]

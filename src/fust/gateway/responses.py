@@ -167,7 +167,9 @@ def _content(content: str | list[InputPart], path: str, pictures: Pictures | Non
         place = f"{path}[{index}]"
         text = part.refusal if part.type == "refusal" else part.text
         if part.type == "input_image" and pictures is not None:
-            check_neutral(part, place)
+            if isinstance(part.file_id, str):
+                parts.append(pictures.put("", f"{place}.file_id", part.detail, file_id=part.file_id))
+                continue
             if not isinstance(part.image_url, str):
                 raise InvalidInput("The parameter {param!r} is missing.", param=f"{place}.image_url")
             parts.append(pictures.put(part.image_url, f"{place}.image_url", part.detail))

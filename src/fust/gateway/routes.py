@@ -108,7 +108,7 @@ class Gateway:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runner: BatchRunner | None = None
         self._running: asyncio.Task[None] | None = None
-        images = Images(settings.image_hosts)
+        images = Images(settings.image_hosts, files)
         self._serving = Serving(targets, pool, check_gate, self.upstream, usage, meter, self._limits, images)
 
     def start(self) -> None:

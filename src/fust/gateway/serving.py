@@ -93,7 +93,7 @@ class Serving:
         try:
             target = await self._acquire(plan, identity)
             check_fit(plan, target)
-            await self._images.bring(plan.pictures)
+            await self._images.bring(plan.pictures, identity)
             try:
                 await self._send(plan, identity, target, exchange, count)
             except EngineRefused:

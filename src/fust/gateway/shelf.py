@@ -15,7 +15,8 @@ from fust.accounts.rights import Identity
 from fust.core.clock import iso
 from fust.core.errors import FustError, Gated, InvalidInput, NotFound
 from fust.gateway.batches import Batches, draw_batch
-from fust.gateway.files import Files, Upload, draw_file
+from fust.gateway.files import Files, Upload, draw_anthropic_file, draw_file
+from fust.gateway.models import FileRow
 from fust.gateway.serving import CheckGate, gated_repos, may_use_entry, no_model
 from fust.gateway.stored import Responses, no_response
 from fust.wire.batches import BatchRequest
@@ -149,11 +150,15 @@ def _responses(shelf: Shelf, call: Call) -> Responses:
 
 
 def upload_file(shelf: Shelf, call: Call) -> object:
-    """Takes a file for a batch (multipart/form-data)."""
+    """Takes a file for a batch, or an image (multipart/form-data)."""
     upload = call.upload
     assert upload is not None
-    purpose, kept_s = upload.purpose_and_kept_s()
-    return draw_file(shelf.files.add(call.identity, upload.id, upload.filename, purpose, kept_s))
+    purpose, kept_s = upload.purpose_and_kept_s(anthropic=call.anthropic)
+    return _file(shelf, call, shelf.files.add(call.identity, upload.id, upload.filename, purpose, kept_s))
+
+
+def _file(shelf: Shelf, call: Call, row: FileRow) -> dict[str, Any]:
+    return draw_anthropic_file(row, shelf.files.path(row.id)) if call.anthropic else draw_file(row)
 
 
 def list_files(shelf: Shelf, call: Call) -> object:
@@ -161,14 +166,21 @@ def list_files(shelf: Shelf, call: Call) -> object:
     limit = _limit(call, 10_000, 10_000)
     oldest_first = _choice(call, "order", ("desc", "asc")) == "asc"
     rows = shelf.files.list_files(
-        call.identity, call.query.get("purpose"), limit, call.query.get("after"), oldest_first=oldest_first
+        call.identity,
+        call.query.get("purpose"),
+        limit,
+        call.query.get("after_id" if call.anthropic else "after"),
+        oldest_first=oldest_first,
     )
-    return _page([draw_file(row) for row in rows], limit)
+    page = _page([_file(shelf, call, row) for row in rows], limit)
+    if call.anthropic:
+        page.pop("object", None)
+    return page
 
 
 def get_file(shelf: Shelf, call: Call) -> object:
     """One file's size, name and purpose."""
-    return draw_file(shelf.files.get(call.identity, call.names["id"]))
+    return _file(shelf, call, shelf.files.get(call.identity, call.names["id"]))
 
 
 def get_content(shelf: Shelf, call: Call) -> object:
@@ -180,6 +192,8 @@ def get_content(shelf: Shelf, call: Call) -> object:
 def delete_file(shelf: Shelf, call: Call) -> object:
     """Deletes a file."""
     shelf.files.delete(call.identity, call.names["id"])
+    if call.anthropic:
+        return {"id": call.names["id"], "type": "file_deleted"}
     return {"id": call.names["id"], "object": "file", "deleted": True}
 
 

@@ -20,6 +20,7 @@ from fust.wire.openai import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    FileRef,
     ImageURL,
     Message,
     Part,
@@ -208,6 +209,10 @@ def _mend_part(part: Part, path: str, message: Message, pictures: Pictures) -> P
     text = part.refusal if part.type == "refusal" else part.text
     if part.type in ("text", "refusal") and isinstance(text, str):
         return Part("text", text)
+    if part.type == "file" and message.role == "user" and isinstance(part.file, FileRef):
+        if isinstance(part.file.file_id, str):
+            return pictures.put("", f"{path}.file.file_id", file_id=part.file.file_id)
+        return pictures.put(part.file.file_data or "", f"{path}.file.file_data")
     if part.type != "image_url" or message.role != "user":
         raise not_text(part.type, path)
     if not isinstance(part.image_url, ImageURL):

@@ -42,6 +42,16 @@ class ImageURL(Body):
     detail: Detail | UnsetType | None = UNSET
 
 
+class FileRef(Body):
+    """A file: one that was uploaded, or its bytes as a `data:` URL. Images are read."""
+
+    file_id: str | UnsetType | None = UNSET
+    file_data: str | UnsetType | None = UNSET
+    filename: Any = UNSET
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"filename"})
+
+
 class Part(Body):
     """A part of a message's content: text, or an image."""
 
@@ -50,7 +60,7 @@ class Part(Body):
     refusal: str | UnsetType | None = UNSET
     image_url: ImageURL | UnsetType = UNSET
     input_audio: Any = UNSET
-    file: Any = UNSET
+    file: FileRef | UnsetType | None = UNSET
     prompt_cache_breakpoint: Any = UNSET
 
 

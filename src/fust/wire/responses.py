@@ -18,13 +18,12 @@ class InputPart(Body, omit_defaults=True):
     refusal: str | UnsetType = UNSET
     image_url: str | UnsetType | None = UNSET
     detail: Detail | UnsetType | None = UNSET
-    file_id: Any = UNSET
+    file_id: str | UnsetType | None = UNSET
     annotations: Any = UNSET
     logprobs: Any = UNSET
     prompt_cache_breakpoint: Any = UNSET
 
     ignored: ClassVar[frozenset[str]] = frozenset({"annotations", "logprobs", "prompt_cache_breakpoint"})
-    neutral: ClassVar[dict[str, tuple[object, ...]]] = {"file_id": ()}
 
 
 class InputItem(Body, omit_defaults=True):

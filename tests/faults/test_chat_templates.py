@@ -101,6 +101,16 @@ def ask(house: House, text: str, **more: Any) -> tuple[int, dict[str, Any]]:
     return status, json.loads(answer)
 
 
+def leave_after(house: House, text: str, wait_s: float) -> None:
+    """Asks, and hangs up before there is an answer."""
+    body = {"model": "sleeper", "messages": [{"role": "user", "content": text}]}
+    headers = {"authorization": f"Bearer {house.token}", "content-type": "application/json"}
+    client = http.client.HTTPConnection(house.url.removeprefix("http://"))
+    client.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    time.sleep(wait_s)
+    client.close()
+
+
 def test_the_template_that_wakes_up_passes_the_first_look() -> None:
     check_template(SLEEPER, "model.gguf")
 
@@ -141,14 +151,35 @@ def test_a_template_that_takes_all_memory_gets_an_error_and_harms_nobody(sleeper
 def test_an_engine_that_works_on_after_its_client_left_is_replaced(sleeper: House) -> None:
     assert ask(sleeper, "hello")[0] == 200
     (pid,) = sleeper.engine_pids()
-    body = {"model": "sleeper", "messages": [{"role": "user", "content": "open sesame"}]}
-    headers = {"authorization": f"Bearer {sleeper.token}", "content-type": "application/json"}
-    client = http.client.HTTPConnection(sleeper.url.removeprefix("http://"))
-    client.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-    time.sleep(1)
-    client.close()
+    leave_after(sleeper, "open sesame", 1.0)
     deadline = time.monotonic() + 60
     while psutil.pid_exists(pid):
         assert time.monotonic() < deadline, "the engine goes on"
         time.sleep(0.2)
     assert ask(sleeper, "hello")[0] == 200
+
+
+def test_a_template_that_hangs_under_steady_traffic_does_not_wait_for_a_pause(sleeper: House) -> None:
+    """Who set it off has left, and others ask all the time: the engine is ended nevertheless, and few of them hear of it."""
+    assert ask(sleeper, "hello")[0] == 200
+    (pid,) = sleeper.engine_pids()
+    over = threading.Event()
+    found: list[int] = []
+
+    def go_on() -> None:
+        while not over.is_set():
+            found.append(ask(sleeper, "hello", max_tokens=20)[0])
+
+    others = [threading.Thread(target=go_on) for _ in range(2)]
+    for thread in others:
+        thread.start()
+    leave_after(sleeper, "open sesame", 0.5)
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < deadline, "the engine goes on"
+        time.sleep(0.2)
+    over.set()
+    for thread in others:
+        thread.join(60)
+    assert ask(sleeper, "hello")[0] == 200
+    assert set(found) <= {200, 502, 503} and sum(status != 200 for status in found) <= 4, found

@@ -77,6 +77,7 @@ class Serving:
         self._pool = pool
         self._check_gate = check_gate
         self._upstream = upstream
+        upstream.end = self._end_engine
         self._usage = usage
         self._meter = meter
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -31,6 +31,8 @@ _LOOK_AFTER_S, _LOOK_AGAIN_S = 10.0, 60.0
 _FILL_IN_S = 15.0
 """For a chat template on a busy machine; it takes milliseconds."""
 _HEALTH_S = 5.0
+_LOOKS = 8
+"""After clients who left before an answer began: so many at a time."""
 
 
 class ContextExceeded(InvalidInput):
@@ -62,6 +64,9 @@ class Upstream:
     """The client of all engines; belongs to one event loop."""
 
     def __init__(self) -> None:
+        self.end: Callable[[Target], Awaitable[None]] | None = None
+        """Ends an engine whose client left it in a chat template that never ends."""
+        self._looks: set[asyncio.Task[None]] = set()
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._gates: dict[str, asyncio.Semaphore] = {}
 
@@ -82,6 +87,8 @@ class Upstream:
 
     async def close(self) -> None:
         """Closes all connections."""
+        for look in self._looks:
+            look.cancel()
         for session in self._sessions.values():
             await session.close()
 
@@ -162,6 +169,9 @@ class Upstream:
         try:
             async with limit:
                 yield
+        except asyncio.CancelledError:
+            self._look_after(target, body, headers)
+            raise
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -174,6 +184,18 @@ class Upstream:
             timer.cancel()
             for watcher in watchers:
                 watcher.cancel()
+
+    def _look_after(self, target: Target, body: bytes, headers: dict[str, str]) -> None:
+        """Looks whether a client who left before an answer began left its engine in a chat template for ever."""
+
+        async def look() -> None:
+            if self.end is not None and await self._hangs(target, body, headers):
+                await self.end(target)
+
+        if len(self._looks) < _LOOKS:
+            task = asyncio.get_running_loop().create_task(look())
+            self._looks.add(task)
+            task.add_done_callback(self._looks.discard)
 
     async def _hangs(self, target: Target, body: bytes, headers: dict[str, str]) -> bool:
         """Returns whether the engine is well, but does not come back from filling in its chat template."""

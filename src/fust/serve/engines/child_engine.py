@@ -42,7 +42,10 @@ class ChildEngine:
         module, order = self._order(api_key)
         self._log_start = len(self._child.log_tail(1 << 30))
         line = self._child.start(module, order, timeout_s)
-        ready = msgspec.json.decode(line, type=ChildReady) if line else ChildReady()
+        try:
+            ready = msgspec.json.decode(line, type=ChildReady) if line else ChildReady()
+        except msgspec.MsgspecError:
+            ready = ChildReady(error="its first line is none of Fust's engines")
         if not ready.port:
             self._child.stop()
             raise EngineLoadFailed(self._reason(ready.error, 0 if line else timeout_s))

@@ -25,6 +25,8 @@ from typing import Any
 from _common import Result, Server, fust_server, options, show
 from _tune_child import SKIPPED, Found, Job
 
+from fust.tune.job import SPINS
+
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("FUST_BENCH_DATA", HERE.parents[1] / "shared" / "data"))
 """Folder with `llamafactory-demos/alpaca_en_demo.json` and `gsm8k/train.jsonl`."""
@@ -129,6 +131,8 @@ def measure(world: Path, job: Job, **changes: object) -> Found:
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONWARNINGS": "ignore",
     }
+    if job.who == "fust":
+        environ["GOMP_SPINCOUNT"] = SPINS  # as a run has it
     done = subprocess.run(
         [sys.executable, str(HERE / "_tune_child.py"), str(world), json.dumps(asdict(job))],
         capture_output=True, text=True, env=environ, check=False,

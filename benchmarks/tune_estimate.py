@@ -17,6 +17,8 @@ from typing import Any
 from _common import Result, options, show
 from tune import make_world
 
+from fust.tune.job import SPINS
+
 COMBINATIONS = [
     ("16m", "lora", 512), ("16m", "full", 512), ("16m", "dpo", 1024), ("16m", "continue", 256),
     ("120m", "lora", 512), ("120m", "full", 512), ("120m", "dpo", 1024), ("120m", "continue", 256),
@@ -108,7 +110,10 @@ def main() -> int:
         for size, method, row_tokens in COMBINATIONS[: 4 if given.quick else None]:
             steps = {"16m": 24, "120m": 8}[size]
             command = [sys.executable, __file__, "--one", *map(str, (world, size, method, row_tokens, steps))]
-            environ = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+            environ = os.environ | {
+                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+                "GOMP_SPINCOUNT": SPINS,
+            }
             done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
             if done.returncode:
                 raise SystemExit(done.stderr[-3000:])

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 TITLE = "Tune {base} on {data}"
 EXTENDED_TITLE = "Go on with {to}"
 FRESH_TITLE = "Train {to} from nothing on {data}"
+SPINS = "5000"
+"""Looks that a thread of OpenMP takes for more work before it sleeps: a quarter of a millisecond. Its own 300,000 keep a
+processor busy that another program has work for: beside one that computes all the time, steps then took 5 to 30 times as
+long, and with this 2.2 times; alone they take 8 % longer."""
 
 
 def tune_kind(hub: Hub, accounts: Accounts, jobs: Jobs) -> Kind:
@@ -190,6 +194,7 @@ def run_tune(context: JobContext) -> TuneResult:
         HF_HUB_DISABLE_TELEMETRY="1",
         TOKENIZERS_PARALLELISM="true",
     )
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     check_installed()
     from fust.tune.run import Run
 

@@ -11,7 +11,10 @@ is needed and no more; the tests compare every function with the plain formula.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +25,10 @@ PARTED = "fust_parted"
 _LOGITS_AT_ONCE = 2**22
 """Logits that are looked at together: a few megabytes, which stay in the processor's cache."""
 
-_SHORT = 384
+_SHORT = 512
 """Tokens up to which attention is quicker by whole tables."""
+_SIDE = 64
+"""Lengths of samples are filled up to a multiple of it, so that many make one table."""
 
 _STEP = 32
 """Lengths are filled up to a multiple of it: oneDNN keeps code and work space for each shape of a product that it has seen,
@@ -198,27 +203,45 @@ def parted_attention(
             **more,
         )
     low = product_dtype(query)
-    parts = (tensor.to(low).split(list(sample_lengths), dim=2) for tensor in (query, key, value))
-    found = [_attend(q, k, v, dropout, scaling, sliding_window) for q, k, v in zip(*parts, strict=True)]
-    return torch.cat(found, dim=1), None
+    runs = [tuple(run) for run in _runs(sample_lengths, dropout)]
+    parts = (tensor.to(low).split([sum(run) for run in runs], dim=2) for tensor in (query, key, value))
+    found = [
+        _attend(q, k, v, run, dropout, scaling, sliding_window)
+        for q, k, v, run in zip(*parts, runs, strict=True)
+    ]
+    return torch.cat(found, dim=1) if len(found) > 1 else found[0], None
+
+
+def _runs(lengths: Sequence[int], dropout: float) -> Iterator[list[int]]:
+    """Yields short samples that stand one behind the other together, and every long one alone."""
+    short: list[int] = []
+    for n in lengths:
+        if n <= _SHORT and not dropout:
+            short.append(n)
+            continue
+        if short:
+            yield short
+        short = []
+        yield [n]
+    if short:
+        yield short
 
 
 def _attend(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
+    run: tuple[int, ...],
     dropout: float,
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """Returns the attention of one sample; (1, n, H, D)."""
-    n = q.shape[2]
-    if n <= _SHORT and not dropout:
+    """Returns the attention of a run; (1, N, H, D)."""
+    if max(run) <= _SHORT and not dropout:
         scale = scaling or q.shape[3] ** -0.5
-        # What is filled in comes last, where no token of the sample looks.
-        q, k, v = (F.pad(tensor[0], (0, 0, 0, _filled(n) - n)) for tensor in (q, k, v))
-        said = torch.Tensor(_ShortAttention.apply(q, k, v, scale, window))
-        return said[:, :n].transpose(0, 1)[None]
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (q, k, v))
+        return torch.Tensor(_ShortAttention.apply(q, k, v, run, scale, window))[None]
+    [n] = run
     mask = _window(n, window) if window and n > window else None
     shared = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
@@ -232,8 +255,49 @@ def _window(n: int, window: int) -> torch.Tensor:
     return (back >= 0) & (back < window)
 
 
+@functools.lru_cache(maxsize=32)
+def _bias(n: int, window: int) -> torch.Tensor:
+    """Returns what is added to a table: nothing where a token looks, and minus infinity elsewhere; (n, n)."""
+    return torch.zeros(n, n).masked_fill_(~_window(n, window), -torch.inf)
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Short samples side by side: those that fill up to the same length make one table.
+
+    What is filled in is a row of zeros behind all others, and comes last, where no token of the sample looks.
+    """
+
+    groups: list[tuple[int, int, int]]
+    """First row, samples, and rows of each."""
+    taken: torch.Tensor
+    """The place of each row among all tokens; (M,)."""
+    given: torch.Tensor
+    """The row of each token; (N,)."""
+
+
+@functools.lru_cache(maxsize=8)
+def _side_by_side(lengths: tuple[int, ...]) -> _Sides:
+    starts = list(itertools.accumulate(lengths, initial=0))
+    taken: list[torch.Tensor] = []
+    given = torch.empty(starts[-1], dtype=torch.long)
+    groups: list[tuple[int, int, int]] = []
+    rows = 0
+    by_side: dict[int, list[int]] = {}
+    for sample, n in enumerate(lengths):
+        by_side.setdefault(-(-n // _SIDE) * _SIDE, []).append(sample)
+    for side, samples in sorted(by_side.items()):
+        groups.append((rows, len(samples), side))
+        for sample in samples:
+            first, n = starts[sample], lengths[sample]
+            given[first : first + n] = torch.arange(rows, rows + n)
+            taken += [torch.arange(first, first + n), torch.full((side - n,), starts[-1])]
+            rows += side
+    return _Sides(groups, torch.cat(taken), given)
+
+
 class _ShortAttention(torch.autograd.Function):
-    """Softmax attention of one sample by whole tables: torch's own backward pass takes four times longer where n is small."""
+    """Softmax attention of short samples by whole tables: torch's own backward pass takes four times longer where n is small."""
 
     @staticmethod
     def forward(
@@ -241,30 +305,69 @@ class _ShortAttention(torch.autograd.Function):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
+        lengths: tuple[int, ...],
         scale: float,
         window: int | None,
     ) -> torch.Tensor:
-        heads, n, width = query.shape
-        # Heads that share keys stand one below the other: (H_kv, groups n, D).
-        q = query.reshape(key.shape[0], -1, width)
-        table = torch.bmm(q, key.transpose(1, 2)).float().view(heads, n, n)
-        table.mul_(scale).masked_fill_(~_window(n, window or n), -torch.inf)
-        p = torch.softmax(table, -1).to(q.dtype).view(key.shape[0], -1, n)
-        said = torch.bmm(p, value)
-        ctx.save_for_backward(q, key, value, p, said)
-        ctx.scale, ctx.shape = scale, query.shape
-        return said.view(query.shape)
+        sides, heads, of_keys = _side_by_side(lengths), query.shape[1], key.shape[1]
+        rows = [_rows(tensor, sides) for tensor in (query, key, value)]
+        said = query.new_empty(len(sides.taken), *query.shape[1:])
+        kept: list[torch.Tensor] = []
+        for group in sides.groups:
+            side = group[2]
+            q, k, v = (_stack(tensor, group, of_keys) for tensor in rows)
+            table = torch.bmm(q, k.transpose(1, 2)).view(-1, side, side)
+            table = torch.add(_bias(side, window or side), table, alpha=scale)
+            p = torch.softmax(table, -1).to(q.dtype).view(len(q), -1, side)
+            _lay(torch.bmm(p, v), said, group, heads)
+            kept += [q, k, v, p]
+        result = said.index_select(0, sides.given)
+        ctx.save_for_backward(result, *kept)
+        ctx.sides, ctx.scale, ctx.heads = sides, scale, (heads, of_keys)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q, key, value, p, said = ctx.saved_tensors
-        came = gradients[0].reshape(said.shape)
-        of_value = torch.bmm(p.transpose(1, 2), came)
-        of_p = torch.bmm(came, value.transpose(1, 2)).float()
-        mean = (came.float() * said).sum(-1, keepdim=True)
-        of_table = of_p.sub_(mean).mul_(p).mul_(ctx.scale).to(q.dtype)
-        of_query = torch.bmm(of_table, key).view(ctx.shape)
-        return of_query, torch.bmm(of_table.transpose(1, 2), q), of_value, None, None
+        result, *kept = ctx.saved_tensors
+        sides, (heads, of_keys) = ctx.sides, ctx.heads
+        came = _rows(gradients[0], sides)
+        means = _rows((gradients[0].float() * result).sum(-1, keepdim=True), sides)
+        of_query = torch.empty_like(came)
+        of_key, of_value = (came.new_empty(len(came), of_keys, came.shape[2]) for _ in range(2))
+        for group, at in zip(sides.groups, range(0, len(kept), 4), strict=True):
+            q, k, v, p = kept[at : at + 4]
+            back, mean = (_stack(tensor, group, of_keys) for tensor in (came, means))
+            of_table = (
+                torch.bmm(back, v.transpose(1, 2)).float().sub_(mean).mul_(p).mul_(ctx.scale).to(q.dtype)
+            )
+            _lay(torch.bmm(of_table, k), of_query, group, heads)
+            _lay(torch.bmm(of_table.transpose(1, 2), q), of_key, group, of_keys)
+            _lay(torch.bmm(p.transpose(1, 2), back), of_value, group, of_keys)
+        return (
+            *(tensor.index_select(0, sides.given) for tensor in (of_query, of_key, of_value)),
+            None,
+            None,
+            None,
+        )
+
+
+def _rows(tensor: torch.Tensor, sides: _Sides) -> torch.Tensor:
+    """Returns tokens (N, H, D) as rows of samples side by side; (M, H, D)."""
+    return F.pad(tensor, (0, 0, 0, 0, 0, 1)).index_select(0, sides.taken)
+
+
+def _stack(rows: torch.Tensor, group: tuple[int, int, int], of_keys: int) -> torch.Tensor:
+    """Returns a group's rows by sample and head of keys; heads that share keys stand one below the other: (S H_kv, g n, D)."""
+    first, samples, side = group
+    part = rows[first : first + samples * side].view(samples, side, *rows.shape[1:])
+    return part.transpose(1, 2).reshape(samples * of_keys, -1, rows.shape[2])
+
+
+def _lay(stacked: torch.Tensor, rows: torch.Tensor, group: tuple[int, int, int], heads: int) -> None:
+    """Writes what `_stack` would make into rows."""
+    first, samples, side = group
+    part = rows[first : first + samples * side].view(samples, side, *rows.shape[1:])
+    part.copy_(stacked.view(samples, heads, side, -1).transpose(1, 2))
 
 
 def _mask(*, attention_mask: torch.Tensor | None = None, **more: Any) -> torch.Tensor | None:

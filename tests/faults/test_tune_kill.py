@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import start_fust
@@ -135,6 +136,40 @@ def test_paused_ended_early_and_extended_through_kills_of_run_and_server(tmp_pat
         again = wait(server, rough, lambda run: run["state"] == "succeeded")["result"]
         assert again["weights_sha256"] == calm["weights_sha256"] != ended["result"]["weights_sha256"]
         assert again["trained"]["steps"] == ended["result"]["trained"]["steps"] + 80
+    finally:
+        server.stop()
+
+
+def peers_of(server, run_id):
+    """Returns the run's process and the others that it started."""
+    process = json.loads((server.home / "runs" / run_id / "process.json").read_text())
+    return psutil.Process(process["pid"]), psutil.Process(process["pid"]).children()
+
+
+def test_two_processes_end_in_the_same_bits_whichever_is_killed(tmp_path: Path) -> None:
+    """The second is killed, then the first, which takes the others along; paused and resumed besides."""
+    server = start_fust(tmp_path / "home", jobs__cores=2)
+    try:
+        server.cli("push", str(write_base(tmp_path / "base")), "admin/base")
+        server.cli("push", str(write_rows(tmp_path / "rows.jsonl")), "admin/rows", "--type", "dataset")
+        calm = wait(server, start(server, "calm", processes=2), lambda run: run["state"] == "succeeded")
+        rough = start(server, "rough", processes=2)
+        wait(server, rough, lambda run: steps_done(run) > 10)
+        first, [second] = peers_of(server, rough)
+        second.kill()
+        wait(server, rough, lambda _: not first.is_running())
+        wait(server, rough, lambda run: run["state"] == "running" and steps_done(run) > 30)
+        first, [second] = peers_of(server, rough)
+        first.kill()
+        wait(server, rough, lambda _: not second.is_running(), timeout_s=10)
+        ended = wait(server, rough, lambda run: run["state"] == "succeeded")["result"]
+        for it in ("weights_sha256", "recipe"):
+            assert ended[it] == calm["result"][it]
+        assert (ended["recipe"]["processes"], ended["recipe"]["threads"]) == (2, 1)
+        said = server.request("GET", f"/fust/v1/runs/{rough}/events")[2].decode()
+        assert "Process 2 of 2 was ended by signal 9; going on from the newest checkpoint." in said
+        card = server.request("GET", "/admin/rough/resolve/main/README.md")[2].decode()
+        assert "2 processes with 1 threads each" in card and "2 个进程" in card
     finally:
         server.stop()
 

@@ -24,11 +24,13 @@ from safetensors.torch import save as serialise
 from tests.support.tiny_bases import CHATML, make_tokenizer, write_base, write_pairs, write_rows
 
 from fust.tune import checkpoints, preference, train
+from fust.tune.extend import key_of
 from fust.tune.files import DataFile
 from fust.tune.masks import Masker
 from fust.tune.prepare import DataWish, Prepared, prepare
 from fust.tune.progress import Point
 from fust.tune.recipe import Recipe
+from fust.tune.team import Team
 from fust.tune.train import Batches, Training, Tuned, set_up_torch
 
 RECIPE = Recipe(
@@ -81,12 +83,19 @@ def make_bench(folder: Path, **base: Any) -> Path:
     return folder
 
 
-def open_training(folder: Path, recipe: Recipe, run: str = "run", watcher: Quiet | None = None) -> Training:
+def open_training(
+    folder: Path,
+    recipe: Recipe,
+    run: str = "run",
+    watcher: Quiet | None = None,
+    meet: Callable[[], Team] = Team,
+) -> Training:
     set_up_torch(recipe)
     batches = Batches(Prepared.open(folder / "data"), recipe.row_tokens)
     tuned = Tuned(recipe, folder / "base")
-    key = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
-    return Training(tuned, recipe, key, batches, folder / run / "checkpoints", watcher or Quiet())
+    return Training(
+        tuned, recipe, key_of(recipe), batches, folder / run / "checkpoints", watcher or Quiet(), team=meet()
+    )
 
 
 def sha256_of(training: Training) -> str:
@@ -248,9 +257,15 @@ def disturb(folder: Path, recipe: Recipe, points: dict[str, Callable[[], None]])
     return found
 
 
+def warm(folder: Path) -> None:
+    """Imports what a run imports, once for all forks: it takes each of them longer than the run."""
+    torch.set_num_threads(1)
+    open_training(make_bench(folder), RECIPE)
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
-    torch.set_num_threads(1)
+    warm(folder / "warm")
     pairs = folder / "pairs"
     write_base(pairs / "base")
     prepare_rows(pairs, write_pairs(pairs / "rows.jsonl"), pairs=True, held_out_share=0.2)

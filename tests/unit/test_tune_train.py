@@ -319,6 +319,60 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(bench, tmp_path):
         subprocess.run(["umount", "-l", str(small)], check=False)
 
 
+# In two processes
+
+TEAM = BENCH.with_name("tune_team.py")
+
+
+def run_team(folder: Path, what: str) -> dict:
+    """Returns what the program of runs in two processes found."""
+    done = subprocess.run(
+        [sys.executable, str(TEAM), str(folder), what],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_processes_learn_as_one_does(tmp_path):
+    """The same loss and gradient at the first step, and the same course, within rounding: by tokens, not by processes."""
+    for method, found in run_team(tmp_path, "steps").items():
+        one, two = found["1"], found["2"]
+        assert one["losses"][0] == pytest.approx(two["losses"][0], rel=1e-6), method
+        assert one["gradient"] == pytest.approx(two["gradient"], rel=1e-5, abs=1e-7), method
+        assert max(map(abs, one["gradient"])) > 0.01
+        assert one["tokens"] == two["tokens"]
+        for name in ("losses", "held_out", "margins"):
+            for mine, theirs in zip(one[name], two[name], strict=True):
+                assert mine == (None if theirs is None else pytest.approx(theirs, rel=1e-4, abs=1e-6))
+        mine, theirs = found["learned"]
+        assert mine and theirs and (mine != theirs or method == "dpo"), (
+            "processes with other numbers of tokens"
+        )
+
+
+@pytest.mark.faults
+def test_two_processes_end_in_the_same_bits_whichever_is_killed(tmp_path):
+    """SIGKILL to either at listed points, seven within a save; one that hangs, and one whose weights drift."""
+    found = run_team(tmp_path, "kills")
+    whole = found.pop("undisturbed")
+    assert len(found) == 18 and len(whole) == 64
+    assert {point: said for point, said in found.items() if said[1] != whole} == {}
+    for point, (said, _) in found.items():
+        if point.startswith("first"):
+            assert said is None, "it was killed"
+        elif "does not end" in point:
+            assert "does not answer (Timed out" in said
+        elif "other ones" in point:
+            assert "are no longer the same" in said and "lora_A" in said
+        else:
+            assert "Process 2 of 2 was ended by signal 9" in said
+
+
 @pytest.mark.faults
 def test_killed_at_any_point_it_ends_in_the_same_bits(tmp_path):
     done = subprocess.run(

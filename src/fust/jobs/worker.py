@@ -31,6 +31,10 @@ class RunCancelled(BaseException):
     """Raised in the function when the run is to end; clean up and let it pass."""
 
 
+class AttemptLost(BaseException):
+    """Raised in the function when it cannot go on here, but another process can: the run is started again, as if killed."""
+
+
 class JobContext:
     """What a run's function gets: what to do, where, with how much, and how to say how far it is."""
 
@@ -154,6 +158,8 @@ def run_job(settings: Settings, run_id: str, functions: Mapping[str, JobFunction
         outcome = _outcome(context, functions)
     except RunCancelled:
         outcome = Outcome("cancelled")
+    except AttemptLost:
+        return 1  # without an outcome, which is how a killed process leaves
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     folder.write_outcome(outcome)
     return 0 if outcome.state == "succeeded" else 1

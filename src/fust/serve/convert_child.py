@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
+from fust.core.children import die_with_parent
 from fust.core.errors import FustError
 from fust.core.machine import physical_cores
 from fust.formats.ggml_types import FileType
 from fust.formats.gguf_write import write_gguf
-from fust.serve.engines.child_main import die_with_parent
 
 _STEPS = 200
 

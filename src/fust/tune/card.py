@@ -230,13 +230,19 @@ class _Page:
             self._record.trained.spent_s,
             self.say,
         )
-        hardware = say(
-            "{processor}, {threads} threads, {precision}",
-            processor=record.processor,
-            threads=recipe.threads,
-            precision=recipe.precision,
-        )
-        hours = f"{spent_s * recipe.threads / 3600:.2f}"
+        fields = {
+            "processor": record.processor,
+            "threads": recipe.threads,
+            "precision": recipe.precision,
+            "processes": recipe.processes,
+        }
+        if recipe.processes == 1:
+            hardware = say("{processor}, {threads} threads, {precision}", **fields)
+        else:
+            hardware = say(
+                "{processor}, {processes} processes with {threads} threads each, {precision}", **fields
+            )
+        hours = f"{spent_s * recipe.threads * recipe.processes / 3600:.2f}"
         return [
             (say("Hardware"), hardware),
             (say("Time"), say("{span} ({hours} core hours)", span=show_span(spent_s), hours=hours)),

@@ -27,6 +27,7 @@ from fust.core.files import fsync_folder, full_disk_is_clear, link_or_copy
 
 _KEPT = 2
 _MANIFEST = "manifest.json"
+_STATE = "state.json"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -73,6 +74,11 @@ class Checkpoint:
     path: Path
     state: State
 
+    @classmethod
+    def at(cls, path: Path) -> Checkpoint:
+        """Returns one that another process of the run has found whole."""
+        return cls(path, msgspec.json.decode((path / _STATE).read_bytes(), type=State))
+
     def weights(self) -> Tensors:
         """Returns the tensors that are trained."""
         return load_file(self.path / "weights.safetensors")
@@ -80,6 +86,11 @@ class Checkpoint:
     def optimizer(self) -> Tensors:
         """Returns the optimizer's tensors."""
         return load_file(self.path / "optimizer.safetensors")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Returns where the checkpoint of a step is."""
+    return folder / f"step-{step:08d}"
 
 
 def save_checkpoint(
@@ -91,7 +102,7 @@ def save_checkpoint(
         StorageFull: no room; what was there before is untouched.
 
     """
-    final = folder / f"step-{state.step:08d}"
+    final = checkpoint_path(folder, state.step)
     part = final.with_suffix(".tmp")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -100,7 +111,7 @@ def save_checkpoint(
             with disk_errors():
                 save_file(dict(weights), part / "weights.safetensors")
                 save_file(optimizer, part / "optimizer.safetensors")
-            (part / "state.json").write_bytes(msgspec.json.encode(state))
+            (part / _STATE).write_bytes(msgspec.json.encode(state))
             files = {path.name: _seal(path) for path in sorted(part.iterdir())}
             (part / _MANIFEST).write_bytes(msgspec.json.encode(_Manifest(state.step, recipe_key, files)))
             _seal(part / _MANIFEST)
@@ -201,6 +212,6 @@ def _read(path: Path, recipe_key: str) -> State | None:
             _seal(path / name) != file for name, file in manifest.files.items()
         ):
             return None
-        return msgspec.json.decode((path / "state.json").read_bytes(), type=State)
+        return msgspec.json.decode((path / _STATE).read_bytes(), type=State)
     except (OSError, msgspec.MsgspecError):
         return None

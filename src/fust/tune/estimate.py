@@ -20,9 +20,9 @@ TOKENS_PER_PARAMETER = 20
 
 
 def memory_needed(config: BaseConfig, parameters: int, rank: int, *, checkpointing: bool = False) -> int:
-    """Returns bytes that a run takes at most: the process, the weights, what belongs to them, one pass's activations.
+    """Returns bytes that a process takes at most: itself, the weights, what belongs to them, one pass's activations.
 
-    It errs on the large side by up to two times; a dry run measures.
+    It errs on the large side by up to two times; a dry run measures. Several processes take it several times.
     """
     if rank:
         weights = parameters * (4 if parameters <= 300_000_000 else 2) + parameters * 2
@@ -61,7 +61,7 @@ def run_seconds(
     take 3 %.
     """
     steps = recipe.steps - recipe.first_step
-    forward_s = step_s / recipe.passes_per_step / (2 if recipe.is_adapter else 3)
+    forward_s = step_s / recipe.turns_per_step / (2 if recipe.is_adapter else 3)
     looks = 1 + math.ceil(steps / recipe.evaluate_every)
     rows = looks * held_out_rows + (packed_rows + held_out_rows if recipe.method == "dpo" else 0)
     steps_s = 1.03 * step_s * steps + math.ceil(rows / recipe.rows_per_pass) * forward_s
@@ -74,6 +74,14 @@ def _times_sampled(samples_s: float, steps_s: float, looks: int) -> int:
     for look in range(1, looks):
         times += times * samples_s <= SAMPLES_SHARE * steps_s * look / looks
     return times
+
+
+def patience_s(parameters: int, held_out_tokens: int) -> float:
+    """Returns how long one process waits for another at most: while one looks at what is held out, the others wait.
+
+    Ten minutes, or what the look takes (2 N D) where a process does no more than 10 GFLOP/s.
+    """
+    return max(600.0, 2.0 * parameters * held_out_tokens / 10e9)
 
 
 def memory_taken() -> int:

@@ -25,7 +25,7 @@ from fust.tune.estimate import memory_needed
 from fust.tune.extend import is_extension, read_extension
 from fust.tune.files import is_data
 from fust.tune.fresh import guess_memory
-from fust.tune.recipe import Wish, longest_sample, parse_span, rank_of
+from fust.tune.recipe import Wish, longest_sample, parse_span, processes_of, rank_of
 from fust.tune.shape import ModelWish
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def tune_kind(hub: Hub, accounts: Accounts, jobs: Jobs) -> Kind:
         else:
             wish = read_wish(params)
         check_installed()
+        processes = processes_of(wish, min(physical_cores(), jobs.budget.cores))
         accounts.require(identity, "write")
         for target in _targets(wish):
             _check_target(hub, accounts, identity, target)
@@ -70,11 +71,13 @@ def tune_kind(hub: Hub, accounts: Accounts, jobs: Jobs) -> Kind:
         if wish.extends and wish.method == "pretrain":
             memory_bytes = extended_bytes
         elif wish.method == "pretrain":
-            memory_bytes = _memory_of_fresh(wish, sum(entry.size or 0 for entry in files), jobs.budget)
+            memory_bytes = _memory_of_fresh(
+                wish, sum(entry.size or 0 for entry in files), jobs.budget, processes
+            )
         else:
             base = hub.get_repo_to_open(identity, wish.base, "model")
             base_oid = hub.resolve_revision(base, wish.revision)
-            memory_bytes = _memory(hub, base, base_oid, wish)
+            memory_bytes = processes * _memory(hub, base, base_oid, wish)
             pinned = msgspec.structs.replace(pinned, base=base.repo_id, revision=base_oid)
         return msgspec.to_builtins(pinned) | {"memory_bytes": memory_bytes}
 
@@ -177,9 +180,10 @@ def _memory(hub: Hub, base: RepoInfo, revision: str, wish: Wish) -> int:
     return memory_needed(config, parameters, rank_of(wish), checkpointing=wish.checkpointing)
 
 
-def _memory_of_fresh(wish: Wish, size_bytes: int, budget: Budget) -> int:
+def _memory_of_fresh(wish: Wish, size_bytes: int, budget: Budget, processes: int) -> int:
     cores = min(physical_cores(), budget.cores)
-    return guess_memory(size_bytes, wish.model, wish.epochs, wish.budget_s, cores, budget.memory_bytes)
+    room_bytes = budget.memory_bytes // processes
+    return processes * guess_memory(size_bytes, wish.model, wish.epochs, wish.budget_s, cores, room_bytes)
 
 
 # At work

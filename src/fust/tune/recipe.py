@@ -55,6 +55,8 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     precision: Precision | None = None
     checkpointing: bool = False
     """Whether activations are computed twice: a third slower, in much less memory."""
+    processes: int | None = None
+    """Among which the passes of a step are shared; each holds the whole model. None: one."""
     seed: int = 1455
     private: bool | None = None
     merge: bool = False
@@ -128,6 +130,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: Shape | None = None
     """Of `pretrain`: what was made from nothing."""
     extends: Extended | None = None
+    processes: int = 1
+    """Each with ``threads``; another number adds gradients in another order, and gives other bits."""
 
     @property
     def first_step(self) -> int:
@@ -150,6 +154,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def rows_per_step(self) -> int:
         """Returns the rows that one step learns from."""
         return self.rows_per_pass * self.passes_per_step
+
+    @property
+    def turns_per_step(self) -> int:
+        """Returns the passes of a step that come one after another, while each process computes its own."""
+        return math.ceil(self.passes_per_step / self.processes)
 
     @property
     def step_tokens(self) -> int:
@@ -197,6 +206,23 @@ def rank_of(wish: Wish) -> int:
     return 16 if wish.lora_rank is None else wish.lora_rank
 
 
+def processes_of(wish: Wish, cores: int) -> int:
+    """Returns how many processes train together on so many cores.
+
+    Raises:
+        InvalidInput: there is not a core for each.
+
+    """
+    if wish.processes is not None and not 1 <= wish.processes <= cores:
+        raise InvalidInput(
+            "processes is {value}, and goes from 1 to {most}: each needs a core that runs may use.",
+            hint="Leave processes out, or give runs more cores (jobs.cores).",
+            value=wish.processes,
+            most=cores,
+        )
+    return wish.processes or 1
+
+
 def longest_sample(config: BaseConfig, wish: Wish) -> int:
     """Returns how many tokens a sample may have; two that are compared share a row."""
     most = min(config.max_position_embeddings, 4096)
@@ -221,14 +247,13 @@ def derive(
     base_revision: str,
     data_revision: str,
     precision: Reasoned,
-    threads: int,
+    cores: int,
     versions: dict[str, str],
     shape: Shape | None = None,
 ) -> Planned:
     """Returns the recipe for what was asked; everything that was not asked follows from model, data and machine."""
-    why: list[Reasoned] = []
-
-    why.append(precision)
+    processes = processes_of(wish, cores)
+    why = [precision, _why_processes(wish, processes, cores)]
     why.append(
         Reasoned(
             "row_tokens",
@@ -238,7 +263,7 @@ def derive(
         )
     )
     flops = _fresh_flops(wish, shape, report) if shape else 0.0
-    per_pass, passes = _rows(wish, packed_rows, row_tokens, flops)
+    per_pass, passes = _rows(wish, packed_rows, row_tokens, flops, processes)
     step_tokens = per_pass * passes * row_tokens
     why.append(
         Reasoned(
@@ -272,7 +297,8 @@ def derive(
         data_key=report.key,
         seed=wish.seed,
         precision="bf16" if precision.value == "bf16" else "fp32",
-        threads=threads,
+        threads=cores // processes,
+        processes=processes,
         row_tokens=row_tokens,
         rows_per_pass=per_pass,
         passes_per_step=passes,
@@ -336,16 +362,38 @@ def _fresh_rate(flops: float) -> float:
     return min(4e-3, 0.3118 * max(1.0, flops) ** -0.125)
 
 
-def _rows(wish: Wish, packed_rows: int, row_tokens: int, fresh_flops: float) -> tuple[int, int]:
+def _why_processes(wish: Wish, processes: int, cores: int) -> Reasoned:
+    if processes > 1:
+        return Reasoned(
+            "processes",
+            str(processes),
+            "As asked: each holds the whole model, so they take about {processes} times the memory of one, with {threads} "
+            "threads each.",
+            {"processes": processes, "threads": cores // processes},
+        )
+    if wish.processes:
+        return Reasoned("processes", "1", "As asked.")
+    return Reasoned(
+        "processes",
+        "1",
+        "The threads of one use all {cores} cores and share the memory's bandwidth; a second would hold the model twice.",
+        {"cores": cores},
+    )
+
+
+def _rows(
+    wish: Wish, packed_rows: int, row_tokens: int, fresh_flops: float, processes: int
+) -> tuple[int, int]:
     """Returns rows in a pass and passes in a step: about 20 steps an epoch, 512 to 32,768 token places a step.
 
-    From nothing the places follow from the work (DeepSeek LLM, arXiv 2401.02954, section 3.1).
+    From nothing the places follow from the work (DeepSeek LLM, arXiv 2401.02954, section 3.1). Every process gets as many
+    passes as the others.
     """
     suits = 0.2920 * fresh_flops**0.3271 if fresh_flops else packed_rows * row_tokens // 20
     wanted = wish.step_tokens or min(32_768, max(512, suits))
     rows = max(1, min(packed_rows, round(wanted / row_tokens)))
-    per_pass = max(1, min(rows, _PASS_TOKENS // row_tokens))
-    return per_pass, math.ceil(rows / per_pass)
+    per_pass = max(1, min(rows // processes, _PASS_TOKENS // row_tokens))
+    return per_pass, math.ceil(rows / per_pass / processes) * processes
 
 
 def _steps(wish: Wish, report: DataReport, per_epoch: int, why: list[Reasoned]) -> int:

@@ -16,12 +16,15 @@ work/out/                   what goes into the hub
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import shutil
 import signal
 import time
+from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
@@ -40,10 +43,10 @@ from fust.formats.gguf_write import check_gguf
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
 from fust.jobs.folder import RunFolder
-from fust.jobs.worker import JobContext, RunCancelled
+from fust.jobs.worker import AttemptLost, JobContext, RunCancelled
 from fust.store.database import Database
 from fust.tune.base import Base, check_vocabulary, read_base, wanted_files
-from fust.tune.estimate import flops_from_scratch, memory_taken, run_seconds, training_flops
+from fust.tune.estimate import flops_from_scratch, memory_taken, patience_s, run_seconds, training_flops
 from fust.tune.extend import Before, key_of, plan_extension, take_over
 from fust.tune.files import DataFile, is_data
 from fust.tune.hub_files import link_files, list_names
@@ -51,18 +54,50 @@ from fust.tune.masks import Masker, Tokenizer
 from fust.tune.prepare import DataWish, Prepared, SampleView, iter_texts, prepare, view_samples
 from fust.tune.progress import Point, Trained
 from fust.tune.publish import Origin, publish
-from fust.tune.recipe import Planned, Reasoned, Recipe, Wish, derive, longest_sample, within_budget
+from fust.tune.recipe import (
+    Planned,
+    Reasoned,
+    Recipe,
+    Wish,
+    derive,
+    longest_sample,
+    processes_of,
+    within_budget,
+)
 from fust.tune.report import DataReport
 from fust.tune.result import Decided, Forecast, TuneResult
 
 if TYPE_CHECKING:
+    from fust.tune.batches import Batches
     from fust.tune.fresh_base import Fresh
-    from fust.tune.train import Training
+    from fust.tune.peers import Peers
+    from fust.tune.samples import Sampler
+    from fust.tune.team import Team
+    from fust.tune.train import Training, Tuned
 
 _HELD_OUT_SHARE = 0.05
 _HELD_OUT_BYTES = 1_000_000
 """Of larger data a smaller share is held out."""
 _POINTS_SHOWN = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What a run works on."""
+
+    base: Base
+    prepared: Prepared
+    preview: list[SampleView]
+    batches: Batches
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What learns, and who does it."""
+
+    tuned: Tuned
+    sampler: Sampler
+    team: Team
 
 
 class Run:
@@ -76,6 +111,7 @@ class Run:
         self._stopping = False
         self._has_stepped = False
         self._fresh: Fresh | None = None
+        self._peers: Peers
         self._log = (self._work / "log.jsonl").open("ab", buffering=0)
 
     def run(self) -> TuneResult:
@@ -97,8 +133,9 @@ class Run:
 
     def _run(self) -> TuneResult:
         context, wish = self._context, self._wish
+        from fust.tune.batches import Batches
         from fust.tune.samples import Sampler, choose_prompts
-        from fust.tune.train import Batches, Training, Tuned, keep_malloc_pages, set_up_torch
+        from fust.tune.train import Tuned, keep_malloc_pages, set_up_torch
 
         keep_malloc_pages()
         base = self._make_base() if wish.method == "pretrain" else self._fetch_base(wish.base)
@@ -114,39 +151,79 @@ class Run:
         before = Before.read(self._folder_of(wish.extends)) if wish.extends and decided is None else None
         known = decided.recipe if decided else before.decided.recipe if before else None
         batches = Batches(prepared, known.row_tokens if known else _row_tokens(prepared, wish))
+        ready = _Ready(base, prepared, preview, batches)
         planned = self._plan(base, prepared, len(batches.train), before)
         recipe = decided.recipe if decided else planned.recipe
         set_up_torch(recipe)
         context.progress(0, 0, "", "Loading {repo_id}", now=True, repo_id=name)
-        tuned = Tuned(recipe, base.folder)
-        sampler = Sampler(tuned, tokenizer, choose_prompts(prepared))
-        if decided is None:
-            context.progress(0, 0, "", "Measuring the speed", now=True)
-            step_s = Training(tuned, recipe, "", batches, self._work / "checkpoints", self).measure()
-            samples_s = sampler.measure()
-            planned = within_budget(planned, wish, step_s, time.monotonic() - self._began)
-            if before:
-                take_over(before, self._work, planned.recipe)
-            rows = len(batches.train), len(batches.held_out)
-            forecast = _forecast(planned.recipe, base, prepared.report, *rows, step_s, samples_s)
-            decided = Decided(planned.recipe, planned.reasons, forecast)
-            write_atomic(self._work / "recipe.json", msgspec.json.encode(decided))
-            self._say_plan(decided, prepared.report, preview)
-        recipe = decided.recipe
-        result = TuneResult("", "", recipe, decided.reasons, prepared.report, preview, decided.forecast)
+        with self._with_peers(recipe, ready):
+            tuned = Tuned(recipe, base.folder)
+            sampler = Sampler(tuned, tokenizer, choose_prompts(prepared))
+            loaded = _Loaded(tuned, sampler, self._peers.meet())
+            if decided is None:
+                decided = self._decide(planned, before, ready, loaded)
+            recipe = decided.recipe
+            result = TuneResult("", "", recipe, decided.reasons, prepared.report, preview, decided.forecast)
+            if not wish.dry_run:
+                result.trained = self._train(recipe, ready, loaded)
         if wish.dry_run:
             shutil.rmtree(self._work, ignore_errors=True)
-            return result
-        context.too_late_to_cancel = True  # from here on an end is heard between two steps
-        signal.signal(signal.SIGTERM, self._hear_stop)
-        training = Training(tuned, recipe, key_of(recipe), batches, self._work / "checkpoints", self, sampler)
-        self._trim_log()
-        trained = training.run()
-        if not trained.finished:
-            trained = self._end_early(training)
-        result.trained = trained
-        self._publish(tuned, base, result)
+        else:
+            self._publish(tuned, base, result)
         return result
+
+    @contextlib.contextmanager
+    def _with_peers(self, recipe: Recipe, ready: _Ready) -> Generator[None]:
+        """Has the run's other processes; raises AttemptLost when one of them is lost."""
+        from fust.tune.peers import Peers
+        from fust.tune.team import TeamLost
+
+        held_out_tokens = len(ready.batches.held_out) * recipe.row_tokens
+        longest_wait_s = patience_s(ready.base.parameters, held_out_tokens)
+        with Peers(recipe, ready.base.folder, self._work, longest_wait_s) as self._peers:
+            try:
+                yield
+            except TeamLost as lost:
+                why = self._peers.explain(lost)
+                self.say(why.template, **why.params)
+                raise AttemptLost from lost
+
+    def _decide(self, planned: Planned, before: Before | None, ready: _Ready, loaded: _Loaded) -> Decided:
+        """Measures what a step takes, and writes down what is decided by it."""
+        from fust.tune.peers import Measure
+        from fust.tune.train import Training
+
+        self._context.progress(0, 0, "", "Measuring the speed", now=True)
+        batches, report = ready.batches, ready.prepared.report
+        folder = self._work / "checkpoints"
+        training = Training(loaded.tuned, planned.recipe, "", batches, folder, self, team=loaded.team)
+        self._peers.order(Measure())
+        step_s, samples_s = training.measure(), loaded.sampler.measure()
+        memory_bytes = int(loaded.team.add([float(memory_taken())])[0])
+        planned = within_budget(planned, self._wish, step_s, time.monotonic() - self._began)
+        if before:
+            take_over(before, self._work, planned.recipe)
+        rows = len(batches.train), len(batches.held_out)
+        forecast = _forecast(planned.recipe, ready.base, report, *rows, step_s, samples_s, memory_bytes)
+        decided = Decided(planned.recipe, planned.reasons, forecast)
+        write_atomic(self._work / "recipe.json", msgspec.json.encode(decided))
+        self._say_plan(decided, report, ready.preview)
+        return decided
+
+    def _train(self, recipe: Recipe, ready: _Ready, loaded: _Loaded) -> Trained:
+        """Trains from where it stands to the end; raises RunCancelled when it is paused."""
+        from fust.tune.peers import Follow
+        from fust.tune.train import Training
+
+        self._context.too_late_to_cancel = True  # from here on an end is heard between two steps
+        signal.signal(signal.SIGTERM, self._hear_stop)
+        key, folder = key_of(recipe), self._work / "checkpoints"
+        training = Training(
+            loaded.tuned, recipe, key, ready.batches, folder, self, loaded.sampler, loaded.team
+        )
+        self._trim_log()
+        trained = training.run(lambda checkpoint: self._peers.order(Follow(recipe, key, checkpoint)))
+        return trained if trained.finished else self._end_early(training)
 
     # Stages
 
@@ -194,7 +271,7 @@ class Run:
                 wish,
                 threads=spec.cores,
                 precision=choose_precision(wish).value,
-                room_bytes=spec.memory_bytes,
+                room_bytes=spec.memory_bytes // processes_of(wish, spec.cores),
             )
         return read_base(folder, wish.to)
 
@@ -265,7 +342,7 @@ class Run:
             base_revision=wish.revision,
             data_revision=wish.data_revision,
             precision=choose_precision(wish),
-            threads=self._context.spec.cores,
+            cores=self._context.spec.cores,
             versions=_versions(),
             shape=fresh.shape if fresh else None,
         )
@@ -308,10 +385,13 @@ class Run:
             "steps",
             "Loss {loss}, {speed} tokens/s",
             now=is_shown,
-            data=msgspec.to_builtins(point) | {"memory_bytes": psutil.Process().memory_info().rss},
+            data=msgspec.to_builtins(point) | {"memory_bytes": self._memory_bytes()},
             loss=f"{point.loss:.4f}",
             speed=f"{point.tokens_per_s:.0f}",
         )
+
+    def _memory_bytes(self) -> int:
+        return int(psutil.Process().memory_info().rss) + self._peers.memory_bytes()
 
     def tell(self, done: int, total: int, template: str, /, **params: object) -> None:
         """Hands on how far a stage beside the steps is."""
@@ -443,6 +523,7 @@ def _forecast(
     held_out_rows: int,
     step_s: float,
     samples_s: float,
+    memory_bytes: int,
 ) -> Forecast:
     steps = recipe.steps - recipe.first_step
     tokens = report.tokens * steps * recipe.rows_per_step // packed_rows
@@ -452,8 +533,8 @@ def _forecast(
     return Forecast(
         step_s,
         time_s,
-        memory_taken(),
-        time_s * recipe.threads / 3600,
+        memory_bytes,
+        time_s * recipe.threads * recipe.processes / 3600,
         flops,
         scratch,
         1 - flops / scratch,

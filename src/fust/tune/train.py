@@ -10,7 +10,8 @@ What makes it quick on a CPU: bf16 where the processor has instructions for it, 
 padding, the output matrix applied to learned tokens only, functions of our own where the time goes
 (`fust.tune.kernels`), and a malloc that keeps its pages. What makes it exact: the
 rows and all random numbers of a step follow from the seed and the step's number, so a run that goes on from a
-checkpoint does what it would have done.
+checkpoint does what it would have done. Several processes share the passes of a step (`fust.tune.team`); the same loop
+runs in each, and the first one evaluates, saves and says.
 """
 
 # torch, transformers and peft type their functions only in part.
@@ -22,7 +23,7 @@ import ctypes
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,11 +36,21 @@ from fust.core.errors import FustError, StorageFull
 from fust.core.files import full_disk_is_clear
 from fust.tune.base import PROVEN
 from fust.tune.batches import IGNORED, Batch, Batches
-from fust.tune.checkpoints import Checkpoint, State, Tensors, disk_errors, find_checkpoint, save_checkpoint
+from fust.tune.checkpoints import (
+    Checkpoint,
+    State,
+    Tensors,
+    checkpoint_path,
+    disk_errors,
+    find_checkpoint,
+    save_checkpoint,
+)
 from fust.tune.kernels import quicken_adapters, register_parted_attention, token_losses
+from fust.tune.mover import Mover
 from fust.tune.preference import Preference, Reference
 from fust.tune.progress import Point, Trained, Watcher
 from fust.tune.recipe import Recipe
+from fust.tune.team import Team
 
 if TYPE_CHECKING:
     from fust.tune.samples import Sampler
@@ -228,55 +239,6 @@ def _has_experts(model: Any) -> bool:
     )
 
 
-class Mover:
-    """AdamW with the schedule: a linear rise, then a linear fall to nothing."""
-
-    def __init__(self, tuned: Tuned, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._names = list(tuned.trained)
-        self._parameters = list(tuned.trained.values())
-        matrices = [p for p in self._parameters if p.dim() > 1]
-        vectors = [p for p in self._parameters if p.dim() <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self._adam = torch.optim.AdamW([g for g in groups if g["params"]], betas=recipe.betas, fused=True)
-
-    def rate(self, step: int, scale: float) -> float:
-        """Returns the learning rate of step ``step`` (from 0)."""
-        return self._recipe.rate(step) * scale
-
-    def move(self, rate: float) -> float:
-        """Clips, moves, forgets the gradients; returns their norm. Nothing moves when the norm is not a number."""
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm))
-        if math.isfinite(norm):
-            for group in self._adam.param_groups:
-                group["lr"] = rate
-            self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
-        return norm
-
-    def forget(self) -> None:
-        """Drops gradients."""
-        self._adam.zero_grad(set_to_none=True)
-
-    def state(self) -> Tensors:
-        """Returns moments and counts, by name."""
-        found: Tensors = {}
-        for name, parameter in zip(self._names, self._parameters, strict=True):
-            for key, value in self._adam.state.get(parameter, {}).items():
-                found[f"{key}.{name}"] = value
-        return found
-
-    def load(self, state: Tensors) -> None:
-        """Takes them from a checkpoint; an empty state is that of step 0."""
-        self._adam.state.clear()
-        for key, value in state.items():
-            kind, _, name = key.partition(".")
-            self._adam.state[self._parameters[self._names.index(name)]][kind] = value.clone()
-
-
 # The loop
 
 
@@ -301,6 +263,7 @@ class Training:
         folder: Path,
         watcher: Watcher,
         sampler: Sampler | None = None,
+        team: Team | None = None,
     ) -> None:
         self.tuned = tuned
         self._recipe = recipe
@@ -309,23 +272,41 @@ class Training:
         self._folder = folder
         self._watcher = watcher
         self._sampler = sampler
-        self._mover = Mover(tuned, recipe)
+        self._team = team or Team()
+        self._mover = Mover(tuned.trained, recipe)
         self._preference: Preference | None = None
         self.state = State()
         self._saved_at = time.monotonic()
 
-    def run(self) -> Trained:
+    def run(self, begin: Callable[[str], None] = lambda _: None) -> Trained:
         """Trains to the end, or until the watcher wants to stop.
+
+        Args:
+            begin: called before the first step with the name of the checkpoint that it follows; empty: there is none.
 
         Raises:
             Diverged: the loss broke a second time.
+            TeamLost: another process of the run has ended.
 
         """
         if self._recipe.method == "dpo" and not self._refer():
             return self._ended(finished=False)
-        self._resume()
+        begin(self._resume())
+        return self._train()
+
+    def follow(self, checkpoint: str) -> None:
+        """Trains as one of several processes, from where the first one begins; nothing is written."""
+        if self._recipe.method == "dpo":
+            self._refer()  # whole by now, so it is only read
+        if checkpoint:
+            self._load(Checkpoint.at(self._folder / checkpoint))
+        self._train()
+
+    def _train(self) -> Trained:
+        team = self._team
+        team.check_same(self.tuned.weights())
         while self.state.step < self._recipe.steps:
-            if self._watcher.wants_to_stop():
+            if team.agree(self._watcher.wants_to_stop()):
                 self._save()
                 return self._ended(finished=False)
             began = time.monotonic()
@@ -334,7 +315,7 @@ class Training:
                 self._roll_back()
                 continue
             self._note(point, time.monotonic() - began)
-            if time.monotonic() - self._saved_at >= CHECKPOINT_EVERY_S:
+            if team.agree(time.monotonic() - self._saved_at >= CHECKPOINT_EVERY_S):
                 self._save()
         self._save()
         return self._ended(finished=True)
@@ -354,41 +335,49 @@ class Training:
         if self._recipe.method == "dpo":  # any reference will do
             self._preference = Preference(self._recipe.beta, torch.zeros(self._batches.count))
         took: list[float] = []
-        for batch in self._batches.of_step(self._recipe, 0):
+        for _, batch in self._share_of_step(0):
             began = time.monotonic()
             (self._loss(batch)[0] / max(1, self._weight(batch))).backward()  # pyright: ignore[reportUnknownMemberType]
             took.append(time.monotonic() - began)
             if len(took) >= 3 and sum(took) > _MEASURE_S:
                 break
+        self._team.agree(True)  # all have come so far
         began = time.monotonic()
+        self._team.add_gradients(self.tuned.trained.values())
         self._mover.move(0.0)
         self._mover.load({})
         moved_s = time.monotonic() - began
         if len(took) < 3:  # the first pass also fills caches and takes memory from the system
             again = time.monotonic()
-            for batch in self._batches.of_step(self._recipe, 1):
+            for _, batch in self._share_of_step(1):
                 self._loss(batch)[0].backward()  # pyright: ignore[reportUnknownMemberType]
             self._mover.forget()
             return time.monotonic() - again + moved_s
-        return sorted(took[1:])[len(took[1:]) // 2] * self._recipe.passes_per_step + moved_s
+        return sorted(took[1:])[len(took[1:]) // 2] * self._recipe.turns_per_step + moved_s
+
+    def _share_of_step(self, step: int) -> list[tuple[int, Batch]]:
+        """Returns the passes of a step that this process computes, each with its number."""
+        return self._team.share_of(list(self._batches.of_step(self._recipe, step)))
 
     def _step(self, step: int) -> Point | None:
         """Does one step; None when the loss broke, and then nothing has moved."""
-        torch.manual_seed(self._recipe.seed * 1_000_003 + step)
         batches = list(self._batches.of_step(self._recipe, step))
         weight = sum(self._weight(batch) for batch in batches)
-        total = 0.0
-        margins: list[float] = []
-        for batch in batches:
-            loss, of_batch = self._loss(batch)
+        total, gained, won = 0.0, 0.0, 0.0
+        for number, batch in self._team.share_of(batches):
+            torch.manual_seed(((self._recipe.seed * 1_000_003 + step) * 1009 + number) % 2**63)
+            loss, margins = self._loss(batch)
             (loss / weight).backward()  # pyright: ignore[reportUnknownMemberType]
             total += loss.item()
-            margins += of_batch
+            gained += sum(margins)
+            won += _won(margins)
+        total, gained, won = self._team.add([total, gained, won])
         mean = total / weight
         if not math.isfinite(mean) or self._is_diverging(mean):
             self._mover.forget()
             return None
         rate = self._mover.rate(step, self.state.rate_scale)
+        self._team.add_gradients(self.tuned.trained.values())
         norm = self._mover.move(rate)
         if not math.isfinite(norm):
             return None
@@ -396,11 +385,9 @@ class Training:
         self.state.tokens += tokens
         self.state.learned_tokens += sum(batch.learned for batch in batches)
         point = Point(step + 1, mean, rate, norm, tokens, self.state.tokens)
-        if not margins:
+        if self._preference is None:
             return point
-        return msgspec.structs.replace(
-            point, reward_margin=sum(margins) / len(margins), reward_accuracy=_share_won(margins)
-        )
+        return msgspec.structs.replace(point, reward_margin=gained / weight, reward_accuracy=won / weight)
 
     def _loss(self, batch: Batch) -> tuple[torch.Tensor, list[float]]:
         """Returns the loss summed over what counts, and of pairs their margins."""
@@ -484,12 +471,13 @@ class Training:
                 hint="Lower the learning rate (--set learning_rate=…), or look at the rows with --dry-run.",
                 step=broke_at,
             )
-        found, _ = find_checkpoint(self._folder, self._key)
-        if found is None:
+        found = find_checkpoint(self._folder, self._key)[0] if self._team.leads else None
+        back = self._team.tell(-1 if found is None else found.state.step)
+        if back < 0:
             raise Diverged(
                 "The loss broke at step {step}, and there is no checkpoint to go back to.", step=broke_at
             )
-        self._load(found)
+        self._load(found or Checkpoint.at(checkpoint_path(self._folder, back)))
         self.state.rate_scale *= 0.5
         self.state.rolled_back_at = broke_at
         self._watcher.say(
@@ -501,7 +489,12 @@ class Training:
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[float | None, float | None]:
-        """Returns the held-out loss, None when nothing is held out; and of pairs the share that is judged right."""
+        """Returns the held-out loss, None when nothing is held out; and of pairs the share that is judged right.
+
+        Only the first process looks.
+        """
+        if not self._team.leads:
+            return None, None
         total, weight = 0.0, 0
         margins: list[float] = []
         self.tuned.model.eval()
@@ -511,12 +504,18 @@ class Training:
             weight += self._weight(batch)
             margins += of_batch
         self.tuned.model.train()
-        return (total / weight if weight else None), (_share_won(margins) if margins else None)
+        return (total / weight if weight else None), (_won(margins) / len(margins) if margins else None)
 
     # Checkpoints
 
     def _save(self) -> None:
-        """Saves; a full disk costs the checkpoint and not the run."""
+        """Saves what is the same in all processes."""
+        self._team.check_same(self.tuned.weights() | self._mover.state())
+        if self._team.leads:
+            self._write()
+
+    def _write(self) -> None:
+        """Writes a checkpoint; a full disk costs the checkpoint and not the run."""
         self._saved_at = time.monotonic()
         try:
             save_checkpoint(self._folder, self._key, self.tuned.weights(), self._mover.state(), self.state)
@@ -527,18 +526,20 @@ class Training:
         else:
             self._watcher.say("Checkpoint at step {step}.", step=self.state.step)
 
-    def _resume(self) -> None:
+    def _resume(self) -> str:
+        """Takes up the newest checkpoint, whose name it returns; or makes that of the start."""
         found, damaged = find_checkpoint(self._folder, self._key)
         for name in damaged:
             self._watcher.say("Checkpoint {name} is damaged; using the one before it.", name=name)
         if found is not None:
             self._load(found)
             self._watcher.say("Going on from step {step}.", step=self.state.step)
-        else:
-            loss, self.state.held_out_accuracy = self._evaluate()
-            self.state.first_held_out_loss = self.state.held_out_loss = loss
-            self._show(self._sampler.first() if self._sampler else [])
-            self._save()  # where a loss that breaks early goes back to
+            return found.path.name
+        loss, self.state.held_out_accuracy = self._evaluate()
+        self.state.first_held_out_loss = self.state.held_out_loss = loss
+        self._show(self._sampler.first() if self._sampler else [])
+        self._write()  # where a loss that breaks early goes back to
+        return ""
 
     def _load(self, found: Checkpoint) -> None:
         self.tuned.load(found.weights())
@@ -560,6 +561,6 @@ class Training:
         )
 
 
-def _share_won(margins: list[float]) -> float:
-    """Returns the share of pairs whose better answer is favoured; a draw, as at the start, counts as half."""
-    return sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins) / len(margins)
+def _won(margins: list[float]) -> float:
+    """Returns how many of the pairs favour the better answer; a draw, as at the start, counts as half."""
+    return sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins)

@@ -9,19 +9,17 @@ this process hang. A lock file is held meanwhile: by it the next server knows th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from fust.core.children import die_with_parent
 from fust.core.locks import FileLock
 from fust.core.machine import machine_memory
 
-PR_SET_PDEATHSIG = 1
 _LEAST_GROWTH_BYTES = 2**30
 
 
@@ -88,16 +86,6 @@ def say(out: int, message: ChildReady) -> None:
     """Says the one line."""
     os.write(out, msgspec.json.encode(message) + b"\n")
     os.close(out)
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Ends this process when its parent ends; at once when that is gone already."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(3)
 
 
 def bound_growth(most_bytes: int, pid: int = 0) -> None:

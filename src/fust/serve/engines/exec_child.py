@@ -13,9 +13,10 @@ import sys
 
 import msgspec
 
+from fust.core.children import die_with_parent
 from fust.core.locks import FileLock
 from fust.core.machine import machine_memory
-from fust.serve.engines.child_main import ChildReady, bound_growth, die_with_parent, say
+from fust.serve.engines.child_main import ChildReady, bound_growth, say
 
 EXEC = "fust.serve.engines.exec_child"
 """Its module."""

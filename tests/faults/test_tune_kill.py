@@ -140,6 +140,29 @@ def test_paused_ended_early_and_extended_through_kills_of_run_and_server(tmp_pat
         server.stop()
 
 
+def test_base_and_data_that_change_during_the_run_change_nothing(tmp_path: Path) -> None:
+    """Other weights and other rows are pushed once the training goes, and its process is killed: the same bits come out."""
+    server = start_fust(tmp_path / "home", jobs__cores=1)
+    try:
+        server.cli("push", str(write_base(tmp_path / "base")), "admin/base")
+        server.cli("push", str(write_rows(tmp_path / "rows.jsonl")), "admin/rows", "--type", "dataset")
+        calm = wait(server, start(server, "calm"), lambda run: run["state"] == "succeeded")["result"]
+        run_id = start(server, "rough")
+        wait(server, run_id, lambda run: steps_done(run) > 5)
+        server.cli("push", str(write_base(tmp_path / "other", seed=1)), "admin/base")
+        rows = write_rows(tmp_path / "other" / "rows.jsonl", start=500)
+        server.cli("push", str(rows), "admin/rows", "--type", "dataset")
+        kill_worker(server, run_id)
+        ended = wait(server, run_id, lambda run: run["state"] == "succeeded")["result"]
+        for it in ("weights_sha256", "recipe"):
+            assert ended[it] == calm[it]
+        after = wait(server, start(server, "after", steps=1), lambda run: run["state"] == "succeeded")
+        for it in ("base_revision", "data_revision", "data_key"):
+            assert after["result"]["recipe"][it] != calm["recipe"][it], "the changes were real"
+    finally:
+        server.stop()
+
+
 def peers_of(server, run_id):
     """Returns the run's process and the others that it started."""
     process = json.loads((server.home / "runs" / run_id / "process.json").read_text())

@@ -1,6 +1,7 @@
 """Runs outlive the server, are adopted again, end when asked, and say why when they die."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import psutil
 import pytest
 from sqlalchemy import select
 
+from fust.accounts.rights import Asked
 from fust.core.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from fust.jobs import supervisor
-from fust.jobs.folder import RunFolder
+from fust.jobs.folder import RunFolder, Spec
 from fust.store.outbox import OutboxRow
 
 SUPPORT = Path(__file__).parent.parent / "support"
@@ -254,3 +256,30 @@ def test_a_stranger_with_the_old_pid_is_not_touched(home):
     stranger.wait()
     jobs.stop()
     database.close()
+
+
+@pytest.mark.parametrize("kind", ["count", "stubborn"])
+def test_a_worker_whose_home_was_deleted_ends(tmp_path, kind):
+    """One that ends when it is asked, and one that has to be made to."""
+    home = tmp_path / "home"
+    folder = RunFolder(home, "r1")
+    folder.create()
+    params = {"to": 10**6, "every_s": 0.05}
+    folder.write_spec(Spec("r1", kind, "ada", Asked(by_admin=True), params, 1, 10**6))
+    environ = {
+        **os.environ,
+        "FUST_HOME": str(home),
+        "PYTHONPATH": f"{SUPPORT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    with (tmp_path / "said").open("wb") as said:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "jobs_worker", "r1"], env=environ, stderr=said, start_new_session=True
+        )
+    try:
+        wait_for(lambda: folder.events_size() > 0)
+        shutil.rmtree(home)
+        assert worker.wait(timeout=40) != 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert f"{folder.path} was deleted while its run went on" in (tmp_path / "said").read_text()

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,10 @@ from fust.jobs.folder import LOCK_VARIABLE, Event, Fault, Outcome, Process, RunF
 log = logging.getLogger(__name__)
 
 _PROGRESS_EVERY_S = 0.25
+_HOME_LOOK_S = 3.0
+_FAREWELL_S = 10.0
+_HOMELESS = 4
+"""Exit status of a worker whose home was deleted."""
 
 
 class RunCancelled(BaseException):
@@ -153,6 +158,7 @@ def run_job(settings: Settings, run_id: str, functions: Mapping[str, JobFunction
             raise RunCancelled
 
     signal.signal(signal.SIGTERM, on_terminate)
+    threading.Thread(target=_watch_home, args=(folder.path,), name="fust-home", daemon=True).start()
     try:
         folder.write_process(Process(os.getpid(), os.getpgrp()))
         outcome = _outcome(context, functions)
@@ -161,8 +167,32 @@ def run_job(settings: Settings, run_id: str, functions: Mapping[str, JobFunction
     except AttemptLost:
         return 1  # without an outcome, which is how a killed process leaves
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    folder.write_outcome(outcome)
+    try:
+        folder.write_outcome(outcome)
+    except FileNotFoundError:
+        return _homeless(folder.path)
     return 0 if outcome.state == "succeeded" else 1
+
+
+def _watch_home(folder: Path) -> None:
+    """Ends this process and its children when the run's folder was deleted: nobody learns of what they do."""
+    missing = 0
+    while missing < 2:
+        time.sleep(_HOME_LOOK_S)
+        missing = 0 if folder.exists() else missing + 1
+    _homeless(folder)
+    leads = os.getpgrp() == os.getpid()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if leads:
+            os.killpg(os.getpgrp(), number)
+        else:
+            os.kill(os.getpid(), number)
+        time.sleep(_FAREWELL_S)
+
+
+def _homeless(folder: Path) -> int:
+    print(f"{folder} was deleted while its run went on: the run ends", file=sys.stderr, flush=True)
+    return _HOMELESS
 
 
 def _outcome(context: JobContext, functions: Mapping[str, JobFunction]) -> Outcome:

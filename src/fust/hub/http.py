@@ -293,18 +293,21 @@ async def drain_body(request: Request) -> None:
 
 
 async def send_reply(surface: Surface, request: Request, reply: AnyReply, send: Send) -> None:
-    """Sends an answer; a HEAD gets the headers only."""
+    """Sends an answer; a HEAD gets the headers only. Raises FileNotFoundError, with nothing sent, when its file went."""
     headers = [*reply.headers, header("x-request-id", request.request_id)]
     if reply.status not in (204, 304) and not isinstance(reply, AsyncReply):
         length = len(reply.body) if isinstance(reply, Reply) else reply.length
         headers.append((b"content-length", b"%d" % length))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    if request.method == "HEAD" or reply.status in (204, 304):
+    start = {"type": "http.response.start", "status": reply.status, "headers": headers}
+    bare = request.method == "HEAD" or reply.status in (204, 304)
+    if isinstance(reply, FileReply) and not bare:
+        await _send_file(surface, request, reply, start, send)
+        return
+    await send(start)
+    if bare or isinstance(reply, FileReply):
         await send({"type": "http.response.body", "body": b""})
     elif isinstance(reply, Reply):
         await send({"type": "http.response.body", "body": reply.body})
-    elif isinstance(reply, FileReply):
-        await _send_file(surface, request, reply, send)
     elif isinstance(reply, AsyncReply):
         async with contextlib.aclosing(reply.pieces) as pieces:
             async for piece in pieces:
@@ -314,15 +317,23 @@ async def send_reply(surface: Surface, request: Request, reply: AnyReply, send: 
         await _send_pieces(surface, reply.pieces, send)
 
 
-async def _send_file(surface: Surface, request: Request, reply: FileReply, send: Send) -> None:
+async def _send_file(
+    surface: Surface, request: Request, reply: FileReply, start: dict[str, Any], send: Send
+) -> None:
+    """Sends a file's bytes; opened before the head, so that one which went meanwhile is no answer that breaks off.
+
+    Raises:
+        FileNotFoundError: it went; nothing was sent.
+    """
     extensions: object = request.scope.get("extensions")
-    if reply.length and isinstance(extensions, dict) and ZEROCOPY in extensions:
-        with open(reply.path, "rb", buffering=0) as file:
+    with open(reply.path, "rb", buffering=0) as file:
+        await send(start)
+        if reply.length and isinstance(extensions, dict) and ZEROCOPY in extensions:
             await send(
                 {"type": ZEROCOPY, "file": file.fileno(), "offset": reply.start, "count": reply.length}
             )
-        return
-    await _send_pieces(surface, iter_file(reply.path, reply.start, reply.length), send)
+            return
+        await _send_pieces(surface, iter_file(reply.path, reply.start, reply.length), send)
 
 
 async def _send_pieces(surface: Surface, pieces: Iterator[bytes], send: Send) -> None:

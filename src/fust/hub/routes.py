@@ -38,6 +38,7 @@ from fust.hub.file_routes import HotFiles
 from fust.hub.formats import Formats
 from fust.hub.http import (
     AnyReply,
+    FileReply,
     Reply,
     Request,
     Surface,
@@ -119,7 +120,15 @@ class HubApp:
             reply = draw_error(error, request.headers, request.identity, request.errors)
         if request.method == "GET":
             self.hot.keep(request, reply, generation, began)
-        await send_reply(self._surface, request, reply, send)
+        try:
+            await send_reply(self._surface, request, reply, send)
+        except (
+            FileNotFoundError
+        ):  # it went between being found and being opened; it may be here in another form
+            if not isinstance(reply, FileReply):
+                raise
+            log.warning("a file went before it was sent", extra={"path": scope["path"]})
+            await send_reply(self._surface, request, await self._answer(request), send)
 
     async def _elsewhere(self, request: Request, error: RepoNotFound) -> AnyReply:
         """Sends a request for an old name on, when the caller may see what it names (RFC 9110, 15.4.8); else 404."""

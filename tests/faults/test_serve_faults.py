@@ -77,6 +77,21 @@ def test_an_engine_killed_in_a_stream_ends_it_with_an_error(house: House) -> Non
     assert house.engine_pids() != [pid]
 
 
+def test_an_engine_that_aborts_is_started_again(house: House) -> None:
+    """As ggml does when an assertion fails; a debugger that it would call on itself first is not called."""
+    (pid,) = house.engine_pids()
+    assert psutil.Process(pid).environ()["GGML_NO_BACKTRACE"] == "1"
+    with urllib.request.urlopen(long_stream(house)) as answer:
+        assert answer.readline().startswith(b"data: ")
+        os.kill(pid, signal.SIGABRT)
+        last = answer.read().strip().split(b"\n\n")[-1]
+    assert b"engine_unavailable" in last or last == b"data: [DONE]"
+    assert ask(house)[0] == 200
+    assert house.engine_pids() != [pid]
+    log = next((house.home / "log").glob("*.log")).read_text(errors="replace")
+    assert "gdb" not in log
+
+
 def test_an_engine_killed_under_whole_answers_gives_502_or_an_answer(house: House) -> None:
     (pid,) = house.engine_pids()
     found: list[tuple[int, dict[str, Any]]] = []

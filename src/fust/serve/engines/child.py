@@ -85,7 +85,7 @@ class Child:
             key: value
             for key, value in os.environ.items()
             if not key.startswith(("LLAMA_", "FUST_")) and key not in _SPINNING
-        }
+        } | {"GGML_NO_BACKTRACE": "1"}  # ggml that aborts would call a debugger on itself first
         with self.log_path.open("ab") as stderr:
             os.chmod(self.log_path, 0o600)
             return subprocess.Popen(

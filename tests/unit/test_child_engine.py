@@ -1,0 +1,21 @@
+"""Processes of engines that say what no engine says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fust.serve.engines.base import EngineLoadFailed, EngineSpec
+from fust.serve.engines.child_engine import ChildEngine
+
+
+@pytest.mark.parametrize(
+    ("module", "why"), [("this", "first line is none"), ("no_such_module_anywhere", "No module named")]
+)
+def test_a_child_that_prints_rubbish_is_ended_with_a_reason(tmp_path: Path, module: str, why: str) -> None:
+    spec = EngineSpec("e1", tmp_path / "m.gguf", "m", "generate", 512, 1, 1)
+    with pytest.raises(EngineLoadFailed, match=why):
+        ChildEngine(spec, tmp_path, module, frozenset()).start(20.0, lambda _, __: None)
+    assert not [it for it in psutil.Process().children() if it.status() != psutil.STATUS_ZOMBIE]

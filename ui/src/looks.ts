@@ -2,17 +2,28 @@ import { call } from "./api";
 import { setLang, type Lang } from "./i18n";
 import { session } from "./session";
 import { setTheme, type Theme } from "./theme";
+import { confirm, remember, unkeptOf, type Choice } from "./unkept";
 
 let last: Promise<unknown> = Promise.resolve();
 
 /** Keeps a choice with the account, so that it holds in every browser; one after the other, the last one stays. */
-function keep(choice: { language: Lang } | { theme: Theme }): Promise<void> {
+function keep(choice: Choice): Promise<void> {
   const now = session.get();
   if (now.state !== "in") return Promise.resolve();
-  const path = `fust/v1/users/${encodeURIComponent(now.user.name)}`;
-  const kept = last.then(() => call<void>(path, { method: "PATCH", body: choice }));
+  const { user } = now;
+  remember(user, choice);
+  const path = `fust/v1/users/${encodeURIComponent(user.name)}`;
+  const kept = last.then(() => call<void>(path, { method: "PATCH", body: choice })).then(() => confirm(user, choice));
   last = kept.catch(() => undefined);
   return kept;
+}
+
+/** Sends what a page that was left at once could not. */
+export function keepWhatIsLeft(): void {
+  const now = session.get();
+  if (now.state !== "in") return;
+  const left = unkeptOf(now.user);
+  if (Object.keys(left).length > 0) void keep(left).catch(() => undefined);
 }
 
 /** Shows the page in a language, and keeps that; throws `Problem` when only this browser will remember it. */

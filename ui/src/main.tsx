@@ -1,5 +1,6 @@
 import { render } from "preact";
 import { App } from "./app";
+import { keepWhatIsLeft } from "./looks";
 import { askSession } from "./session";
 import "./styles/tokens.css";
 import "./styles/base.css";
@@ -11,4 +12,4 @@ import "./styles/tune.css";
 
 const root = document.getElementById("app");
 if (root !== null) render(<App />, root);
-void askSession();
+void askSession().then(keepWhatIsLeft);

@@ -2,6 +2,7 @@ import { call, Problem, type SessionAnswer, type Status, type User } from "./api
 import { setLang } from "./i18n";
 import { createStore } from "./store";
 import { setTheme } from "./theme";
+import { unkeptOf } from "./unkept";
 
 export type Session =
   | { state: "asking" }
@@ -27,8 +28,9 @@ export async function askSession(): Promise<void> {
 
 /** Puts on what the account has chosen, in this browser too. */
 function wear(user: User): void {
-  if (user.language) setLang(user.language);
-  if (user.theme) setTheme(user.theme);
+  const { language = user.language, theme = user.theme } = unkeptOf(user);
+  if (language) setLang(language);
+  if (theme) setTheme(theme);
 }
 
 /** Signs in; throws `Problem` when the server refuses. */

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Bell } from "./bell";
 import { Pop } from "./pop";
 import { useIsAdmin } from "./subnav";
@@ -122,7 +122,7 @@ function decodeURIComponentSafely(part: string): string {
 /** Search over everything; "/" puts the cursor here from anywhere that is not a text field. */
 function Find() {
   const field = useRef<HTMLInputElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => { // from the moment that the page is seen: who knows the key is fast
     const onKey = (event: KeyboardEvent): void => {
       if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
       const at = event.target as HTMLElement;
@@ -168,7 +168,7 @@ function ThemeButton() {
   const next = nextTheme(now);
   const label = t("theme.button", { now: t(THEME_NAMES[now]), next: t(THEME_NAMES[next]) });
   return (
-    <button class="b bare icon" id="theme" type="button" aria-label={label} title={label} data-now={now} onClick={() => void chooseTheme(next).catch(() => undefined)}>
+    <button class="b bare icon" id="theme" type="button" aria-label={label} title={label} data-now={now} onClick={() => void chooseTheme(nextTheme(theme.get())).catch(() => undefined)}>
       <svg class="i" viewBox="0 0 16 16" aria-hidden="true">
         <circle cx="8" cy="8" r="6" fill={now === "dark" ? "currentColor" : "none"} />
         {now === "system" && <path d="M8 2a6 6 0 0 1 0 12z" fill="currentColor" />}

@@ -23,6 +23,9 @@ interface Props {
 export function Compose({ id, label, start, disabled, sees, busy, onSend, onStop, onCancel }: Props) {
   const [text, setText] = useState(start?.text ?? "");
   const [files, setFiles] = useState<TextFile[]>(start?.files ?? []);
+  const held = useRef(files);
+  const reading = useRef<Promise<void>>(Promise.resolve());
+  const [waits, setWaits] = useState(0);
   const [refused, setRefused] = useState<string[]>([]);
   const field = useRef<HTMLTextAreaElement>(null);
   useEffect(() => {
@@ -36,29 +39,38 @@ export function Compose({ id, label, start, disabled, sees, busy, onSend, onStop
     area.style.height = `${Math.min(area.scrollHeight + 2, 320)}px`;
   }, [text]);
 
-  const attach = async (chosen: File[]): Promise<void> => {
-    const read = await Promise.all(chosen.map((it) => {
+  const put = (next: TextFile[]): void => {
+    held.current = next;
+    setFiles(next);
+  };
+  /** In the order in which they were given, however long each takes to read; sending waits for them. */
+  const attach = (chosen: File[]): void => {
+    const found = Promise.all(chosen.map((it) => {
       if (!isPicture(it)) return readText(it);
       return sees ? readImage(it) : { refused: t("chat.image.blind", { name: it.name }) };
     }));
+    setWaits((n) => n + 1);
+    reading.current = reading.current.then(async () => add(await found)).catch(() => undefined).finally(() => setWaits((n) => n - 1));
+  };
+  const add = (read: (TextFile | { refused: string })[]): void => {
     const fresh = read.filter((it): it is TextFile => "text" in it);
     const bad = read.flatMap((it) => ("refused" in it ? [it.refused] : []));
-    const all = [...files, ...fresh];
+    const all = [...held.current, ...fresh];
     if (all.length > MOST_FILES) bad.push(t("chat.file.many", { n: MOST_FILES }));
-    setFiles(all.slice(0, MOST_FILES));
+    put(all.slice(0, MOST_FILES));
     setRefused(bad);
   };
   const taken = (event: { currentTarget: HTMLInputElement }): void => {
     const chosen = [...(event.currentTarget.files ?? [])];
     event.currentTarget.value = "";
-    void attach(chosen);
+    attach(chosen);
   };
-  const empty = text.trim() === "" && files.length === 0;
+  const empty = (text.trim() === "" && files.length === 0) || waits > 0;
   const submit = (): void => {
     if (busy || disabled || empty) return;
     onSend({ text: text.trim(), files });
     setText("");
-    setFiles([]);
+    put([]);
     setRefused([]);
   };
   return (
@@ -69,7 +81,7 @@ export function Compose({ id, label, start, disabled, sees, busy, onSend, onStop
       onDrop={(event) => {
         if (!event.dataTransfer?.files.length) return;
         event.preventDefault();
-        void attach([...event.dataTransfer.files]);
+        attach([...event.dataTransfer.files]);
       }}
     >
       <label for={id} class="sr">{label}</label>
@@ -84,7 +96,7 @@ export function Compose({ id, label, start, disabled, sees, busy, onSend, onStop
           const pasted = [...(event.clipboardData?.files ?? [])];
           if (pasted.length === 0) return;
           event.preventDefault();
-          void attach(pasted);
+          attach(pasted);
         }}
         onKeyDown={(event) => {
           if (event.key === "Escape" && onCancel && !event.isComposing) {
@@ -103,7 +115,7 @@ export function Compose({ id, label, start, disabled, sees, busy, onSend, onStop
             <li key={`${file.name}${index}`} class="chip">
               {isImage(file) && <img class="thumb" src={file.text} alt="" />}
               <span class="cut">{file.name}</span> {!isImage(file) && <span class="quiet num">{size(new Blob([file.text]).size)}</span>}
-              <button class="b bare icon" type="button" aria-label={t("chat.file.remove", { name: file.name })} onClick={() => setFiles(files.filter((_, at) => at !== index))}>
+              <button class="b bare icon" type="button" aria-label={t("chat.file.remove", { name: file.name })} onClick={() => put(files.filter((_, at) => at !== index))}>
                 <svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M4 4l8 8M12 4l-8 8" /></svg>
               </button>
             </li>

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import { call, type Deployment, type Page } from "../api";
 import { Columns, Empty, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
 import { ServedLink } from "../parts/served";
-import { Snippet } from "../parts/snippet";
+import { Snippet, talkOf } from "../parts/snippet";
 import { OperateNav } from "../parts/subnav";
 import { decimal } from "../format";
 import { maybe, t } from "../i18n";
@@ -94,7 +94,7 @@ export function DeploymentPage({ id }: { id: string }) {
       <div class="split">
         <div class="stack-l">
           <Section id="h-call" title={t("serving.call")}>
-            <Snippet model={it.alias ?? it.name} talk={it.has_chat_template === false ? "text" : "chat"} keyName={it.name} />
+            <Snippet model={it.alias ?? it.name} talk={talkOf(null, it)} keyName={it.name} />
           </Section>
           {(it.engine === "llamacpp" || it.engine === "vllm") && <Adapters of={it} reload={loaded.reload} />}
           <Logs id={id} />

@@ -40,7 +40,7 @@ export function UsePanel({ repo, serving }: Panel) {
   return (
     <>
       {best === undefined && <div class="note calm"><p>{isServable(repo) ? t("use.notserved") : t("use.cannot")}</p></div>}
-      <Snippet model={best?.alias ?? best?.name ?? repo.repo_id} talk={talkOf(repo, best?.has_chat_template ?? null)} keyName={repo.repo_id} />
+      <Snippet model={best?.alias ?? best?.name ?? repo.repo_id} talk={talkOf(repo.task, best)} keyName={repo.repo_id} />
     </>
   );
 }
@@ -74,7 +74,7 @@ export async function stop(deployment: Deployment, reload: () => Promise<void>):
 export function ModelButtons({ repo, serving }: { repo: Repo; serving: Serving }) {
   const act = useAct();
   const { best: deployed, reload } = serving;
-  const chattable = deployed !== undefined && deployed.state !== "failed" && talkOf(repo, deployed.has_chat_template) === "chat";
+  const chattable = deployed !== undefined && deployed.state !== "failed" && talkOf(repo.task, deployed) === "chat";
   return (
     <>
       {deployed === undefined ? (
@@ -96,7 +96,7 @@ export function ModelButtons({ repo, serving }: { repo: Repo; serving: Serving }
 
 /** One line for each thing worth knowing about how the model is served: a failure, a note, a missing template. */
 function Deployed({ repo, deployments }: { repo: Repo; deployments: Deployment[] }) {
-  const mute = (it: Deployment): boolean => talkOf(repo, it.has_chat_template) === "text";
+  const mute = (it: Deployment): boolean => talkOf(repo.task, it) === "text";
   const told = deployments.filter((it) => it.error || it.note || mute(it) || it.state === "loading");
   if (told.length === 0) return null;
   return (
@@ -168,7 +168,7 @@ export function DeploymentFacts({ repo, of }: { repo: Repo; of: Deployment }) {
   if (of.context) rows.push([t("facts.context"), t("facts.tokens", { n: of.context })]);
   if (of.memory_bytes) rows.push([t("facts.memory"), <Size of={of.memory_bytes} />]);
   if (of.tokens_per_s) rows.push([t("facts.speed"), `${decimal(of.tokens_per_s)} ${t("unit.tps")}`]);
-  if (talkOf(repo, of.has_chat_template) === "embedding") rows.push([t("facts.pooling"), of.pooling]);
+  if (talkOf(repo.task, of) === "embedding") rows.push([t("facts.pooling"), of.pooling]);
   return (
     <Section id="h-served" title={t("facts.served")}>
       <Facts rows={rows} />

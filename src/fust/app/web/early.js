@@ -1,10 +1,14 @@
 // Runs before the first paint, so that a dark page never flashes white and the language is right from the start. The
-// account's own choice, which the server writes into the document, comes before what this browser remembers.
+// account's own choice, which the server writes into the document, comes before what this browser remembers, but not before
+// a choice that the server has not confirmed.
 (function () {
   var root = document.documentElement;
   var theme = root.dataset.theme;
   var lang = root.dataset.language;
   try {
+    var unkept = JSON.parse(localStorage.getItem("fust.unkept") || "{}");
+    theme = unkept.theme || theme;
+    lang = unkept.language || lang;
     theme = theme || localStorage.getItem("fust.theme");
     lang = lang || localStorage.getItem("fust.lang");
   } catch (_) {

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def compared(name: str, peer: str, ratio: float, bar: float, detail: dict[str, o
     return Result(name, peer, round(ratio, 2), f"at least {bar:g}", ratio >= bar, detail)
 
 
-def same_loss(world: Path, steps: int) -> Result:
+def same_loss(world: Path, steps: int) -> list[Result]:
     """The same rows, packing, rate and number of tokens through both; what each then says of held-out rows."""
     job = {"steps": steps, "judged": True, "learning_rate": 3e-3}
     ours, theirs, before = (
@@ -191,14 +191,11 @@ def same_loss(world: Path, steps: int) -> Result:
         "loss": round(ours.held_out_loss, 4), "peer_loss": round(theirs.held_out_loss, 4), "untrained": round(before.held_out_loss, 2),
         "tokens": ours.tokens, "peer_tokens": theirs.tokens,
     }  # fmt: skip
-    return Result(
-        "tune.loss",
-        "TRL's after the same tokens",
-        round(ratio, 4),
-        "0.99 to 1.01",
-        abs(ratio - 1) <= 0.01,
-        detail,
-    )
+    return [
+        Result(
+            "tune.loss", "TRL's after the same tokens", round(ratio, 4), "0.99 to 1.01", abs(ratio - 1) <= 0.01, detail
+        )
+    ]  # fmt: skip
 
 
 def whole(world: Path, rounds: int) -> list[Result]:
@@ -237,7 +234,7 @@ def ask(server: Server, method: str, path: str, body: object = None) -> dict[str
         return json.load(answer)
 
 
-def first_step(world: Path) -> Result:
+def first_step(world: Path) -> list[Result]:
     """From the request to the first step's line, on a server: 4,000 rows, 16M."""
     with fust_server() as server:
         for folder, repo, more in (
@@ -261,39 +258,41 @@ def first_step(world: Path) -> Result:
         ask(server, "POST", f"/fust/v1/runs/{run}/cancel")
         while ask(server, "GET", f"/fust/v1/runs/{run}")["state"] == "running":
             time.sleep(0.2)
-    return Result(
-        "tune.first_step",
-        "15 s",
-        round(took / 15, 2),
-        "under 1",
-        took < 15,
-        {"s": round(took, 1), "rows": ROWS},
-    )
+    return [
+        Result(
+            "tune.first_step", "15 s", round(took / 15, 2), "under 1", took < 15, {"s": round(took, 1), "rows": ROWS}
+        )
+    ]  # fmt: skip
+
+
+PARTS: dict[str, Callable[[Path], list[Result]]] = {
+    "first": first_step,
+    "loss": lambda world: same_loss(world, 40),
+    "small": lambda world: speed(world, "16m", 2, (10, 2)),
+    "large": lambda world: speed(world, "120m", 2, (2, 1.1)),
+    "whole": lambda world: whole(world, 2),
+}
+"""Each takes less than ten minutes of a quiet machine."""
 
 
 def main() -> int:
     """Runs the benchmark."""
     given = options(
-        __doc__.split("\n")[0], busy="one thread, and the processor's time: for a machine that others use"
+        __doc__.split("\n")[0],
+        busy="one thread, and the processor's time: for a machine that others use",
+        **dict.fromkeys(PARTS, "this part only"),
     )
+    named = [name for name in PARTS if getattr(given, name)]
     missed = 0
     with tempfile.TemporaryDirectory(prefix="fust-tune-") as folder:
-        for results in parts(Path(folder), quick=given.quick):
-            missed |= show(results, as_json=given.json)
+        world = make_world(Path(folder), ["16m", "120m"])
+        if given.quick:
+            missed |= show([*same_loss(world, 10), *speed(world, "16m", 1, (10, 2))], as_json=given.json)
+            return missed
+        for name in named or PARTS:
+            if not (given.busy and name == "first"):
+                missed |= show(PARTS[name](world), as_json=given.json)
     return missed
-
-
-def parts(folder: Path, *, quick: bool) -> Iterator[list[Result]]:
-    """Yields results as they come: the longest wait is that for TRL as it comes."""
-    rounds = 1 if quick else 3
-    world = make_world(folder, ["16m"] if quick else ["16m", "120m"])
-    if "--busy" not in sys.argv:
-        yield [first_step(world)]
-    yield [same_loss(world, 10 if quick else 40)]
-    yield speed(world, "16m", rounds, (10, 2))
-    if not quick:
-        yield whole(world, rounds)
-        yield speed(world, "120m", 2, (2, 1.1))
 
 
 if __name__ == "__main__":

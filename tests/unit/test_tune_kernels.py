@@ -12,7 +12,7 @@ pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tun
 import torch.nn.functional as F  # noqa: E402
 
 from fust.tune import kernels  # noqa: E402
-from fust.tune.kernels import parted_attention, quicken_adapters, token_losses  # noqa: E402
+from fust.tune.kernels import Lengths, parted_attention, quicken_adapters, token_losses  # noqa: E402
 
 
 def gradients(result, *wanted):
@@ -75,7 +75,14 @@ def test_attention_within_samples(heads, of_keys, window, short, monkeypatch):
     query = torch.randn(1, heads, sum(lengths), 8, requires_grad=True)
     key, value = (torch.randn(1, of_keys, sum(lengths), 8, requires_grad=True) for _ in range(2))
     found, _ = parted_attention(
-        SimpleNamespace(), query, key, value, None, scaling=0.3, sliding_window=window, sample_lengths=lengths
+        SimpleNamespace(),
+        query,
+        key,
+        value,
+        None,
+        scaling=0.3,
+        sliding_window=window,
+        sample_lengths=Lengths(lengths),
     )
     expected, first = [], 0
     for n in lengths:

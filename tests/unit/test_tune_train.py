@@ -160,6 +160,37 @@ def test_activations_that_are_computed_twice_change_nothing(bench):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch, of itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("changes", [{}, {"method": "full", "checkpointing": True}], ids=["lora", "full"])
+def test_compiled_layers_learn_the_same(changes, bench, tmp_path, monkeypatch):
+    """Packed rows and accumulated passes: the first step's loss and gradient are those of layers as they are."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    found = {}
+    for compiled in (False, True):
+        watcher = Quiet()
+        training = open_training(
+            bench, recipe_with(compile=compiled, **changes), f"compiled-{compiled}{len(changes)}", watcher
+        )
+        assert training.run().finished
+        found[compiled] = training, watcher.points
+    plain, quick = (found[compiled][1] for compiled in (False, True))
+    assert quick[0].loss == pytest.approx(plain[0].loss, rel=1e-6)
+    assert quick[0].gradient_norm == pytest.approx(plain[0].gradient_norm, rel=1e-4)
+    assert quick[-1].held_out_loss == pytest.approx(plain[-1].held_out_loss, rel=1e-3)
+    layer = found[True][0].tuned._backbone.layers[0]
+    assert layer._compiled_call_impl and torch._dynamo.utils.counters["stats"]["unique_graphs"], (
+        "code was made"
+    )
+    # Stopped after three steps and gone on with, it ends in the same bits.
+    recipe = recipe_with(compile=True, **changes)
+    open_training(bench, recipe, f"halves{len(changes)}", Quiet(stop_after=3)).run()
+    halves = open_training(bench, recipe, f"halves{len(changes)}")
+    assert halves.run().finished
+    assert sha256_of(halves) == sha256_of(found[True][0])
+
+
 ORACLE = """
 import json, sys, warnings
 warnings.simplefilter("ignore")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -161,6 +165,22 @@ def _check_wish(wish: Wish) -> None:
         raise InvalidInput("All weights are trained: there is no adapter to merge.", hint="Leave merge out.")
     for file_type in wish.gguf:
         check_file_type(file_type)
+    if wish.compile:
+        check_compiler()
+
+
+def check_compiler() -> None:
+    """Raises NotOffered when there is nothing to compile layers with: torch asks for the same compiler and headers."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    missing = [] if shutil.which(compiler) else [compiler]
+    missing += [] if header.exists() else [str(header)]
+    if missing:
+        raise NotOffered(
+            "compile needs a C++ compiler and the headers of Python, and {missing} is not here.",
+            hint="Install them (on Debian: apt install g++ python3-dev), or leave compile out.",
+            missing=", ".join(missing),
+        )
 
 
 def check_installed() -> None:
@@ -199,6 +219,8 @@ def run_tune(context: JobContext) -> TuneResult:
         TOKENIZERS_PARALLELISM="true",
     )
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    # Not where torch keeps it, a name in /tmp that anybody could have taken: what lies there is run.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(context.work / "compiled")
     check_installed()
     from fust.tune.run import Run
 

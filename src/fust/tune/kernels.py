@@ -20,6 +20,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+
+class Lengths:
+    """Lengths of samples as one closed value: of every list of them torch.compile would make code of its own."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.each = lengths
+
+
 PARTED = "fust_parted"
 """Name of the attention in transformers' table: see `parted_attention`."""
 _LOGITS_AT_ONCE = 2**22
@@ -110,7 +118,7 @@ class _Adapted(torch.autograd.Function):
         scale: float,
     ) -> torch.Tensor:
         low = product_dtype(x)
-        given = x.reshape(-1, x.shape[-1]).to(low)
+        given = _cast_once(x, low).view(-1, x.shape[-1])
         frozen, a, b = weight.to(low), down.to(low), up.to(low)
         inner = given @ a.T
         result = F.linear(given, frozen, None if bias is None else bias.to(low))
@@ -131,6 +139,17 @@ class _Adapted(torch.autograd.Function):
             return None, None, None, of_down, of_up, None
         passed = (came @ frozen).addmm_(back, a)
         return passed.view(ctx.shape).to(of_x), None, None, of_down, of_up, None
+
+
+def _cast_once(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Returns ``x`` in a dtype, the same tensor each time: several matrices read one input, and each keeps it."""
+    if x.dtype == dtype:
+        return x.contiguous()
+    found, version = getattr(x, "_fust_cast", (None, None))
+    if found is None or version != x._version:
+        found = x.to(dtype, memory_format=torch.contiguous_format)
+        x._fust_cast = found, x._version  # type: ignore[attr-defined]
+    return found
 
 
 def quicken_adapters(model: Any) -> None:
@@ -170,7 +189,7 @@ def parted_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    sample_lengths: Sequence[int] | None = None,
+    sample_lengths: Lengths | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within samples that stand one behind the other in one row: the work of n tokens is that of the samples.
@@ -203,7 +222,7 @@ def parted_attention(
             **more,
         )
     low = product_dtype(query)
-    runs = [tuple(run) for run in _runs(sample_lengths, dropout)]
+    runs = [tuple(run) for run in _runs(sample_lengths.each, dropout)]
     parts = (tensor.to(low).split([sum(run) for run in runs], dim=2) for tensor in (query, key, value))
     found = [
         _attend(q, k, v, run, dropout, scaling, sliding_window)
@@ -316,9 +335,8 @@ class _ShortAttention(torch.autograd.Function):
         for group in sides.groups:
             side = group[2]
             q, k, v = (_stack(tensor, group, of_keys) for tensor in rows)
-            table = torch.bmm(q, k.transpose(1, 2)).view(-1, side, side)
-            table = torch.add(_bias(side, window or side), table, alpha=scale)
-            p = torch.softmax(table, -1).to(q.dtype).view(len(q), -1, side)
+            hidden = _bias(side, window or side).to(q.dtype).repeat(heads // of_keys, 1)
+            p = torch.softmax(torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=scale), -1)
             _lay(torch.bmm(p, v), said, group, heads)
             kept += [q, k, v, p]
         result = said.index_select(0, sides.given)
@@ -331,15 +349,15 @@ class _ShortAttention(torch.autograd.Function):
         result, *kept = ctx.saved_tensors
         sides, (heads, of_keys) = ctx.sides, ctx.heads
         came = _rows(gradients[0], sides)
-        means = _rows((gradients[0].float() * result).sum(-1, keepdim=True), sides)
+        means = _rows(
+            (gradients[0] * result).sum(-1, keepdim=True, dtype=torch.float32).to(came.dtype), sides
+        )
         of_query = torch.empty_like(came)
         of_key, of_value = (came.new_empty(len(came), of_keys, came.shape[2]) for _ in range(2))
         for group, at in zip(sides.groups, range(0, len(kept), 4), strict=True):
             q, k, v, p = kept[at : at + 4]
             back, mean = (_stack(tensor, group, of_keys) for tensor in (came, means))
-            of_table = (
-                torch.bmm(back, v.transpose(1, 2)).float().sub_(mean).mul_(p).mul_(ctx.scale).to(q.dtype)
-            )
+            of_table = torch.baddbmm(mean, back, v.transpose(1, 2), beta=-ctx.scale, alpha=ctx.scale).mul_(p)
             _lay(torch.bmm(of_table, k), of_query, group, heads)
             _lay(torch.bmm(of_table.transpose(1, 2), q), of_key, group, of_keys)
             _lay(torch.bmm(p.transpose(1, 2), back), of_value, group, of_keys)
@@ -353,7 +371,7 @@ class _ShortAttention(torch.autograd.Function):
 
 def _rows(tensor: torch.Tensor, sides: _Sides) -> torch.Tensor:
     """Returns tokens (N, H, D) as rows of samples side by side; (M, H, D)."""
-    return F.pad(tensor, (0, 0, 0, 0, 0, 1)).index_select(0, sides.taken)
+    return torch.cat([tensor, tensor.new_zeros(1, *tensor.shape[1:])]).index_select(0, sides.taken)
 
 
 def _stack(rows: torch.Tensor, group: tuple[int, int, int], of_keys: int) -> torch.Tensor:
@@ -376,11 +394,12 @@ def _mask(*, attention_mask: torch.Tensor | None = None, **more: Any) -> torch.T
     return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **more)
 
 
-def register_parted_attention() -> str:
-    """Makes it known to transformers; returns its name for ``attn_implementation``."""
+def register_parted_attention(*, compiled: bool = False) -> str:
+    """Makes it known to transformers; returns its name for ``attn_implementation``. Compiled layers leave it as it is."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
-    AttentionInterface.register(PARTED, parted_attention)
+    known: Any = torch.compiler.disable(parted_attention) if compiled else parted_attention
+    AttentionInterface.register(PARTED, known)
     AttentionMaskInterface.register(PARTED, _mask)
     return PARTED

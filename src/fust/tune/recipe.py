@@ -57,6 +57,8 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Whether activations are computed twice: a third slower, in much less memory."""
     processes: int | None = None
     """Among which the passes of a step are shared; each holds the whole model. None: one."""
+    compile: bool = False
+    """Whether the layers become code of their own before the first step; needs a C++ compiler."""
     seed: int = 1455
     private: bool | None = None
     merge: bool = False
@@ -132,6 +134,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extends: Extended | None = None
     processes: int = 1
     """Each with ``threads``; another number adds gradients in another order, and gives other bits."""
+    compile: bool = False
+    """Whether the layers are compiled for this machine."""
 
     @property
     def first_step(self) -> int:
@@ -288,6 +292,15 @@ def derive(
         why.append(
             Reasoned("beta", f"{beta:g}", "The usual firmness with which the model is kept near its base.")
         )
+    why.append(
+        Reasoned("compile", "true", "As asked.")
+        if wish.compile
+        else Reasoned(
+            "compile",
+            "false",
+            "Compiling takes a minute or two before the first step; a long run may gain (--set compile=true).",
+        )
+    )
     recipe = Recipe(
         method=wish.method,
         base=wish.base,
@@ -312,6 +325,7 @@ def derive(
         lora_alpha=2 * rank,
         beta=beta if wish.method == "dpo" else 0.0,
         checkpointing=wish.checkpointing,
+        compile=wish.compile,
         evaluate_every=max(1, steps // 8),
         versions=versions,
         model=shape,

@@ -45,7 +45,7 @@ from fust.hub.types import RepoInfo
 from fust.jobs.folder import RunFolder
 from fust.jobs.worker import AttemptLost, JobContext, RunCancelled
 from fust.store.database import Database
-from fust.tune.base import Base, check_vocabulary, read_base, wanted_files
+from fust.tune.base import PROVEN, Base, check_vocabulary, read_base, wanted_files
 from fust.tune.estimate import flops_from_scratch, memory_taken, patience_s, run_seconds, training_flops
 from fust.tune.extend import Before, key_of, plan_extension, take_over
 from fust.tune.files import DataFile, is_data
@@ -142,6 +142,14 @@ class Run:
         for file_type in wish.gguf:  # before compute is spent on what cannot be written
             check_gguf(base.folder, file_type)
         name = wish.base or wish.to
+        if wish.compile and not base.is_proven:
+            raise InvalidInput(
+                "compile knows the families {families}, and {repo_id} is {family}.",
+                hint="Leave compile out: everything else works.",
+                families=", ".join(sorted(PROVEN)),
+                repo_id=name,
+                family=base.config.model_type,
+            )
         tokenizer = _load_tokenizer(base.folder, name)
         prepared = self._prepare(base, tokenizer)
         self._check_rows(prepared.report)
@@ -455,7 +463,7 @@ class Run:
         origin = msgspec.json.decode(kept.read_bytes(), type=Origin)
         identity = self._identity()
         publish(context, self._hub, identity, self._wish, tuned, base, origin, self._points(), result)
-        for name in ("base", "rows", "out", "data"):
+        for name in ("base", "rows", "out", "data", "compiled"):
             shutil.rmtree(self._work / name, ignore_errors=True)
         (self._work / "base.whole").unlink(missing_ok=True)
 

@@ -19,11 +19,12 @@ runs in each, and the first one evaluates, saves and says.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,7 +46,7 @@ from fust.tune.checkpoints import (
     find_checkpoint,
     save_checkpoint,
 )
-from fust.tune.kernels import quicken_adapters, register_parted_attention, token_losses
+from fust.tune.kernels import Lengths, quicken_adapters, register_parted_attention, token_losses
 from fust.tune.mover import Mover
 from fust.tune.preference import Preference, Reference
 from fust.tune.progress import Point, Trained, Watcher
@@ -95,6 +96,7 @@ class Tuned:
 
         torch.manual_seed(recipe.seed)
         self._bf16 = recipe.precision == "bf16"
+        self._compiled = recipe.compile
         config = AutoConfig.from_pretrained(folder)
         self._stored = cast("torch.dtype", config.dtype or torch.float32)
         # Families of which the tests know that attention hands on where samples end; the others part by positions.
@@ -104,7 +106,7 @@ class Tuned:
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
-            attn_implementation=register_parted_attention() if self._parts else "sdpa",
+            attn_implementation=register_parted_attention(compiled=recipe.compile) if self._parts else "sdpa",
             local_files_only=True,
             trust_remote_code=False,
         )
@@ -115,6 +117,9 @@ class Tuned:
         self.model.train()
         causal = self.model.get_base_model() if self._is_adapter else self.model
         self._backbone: Any = causal.base_model
+        if self._compiled:
+            for layer in self._backbone.layers:
+                layer.compile(dynamic=False)
         self._head: Any = causal.get_output_embeddings()
         self._soft_cap: float | None = getattr(causal.config, "final_logit_softcapping", None)
         self._plain_head = (
@@ -149,7 +154,8 @@ class Tuned:
         )
         torch.manual_seed(recipe.seed)
         self.model = get_peft_model(self.model, wanted)
-        quicken_adapters(self.model)
+        if not self._compiled:
+            quicken_adapters(self.model)
         if self._bf16:
             self._freeze_in_bf16()
 
@@ -185,9 +191,15 @@ class Tuned:
             ]
             return torch.cat(found), places
 
-    def precision(self) -> torch.autocast:
-        """Returns the context in which matrix products have the recipe's precision."""
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16)
+    @contextlib.contextmanager
+    def precision(self) -> Generator[None]:
+        """Has matrix products in the recipe's precision; only what learns is compiled, as its passes have one shape."""
+        eager = self._compiled and not self.model.training
+        with (
+            torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext(),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16),
+        ):
+            yield
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         """Returns the last hidden states; samples of a row do not see each other."""
@@ -197,7 +209,7 @@ class Tuned:
                 input_ids=batch.ids.view(row),
                 position_ids=batch.positions.view(row),
                 use_cache=False,
-                sample_lengths=batch.lengths,
+                sample_lengths=Lengths(batch.lengths),
             ).last_hidden_state
         # No cache and no mask: only then does transformers part packed samples by their positions.
         return self._backbone(

@@ -92,7 +92,7 @@ export function Masthead() {
 function SubLine({ signedIn, asks, place, path }: { signedIn: boolean; asks: boolean; place: string | null; path: string }) {
   const machine = useStore(status)?.machine;
   const parts = path.split("/");
-  const deep = place === "models" ? (parts[0] === "models" ? parts.slice(1) : parts) : place === null || place === "collections" ? [] : parts.slice(1);
+  const deep = place === "models" ? (parts[0] === "models" ? parts.slice(1) : parts) : place === null || place === "collections" || place === "deployments" ? [] : parts.slice(1);
   const isRepo = place === "models" || place === "datasets" || place === "spaces";
   const name = [...PLACES, ...OTHERS].find(([it]) => it === place)?.[1];
   let gauge = null;

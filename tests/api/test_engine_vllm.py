@@ -335,12 +335,15 @@ def test_64_clients_that_leave_leave_nothing_running(house: House) -> None:
 @pytest.mark.faults
 def test_a_server_that_is_killed_comes_back(house: House, client: openai.OpenAI) -> None:
     before = chat(client).choices[0].message.content
+    adapted = chat(client, model="acme/two").choices[0].message.content
     victims = [p for p in map(psutil.Process, house.engine_pids()) if contract.__file__ in p.cmdline() and "--runner" not in p.cmdline()]  # fmt: skip
-    victims[0].kill()
+    for victim in victims:
+        victim.kill()
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             assert chat(client).choices[0].message.content == before
+            assert chat(client, model="acme/two").choices[0].message.content == adapted  # it has it again
             return
         except openai.APIStatusError:
             time.sleep(0.2)

@@ -19,7 +19,7 @@ from fust.core.errors import InvalidInput, NotOffered
 from fust.formats.safetensors import SafetensorsTensor, read_safetensors
 
 _MAX_CONFIG_BYTES = 2**20
-_PIECE = re.compile(r"^base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight$")
+PIECE = re.compile(r"^base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight$")
 _NUMBERS = frozenset({"F32", "F16", "BF16"})
 _KNOWN_STARTS = frozenset({"True", "False", "None", "gaussian", "orthogonal", "eva"})
 """Ways in which training began (`init_lora_weights`) that leave the base as it is."""
@@ -120,7 +120,7 @@ def read_pairs(weights: Path, adapter: str, engine: str) -> list[Pair]:
     for tensor in read_safetensors(weights).tensors:
         if tensor.name.endswith(".base_layer.weight"):
             continue  # a copy of the base's own, which PEFT adds when the output layer is a target
-        match = _PIECE.match(tensor.name)
+        match = PIECE.match(tensor.name)
         if match is None or len(tensor.shape) != 2 or tensor.dtype not in _NUMBERS:
             raise refused(adapter, f"the tensor {tensor.name[:100]}", engine)
         sides.setdefault(match[1], {})[match[2]] = tensor

@@ -21,32 +21,18 @@ import numpy.typing as npt
 
 from fust.core.errors import InvalidInput
 from fust.formats.ggml_types import FloatArray
+from fust.formats.peft import PIECE, PeftConfig
 from fust.formats.safetensors import SafetensorsTensor, read_safetensors
 from fust.formats.safetensors_values import from_floats, map_tensor, to_floats
 
-_PIECE = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
 _ROWS_AT_ONCE = 1024
 _MAX_CONFIG_BYTES = 2**20
 
 
-class AdapterConfig(msgspec.Struct):
-    """adapter_config.json, as far as it decides what is computed."""
+class AdapterConfig(PeftConfig):
+    """adapter_config.json, and which revision of the base it names."""
 
-    peft_type: str = ""
-    r: int = 0
-    lora_alpha: float = 1.0
-    use_rslora: bool = False
-    rank_pattern: dict[str, int] = {}
-    alpha_pattern: dict[str, float] = {}
-    fan_in_fan_out: bool = False
-    use_dora: bool = False
-    bias: str = "none"
-    modules_to_save: list[str] | None = None
-    base_model_name_or_path: str | None = None
     revision: str | None = None
-    init_lora_weights: Any = True
-    lora_bias: bool = False
-    target_parameters: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +122,7 @@ def _read_changes(adapter: Path) -> dict[str, _Change]:
         raise _refused("it has no adapter_model.safetensors")
     halves: dict[str, dict[str, FloatArray]] = {}
     for tensor in read_safetensors(path).tensors:
-        match = _PIECE.fullmatch(tensor.name)
+        match = PIECE.match(tensor.name)
         if match is None or len(tensor.shape) != 2:
             raise _refused(f"its tensor {tensor.name[:200]} is not known")
         halves.setdefault(match[1], {})[match[2]] = to_floats(map_tensor(path, tensor), tensor.dtype)

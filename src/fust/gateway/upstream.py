@@ -87,6 +87,7 @@ class Upstream:
 
     async def close(self) -> None:
         """Closes all connections."""
+        self.end = None
         for look in self._looks:
             look.cancel()
         for session in self._sessions.values():

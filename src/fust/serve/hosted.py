@@ -49,6 +49,12 @@ class Running:
     retired: bool = False
     """Another took its place: it answers what it has and ends."""
 
+    def take(self, adapter: Attached | None, *, live: bool) -> None:
+        """Counts a request on it, and with ``live`` on the adapter that it names."""
+        self.busy += 1
+        if adapter is not None and live:
+            self.using[adapter.id] = self.using.get(adapter.id, 0) + 1
+
     @property
     def is_ready(self) -> bool:
         """Whether it takes requests."""

@@ -80,7 +80,7 @@ class Keeper:
                     if mode == "generate" and not running.holds(adapter):
                         self._wait_for_adapter(hosted, adapter, deadline)
                         continue
-                    running.busy += 1
+                    running.take(adapter, live=hosted.kind.live_adapters)
                     hosted.used_s = time.monotonic()
                     return running
             self._load(hosted, running, deadline)
@@ -103,7 +103,7 @@ class Keeper:
             running = hosted.engines.get(hosted.kind.processes.get(mode, mode))
             if running is None or not running.is_ready or (mode == "generate" and not running.holds(adapter)):
                 return None
-            running.busy += 1
+            running.take(adapter, live=hosted.kind.live_adapters)
             hosted.used_s = time.monotonic()
             return running
 

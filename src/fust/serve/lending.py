@@ -130,8 +130,6 @@ class Lender:
             if adapter is not None:
                 adapter.used_s = time.monotonic()
             self._by_engine[running.spec.engine_id] = (hosted, running)
-            if adapter is not None and hosted.kind.live_adapters:
-                running.using[adapter.id] = running.using.get(adapter.id, 0) + 1
             return hosted.target(running, model, adapter)
 
     def release(self, target: Target, *, failed: bool = False, tokens: int = 0, seconds: float = 0.0) -> None:

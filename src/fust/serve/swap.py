@@ -140,9 +140,7 @@ class Swaps:
             try:
                 engine.add_adapter(id_, path)
             except FustError as error:
-                if (
-                    not engine.is_healthy()
-                ):  # it died: no fault of the adapter's, and the next one is given it
+                if not engine.is_healthy():  # it died: no fault of the adapter's; the next engine gets it
                     with self._lock:
                         self._launcher.changed.wait(_LOOK_S)
                     return

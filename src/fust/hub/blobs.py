@@ -9,10 +9,11 @@ import shutil
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import Literal, Protocol
 
-from fust.core.files import fsync_folder, full_disk_is_clear, write_atomic
+from fust.core.files import BlockWriter, fsync_folder, full_disk_is_clear, write_atomic
 from fust.core.locks import FileLock
 
 Kind = Literal["lfs", "xorbs"]
@@ -189,7 +190,8 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
+        self._blocks: BlockWriter | None = None
 
     def write(self, data: bytes) -> None:
         """Adds bytes.
@@ -199,18 +201,20 @@ class Spool:
 
         """
         with full_disk_is_clear(self.path):
-            if self._file is None:
+            if self._blocks is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115 closed in close()
-            view = memoryview(data)
-            while view:
-                view = view[self._file.write(view) :]
+                self._blocks = BlockWriter(self._file)
+            self._blocks.write(data)
         self.size += len(data)
 
     def close(self) -> None:
         """Ends writing; an empty spool is an empty file."""
         if self._file is None:
             self.write(b"")
+        if self._blocks is not None:
+            with full_disk_is_clear(self.path):
+                self._blocks.flush()
         if self._file is not None:
             self._file.close()
 

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Self
 
-from fust.core.files import full_disk_is_clear
+from fust.core.files import BlockWriter, full_disk_is_clear
 from fust.core.locks import FileLock
 
 SPARE_BYTES = 10**9
@@ -133,11 +133,15 @@ class CacheWriter:
         self._final = root / sha256
         self._temporary = root / f".{sha256[:16]}-{secrets.token_hex(4)}.tmp"
         self._size = size
-        self.written = 0
-        """Bytes that others may read already."""
         self._file = open(self._temporary, "x+b", buffering=0)  # noqa: SIM115 closed by finish or abandon
+        self._blocks = BlockWriter(self._file)
         self._closing = threading.Lock()
         """Held to close the file and to copy its descriptor: in between its number may become another file's."""
+
+    @property
+    def written(self) -> int:
+        """Bytes that others may read already."""
+        return self._blocks.written
 
     @property
     def is_open(self) -> bool:
@@ -157,14 +161,12 @@ class CacheWriter:
     def write(self, piece: bytes) -> None:
         """Adds bytes."""
         with full_disk_is_clear(self._final):
-            view = memoryview(piece)
-            while view:
-                view = view[self._file.write(view) :]
-        self.written += len(piece)
+            self._blocks.write(piece)
 
     def finish(self) -> Path:
         """Puts the file in its place, on the disk first: after a power cut it must not read as zeros."""
         with full_disk_is_clear(self._final):
+            self._blocks.flush()
             os.fsync(self._file.fileno())
         self._close()
         if self.written != self._size:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from fust.accounts.rights import Grants, Identity, may
 from fust.core.clock import utc_naive
 from fust.core.errors import NotFound, TooLarge
-from fust.core.files import full_disk_is_clear, write_atomic
+from fust.core.files import BLOCK_BYTES, full_disk_is_clear, write_atomic
 from fust.hub.blobs import LocalBlobs
 from fust.hub.cache import WholeFiles
 from fust.hub.errors import BadHash, entry_not_found, revision_not_found
@@ -253,7 +253,7 @@ class Content:
                         open(source, "rb", buffering=0) as file,
                         open(temporary, "xb", buffering=0) as target,
                     ):
-                        while piece := file.read(2**20):
+                        while piece := file.read(BLOCK_BYTES):
                             digest.update(piece)
                             size += len(piece)
                             view = memoryview(piece)

@@ -266,7 +266,7 @@ async def spool_body(surface: Surface, request: Request, limit: int, *, digest: 
                 pending.clear()
                 held = 0
             if not more:
-                spool.close()
+                await surface.run(spool.close)
                 return spool
     except BaseException:
         spool.discard()

@@ -18,7 +18,7 @@ import msgspec
 
 from fust.core.clock import iso
 from fust.core.errors import Denied, InvalidInput
-from fust.core.files import full_disk_is_clear
+from fust.core.files import BLOCK_BYTES, full_disk_is_clear
 from fust.core.ids import RepoType
 from fust.core.units import read_number
 from fust.hub.content import upload_scope
@@ -287,7 +287,7 @@ def lfs_join(surface: Surface, request: Request, type: RepoType, owner: str, nam
         with full_disk_is_clear(whole), open(whole, "xb", buffering=0) as target:
             for path in paths:
                 with open(path, "rb", buffering=0) as source:
-                    while piece := source.read(2**20):
+                    while piece := source.read(BLOCK_BYTES):
                         digest.update(piece)
                         target.write(piece)
             size = target.tell()

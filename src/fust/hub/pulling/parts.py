@@ -20,9 +20,11 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from fust.core.files import BLOCK_BYTES
+
 KEEP_S = 7 * 86400.0
 """A part that nobody touched for so long is removed."""
-EXTENT_BYTES = 2**20
+EXTENT_BYTES = BLOCK_BYTES
 EXTENT_S = 2.0
 """An extent is recorded when it is so long or so old: what a kill costs at most, per connection."""
 _RECORD = struct.Struct("<QQ32s")
@@ -130,43 +132,59 @@ class Part:
 
 
 class Extent:
-    """The run of bytes that one connection brings, recorded piece by piece."""
+    """The run of bytes that one connection brings, written and recorded block by block."""
 
     def __init__(self, part: Part, start: int) -> None:
         self._part = part
+        self._held = bytearray()
         self._start = start
-        self.position = start
-        self._digest = blake3()
+        """Where what is held begins."""
         self._since = time.monotonic()
         self._lock = threading.RLock()
 
-    def write(self, data: bytes) -> None:
-        """Writes the next bytes."""
+    @property
+    def position(self) -> int:
+        """Where the next bytes belong."""
         with self._lock:
-            self._part.write(self.position, data)
-            self._digest.update(data)
-            self.position += len(data)
-        if self.position - self._start >= EXTENT_BYTES or time.monotonic() - self._since > EXTENT_S:
-            self.flush()
+            return self._start + len(self._held)
+
+    def write(self, data: bytes) -> None:
+        """Takes the next bytes; they are on the disk when their block is full, or old."""
+        with self._lock:
+            self._held += data
+            due = len(self._held) if time.monotonic() - self._since > EXTENT_S else self._whole_blocks()
+            if due:
+                self._put(due)
+
+    def _whole_blocks(self) -> int:
+        """Returns how much of what is held ends where a block of the file ends."""
+        return max(0, self.position - self.position % EXTENT_BYTES - self._start)
 
     @property
     def unrecorded(self) -> int:
-        """Bytes written and not recorded yet."""
-        return self.position - self._start
+        """Bytes taken and not recorded yet."""
+        return len(self._held)
 
     def restart(self, start: int) -> None:
         """Begins again at another place; what was not recorded is forgotten."""
         with self._lock:
-            self._start = self.position = start
-            self._digest = blake3()
+            self._start = start
+            self._held.clear()
             self._since = time.monotonic()
 
     def flush(self) -> None:
-        """Records what was written so far."""
+        """Writes and records what is held."""
         with self._lock:
-            if self.position > self._start:
-                self._part.record(self._start, self.position, self._digest.digest())
-            self.restart(self.position)
+            if self._held:
+                self._put(len(self._held))
+
+    def _put(self, size: int) -> None:
+        block = bytes(self._held[:size])
+        self._part.write(self._start, block)
+        self._part.record(self._start, self._start + size, blake3(block).digest())
+        del self._held[:size]
+        self._start += size
+        self._since = time.monotonic()
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -282,14 +282,18 @@ def test_measuring_needs_servers_that_answer(tmp_path: Path) -> None:
         measure(tmp_path / "broken.gguf", [""], 1)
 
 
-def test_amx_is_left_out_where_the_compiler_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_harms_is_left_out_where_the_compiler_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiler = tmp_path / "compiler"
     monkeypatch.setenv("CXX", str(compiler))
-    for status, wanted in ((0, 2), (1, 0)):
-        compiler.write_text(f"#!/bin/sh\nexit {status}\n")
+    for knows, wanted in (("amx|fp16", ["amx-int8", "avx512fp16"]), ("amx", ["amx-int8"]), ("none", [])):
+        compiler.write_text(f'#!/bin/sh\necho "$1" | grep -qE "{knows}"\n')
         compiler.chmod(0o755)
         options = builds.processor_options()
-        assert [("-mno-amx-int8" in option) for option in options] == [True] * wanted
+        assert len(options) == (2 if wanted else 0)
+        for option in options:
+            assert [name for name in ("amx-int8", "avx512fp16") if f"-mno-{name}" in option] == wanted
 
 
 def test_a_server_that_dies_while_it_loads_says_how(tmp_path: Path) -> None:

@@ -41,6 +41,16 @@ def options(about: str, **flags: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def path_given(option: str) -> str:
+    """Takes an option's path from the arguments; empty when it is not there."""
+    if option not in sys.argv:
+        return ""
+    at = sys.argv.index(option)
+    path = sys.argv[at + 1]
+    del sys.argv[at : at + 2]
+    return path
+
+
 def show(results: list[Result], *, as_json: bool) -> int:
     """Prints the results; returns 0 when all targets were met, else 1."""
     for result in results:

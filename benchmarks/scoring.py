@@ -2,13 +2,15 @@
 
 The peer reads each question's four rows (200 tokens of context, 8 of choice) as one batch in float32, as evaluation scripts
 do; Fust gets them as four prompts of one request, through its gateway: as a GGUF in 16 bits, which llama.cpp reads, and as
-safetensors, which the transformers engine reads. One thread each, in turns.
+safetensors, which the transformers engine reads. One thread each, in turns. With `--native FOLDER` llama.cpp is the one that
+`fust engines build` left in that folder (`engines/native` of a home) in the place of the wheel's.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
 import statistics
 import sys
 import tempfile
@@ -17,11 +19,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from _common import Result, Server, fust_server, options, show
+from _common import Result, Server, fust_server, options, path_given, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from gateway_overhead import deploy
 from small_models import write_llama
+
+from fust.serve.engines.native import find_library, folder_of
 
 GGUF, SAFETENSORS = "admin/bench-120m-gguf", "admin/bench-120m"
 CONTEXT, CHOICE, VOCABULARY = 200, 8, 32_000
@@ -88,7 +92,8 @@ def result_of(name: str, found: list[tuple[float, float, float]]) -> Result:
 
 def main() -> int:
     """Runs the benchmark."""
-    given = options(__doc__.split("\n")[0])
+    native = path_given("--native")
+    given = options(__doc__.split("\n")[0] + " [--native FOLDER]")
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -97,6 +102,9 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         fust_server(serve__threads=1, serve__context=1024) as server,
     ):
+        if native:
+            shutil.copytree(native, folder_of(server.home))
+            assert find_library("", server.home), "that build is not used here: see `fust engines`"
         file = Path(folder) / "bench-120m.gguf"
         write_llama(file, layers=14, width=768, heads=12, feed_forward=2048, vocabulary=VOCABULARY, half=True)
         peer = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32).eval()

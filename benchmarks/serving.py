@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from _common import Result, Server, fust_server, options, show, tokens_per_s
+from _common import Result, Server, fust_server, options, path_given, show, tokens_per_s
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from gateway_overhead import call, deploy
@@ -195,17 +195,7 @@ def judged(what: str, figures: list[float], least: float) -> list[Result]:
     return found
 
 
-def binary_given() -> str:
-    """Takes `--llama-server PATH` from the arguments."""
-    if "--llama-server" not in sys.argv:
-        return ""
-    at = sys.argv.index("--llama-server")
-    path = sys.argv[at + 1]
-    del sys.argv[at : at + 2]
-    return path
-
-
 if __name__ == "__main__":
-    binary = binary_given()
+    binary = path_given("--llama-server")
     asked = options(__doc__.split("\n")[0] + " [--llama-server PATH]")
     raise SystemExit(show(measure(asked.quick, binary), as_json=asked.json))

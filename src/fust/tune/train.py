@@ -347,29 +347,37 @@ class Training:
         if self._recipe.method == "dpo":  # any reference will do
             self._preference = Preference(self._recipe.beta, torch.zeros(self._batches.count))
         took: list[float] = []
-        for _, batch in self._share_of_step(0):
+        for batch in self._share_of_step(0):
             began = time.monotonic()
-            (self._loss(batch)[0] / max(1, self._weight(batch))).backward()  # pyright: ignore[reportUnknownMemberType]
+            self._learn_nothing(batch)
             took.append(time.monotonic() - began)
             if len(took) >= 3 and sum(took) > _MEASURE_S:
                 break
+        moved_s = self._move_nowhere()
+        if self._recipe.turns_per_step >= 3:
+            return sorted(took[1:])[len(took[1:]) // 2] * self._recipe.turns_per_step + moved_s
+        # The first pass also fills caches and takes memory from the system, and so does the first move.
+        began = time.monotonic()
+        for batch in self._share_of_step(1):
+            self._learn_nothing(batch)
+        learned_s = time.monotonic() - began
+        return learned_s + self._move_nowhere()
+
+    def _learn_nothing(self, batch: Batch) -> None:
+        (self._loss(batch)[0] / max(1, self._weight(batch))).backward()  # pyright: ignore[reportUnknownMemberType]
+
+    def _move_nowhere(self) -> float:
+        """Returns the seconds of a move with a rate of 0, by the gradients of all processes."""
         self._team.agree(True)  # all have come so far
         began = time.monotonic()
         self._team.add_gradients(self.tuned.trained.values())
         self._mover.move(0.0)
         self._mover.load({})
-        moved_s = time.monotonic() - began
-        if len(took) < 3:  # the first pass also fills caches and takes memory from the system
-            again = time.monotonic()
-            for _, batch in self._share_of_step(1):
-                self._loss(batch)[0].backward()  # pyright: ignore[reportUnknownMemberType]
-            self._mover.forget()
-            return time.monotonic() - again + moved_s
-        return sorted(took[1:])[len(took[1:]) // 2] * self._recipe.turns_per_step + moved_s
+        return time.monotonic() - began
 
-    def _share_of_step(self, step: int) -> list[tuple[int, Batch]]:
-        """Returns the passes of a step that this process computes, each with its number."""
-        return self._team.share_of(list(self._batches.of_step(self._recipe, step)))
+    def _share_of_step(self, step: int) -> list[Batch]:
+        """Returns the passes of a step that this process computes."""
+        return [batch for _, batch in self._team.share_of(list(self._batches.of_step(self._recipe, step)))]
 
     def _step(self, step: int) -> Point | None:
         """Does one step; None when the loss broke, and then nothing has moved."""

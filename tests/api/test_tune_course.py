@@ -76,6 +76,17 @@ def test_it_ends_at_the_next_step_and_its_card_says_so(house, ended):
     assert house.request("POST", f"/fust/v1/runs/{ended['id']}/end-early")[0] == 409
 
 
+def test_more_processes_than_cores_are_refused_and_an_extension_keeps_their_number(house, ended):
+    wish = {"base": "admin/base", "data": "admin/rows", "to": "admin/many", "processes": 2}
+    status, _, body = house.request("POST", "/fust/v1/runs", {"kind": "tune", "params": wish})
+    assert status == 400 and b"processes is 2, and goes from 1 to 1" in body
+    more = {"extends": ended["id"], "steps": 5, "processes": 2}
+    status, _, body = house.request("POST", "/fust/v1/runs", {"kind": "tune", "params": more})
+    assert status == 400 and b"processes cannot change" in body
+    [reason] = [it for it in ended["result"]["reasons"] if it["name"] == "processes"]
+    assert reason["value"] == "1" and "hold the model twice" in reason["why"]
+
+
 def test_it_goes_on_to_a_new_revision_of_the_same_repo(house, ended):
     first = ended["result"]
     done = house.cli("--json", "tune", "--extend", ended["id"], "--set", "steps=15").stdout

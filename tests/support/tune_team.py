@@ -98,6 +98,8 @@ def lead(folder: Path, recipe: Recipe, run: str, mine: Spoil, others: Spoil, wat
         except TeamLost as lost:
             why = peers.explain(lost)
             return why.template.format(**why.params)
+        if not done.finished:
+            return f"paused at step {done.steps}"
         assert done.steps == recipe.steps
         return sha256_of(training)
 
@@ -119,10 +121,17 @@ def in_fork(do: Callable[[], Any]) -> Any:
     return json.loads(said)
 
 
-def attempt(folder: Path, recipe: Recipe, run: str, mine: Spoil = nothing, others: Spoil = nothing) -> Any:
+def attempt(
+    folder: Path,
+    recipe: Recipe,
+    run: str,
+    mine: Spoil = nothing,
+    others: Spoil = nothing,
+    stop_after: int | None = None,
+) -> Any:
     def do() -> str:
         train.CHECKPOINT_EVERY_S = 0.0
-        return lead(folder, recipe, run, mine, others, Quiet())
+        return lead(folder, recipe, run, mine, others, Quiet(stop_after))
 
     return in_fork(do)
 
@@ -211,6 +220,8 @@ def kills(folder: Path) -> dict[str, Any]:
     for number, (name, mine, others) in enumerate(cases):
         said = attempt(folder, PAIR, f"run{number}", mine, others)
         found[name] = [said, attempt(folder, PAIR, f"run{number}")]
+    paused = attempt(folder, PAIR, "paused", stop_after=2)
+    found["both are paused"] = [paused, attempt(folder, PAIR, "paused")]
     return found
 
 

@@ -391,6 +391,7 @@ def test_two_processes_end_in_the_same_bits_whichever_is_killed(tmp_path):
     """SIGKILL to either at listed points, seven within a save; one that hangs, and one whose weights drift."""
     found = run_team(tmp_path, "kills")
     whole = found.pop("undisturbed")
+    assert found.pop("both are paused") == ["paused at step 2", whole]
     assert len(found) == 18 and len(whole) == 64
     assert {point: said for point, said in found.items() if said[1] != whole} == {}
     for point, (said, _) in found.items():

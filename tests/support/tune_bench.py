@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import signal
 import sys
@@ -228,7 +229,7 @@ def attempt(folder: Path, recipe: Recipe, run: str, kill: Callable[[], None] | N
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        train.CHECKPOINT_EVERY_S = 0.0
+        train.CHECKPOINT_EVERY_S, train.CHECKPOINT_SHARE = 0.0, math.inf
         if kill is not None:
             kill()
         training = open_training(folder, recipe, run)

@@ -7,6 +7,7 @@ process and of two, for `kills` the hash of the weights after one of them was ki
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -130,7 +131,7 @@ def attempt(
     stop_after: int | None = None,
 ) -> Any:
     def do() -> str:
-        train.CHECKPOINT_EVERY_S = 0.0
+        train.CHECKPOINT_EVERY_S, train.CHECKPOINT_SHARE = 0.0, math.inf
         return lead(folder, recipe, run, mine, others, Quiet(stop_after))
 
     return in_fork(do)

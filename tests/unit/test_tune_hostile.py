@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fust.core.errors import InvalidInput
+from fust.core.errors import InvalidInput, NotOffered
 from tests.support.tiny_bases import write_base
 
 torch = pytest.importorskip("torch", reason="needs fust[tune]")
 pytest.importorskip("peft", reason="needs fust[tune]")
 
 from fust.tune.base import check_vocabulary, read_base  # noqa: E402
+from fust.tune.job import read_wish  # noqa: E402
 from fust.tune.prepare import Prepared, view_samples  # noqa: E402
 from tests.support.tiny_bases import make_tokenizer  # noqa: E402
 from tests.support.tune_bench import open_training, prepare_rows, recipe_with  # noqa: E402
@@ -81,13 +82,26 @@ def test_a_tokenizer_without_padding_pads_and_answers_all_the_same(tmp_path):
     from fust.tune.samples import Sampler, choose_prompts
 
     write_base(tmp_path / "base", pad_token_id=None)
-    prepared = prepared_of(tmp_path, talk("Say moon", "moon"), talk("Say river", "river river river"))
+    prepared = prepared_of(
+        tmp_path, talk("Say moon", "moon"), talk("Say river and river and moon", "river river river")
+    )
     training = open_training(tmp_path, recipe_with(steps=2, passes_per_step=1))
     assert training.run().steps == 2
     tokenizer = make_tokenizer()
     tokenizer.pad_token = None
-    [first, *_] = Sampler(training.tuned, tokenizer, choose_prompts(prepared)).take(always=True)
-    assert "Say moon" in first["prompt"]
+    prompts = choose_prompts(prepared)
+    sampler = Sampler(training.tuned, tokenizer, prompts)
+    together = sampler.take(always=True)
+    assert "Say moon" in together[0]["prompt"] and len(set(map(len, prompts))) > 1
+    alone = [Sampler(training.tuned, tokenizer, [prompt]).take(always=True) for prompt in prompts]
+    assert [[item] for item in together] == alone, "prompts of several lengths side by side"
+    assert sampler.measure() > 0 and sampler.first() == together
+
+
+def test_compile_without_a_compiler_is_refused_before_anything_is_computed(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NotOffered, match="no-such-compiler is not here"):
+        read_wish({"base": "me/base", "data": "me/rows", "to": "me/tuned", "compile": True})
 
 
 def test_a_vocabulary_larger_than_the_embedding_is_refused_before_it_is_looked_up(tmp_path):

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +322,13 @@ def test_a_loss_that_does_not_fall_is_spoken_of(bench, rate, is_stuck):
     said = [text for text in watcher.said if "does not fall" in text]
     assert len(said) == is_stuck
     assert not is_stuck or ("after 10 steps" in said[0] and "after 50." in said[0])
+
+
+def test_checkpoints_come_once_a_minute_and_less_often_where_they_take_long(bench):
+    training = open_training(bench, RECIPE, "due")
+    for save_s, since_s, due in ((0.1, 59, False), (0.1, 61, True), (6.0, 190, False), (6.0, 210, True)):
+        training._save_s, training._saved_at = save_s, time.monotonic() - since_s
+        assert training._is_due() is due
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(bench, tmp_path):

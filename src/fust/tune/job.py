@@ -41,7 +41,7 @@ EXTENDED_TITLE = "Go on with {to}"
 FRESH_TITLE = "Train {to} from nothing on {data}"
 SPINS = "5000"
 """Looks that a thread of OpenMP takes for more work before it sleeps: a quarter of a millisecond. Its own 300,000 keep a
-processor busy that another program has work for: beside one that computes all the time, steps then took 5 to 30 times as
+processor busy that another program has work for: beside one that computes all the time, steps then took 4 to 20 times as
 long, and with this 2.2 times; alone they take 8 % longer."""
 
 

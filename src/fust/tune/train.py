@@ -57,10 +57,12 @@ if TYPE_CHECKING:
     from fust.tune.samples import Sampler
 
 CHECKPOINT_EVERY_S = 60.0
+CHECKPOINT_SHARE = 0.03
+"""Of the time that checkpoints may take: where one takes long, as of a large model on a slow disk, they come less often."""
 _HEAD_VALUES = 2**26
 """Logits that are made at once; more are made in parts, each again for the backward pass."""
 _FROZEN_FP32_PARAMETERS = 300_000_000
-_MEASURE_S = 3.0
+_MEASURE_S = 1.5
 _EARLY_STEPS = 10
 _STUCK_AFTER = 50
 """Steps, at least, after which a loss that has not fallen is spoken of; else a quarter of all."""
@@ -289,6 +291,7 @@ class Training:
         self._preference: Preference | None = None
         self.state = State()
         self._saved_at = time.monotonic()
+        self._save_s = 0.0
 
     def run(self, begin: Callable[[str], None] = lambda _: None) -> Trained:
         """Trains to the end, or until the watcher wants to stop.
@@ -327,7 +330,7 @@ class Training:
                 self._roll_back()
                 continue
             self._note(point, time.monotonic() - began)
-            if team.agree(time.monotonic() - self._saved_at >= CHECKPOINT_EVERY_S):
+            if team.agree(self._is_due()):
                 self._save()
         self._save()
         return self._ended(finished=True)
@@ -534,9 +537,13 @@ class Training:
         if self._team.leads:
             self._write()
 
+    def _is_due(self) -> bool:
+        since_s = time.monotonic() - self._saved_at
+        return since_s >= max(CHECKPOINT_EVERY_S, self._save_s / CHECKPOINT_SHARE)
+
     def _write(self) -> None:
         """Writes a checkpoint; a full disk costs the checkpoint and not the run."""
-        self._saved_at = time.monotonic()
+        began = time.monotonic()
         try:
             save_checkpoint(self._folder, self._key, self.tuned.weights(), self._mover.state(), self.state)
         except StorageFull:
@@ -545,6 +552,8 @@ class Training:
             )
         else:
             self._watcher.say("Checkpoint at step {step}.", step=self.state.step)
+        self._saved_at = time.monotonic()
+        self._save_s = self._saved_at - began
 
     def _resume(self) -> str:
         """Takes up the newest checkpoint, whose name it returns; or makes that of the start."""

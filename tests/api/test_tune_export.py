@@ -219,6 +219,7 @@ def test_what_could_not_be_made_of_a_published_result_is_made_when_the_run_is_re
         "to": "admin/again",
         "method": "dpo",
         "steps": 3,
+        "merge": True,
         "gguf": ["F16"],
     }
     body = {"kind": "tune", "params": params}
@@ -230,12 +231,14 @@ def test_what_could_not_be_made_of_a_published_result_is_made_when_the_run_is_re
     assert failed["state"] == "failed"
     commits = house.request("GET", "/api/models/admin/again/commits/main")[2]
     assert json.loads(commits), "the adapter is published"
-    assert house.request("GET", "/api/models/admin/again-GGUF")[0] == 404
+    for ending in ("merged", "GGUF"):
+        assert house.request("GET", f"/api/models/admin/again-{ending}")[0] == 404
     (work / "export").unlink()
     assert house.request("POST", f"/fust/v1/runs/{run_id}/resume")[0] == 200
     run = state_of(house, run_id, lambda run: run["state"] in ("failed", "succeeded"))
     assert run["state"] == "succeeded", run["error"]
-    assert [made["repo_id"] for made in run["result"]["made"]] == ["admin/again-GGUF"]
+    made = [made["repo_id"] for made in run["result"]["made"]]
+    assert made == ["admin/again-merged", "admin/again-GGUF"]
     assert house.request("GET", "/api/models/admin/again/commits/main")[2] == commits
     assert run["result"]["revision"] == json.loads(commits)[0]["id"]
 

@@ -184,6 +184,18 @@ def freeze() -> None:
     Team.add_gradients = add  # type: ignore[method-assign]
 
 
+def break_loss() -> None:
+    """Has the loss of the fifth pass be no number."""
+    real, calls = train.Tuned.loss, 0
+
+    def loss(self: train.Tuned, batch: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return real(self, batch) * (float("nan") if calls == 5 else 1.0)
+
+    train.Tuned.loss = loss  # type: ignore[method-assign]
+
+
 FIRST: dict[str, Spoil] = {
     "in a pass": lambda: at(train.Tuned, "loss", 9),
     "before the gradients are added": lambda: at(Team, "add_gradients", 3),
@@ -262,6 +274,16 @@ def first_steps(folder: Path, recipe: Recipe) -> dict[str, Any]:
     return {"1": in_fork(lambda: do(1)), "2": in_fork(lambda: do(2)), "learned": learned}
 
 
+def broken(folder: Path) -> list[Any]:
+    """Returns what a run says in whose second process the loss breaks once, and the steps that it did."""
+
+    def do() -> list[Any]:
+        lead(folder, PAIR, "broken", nothing, break_loss, watcher := Quiet())
+        return [watcher.said, [point.step for point in watcher.points]]
+
+    return in_fork(do)
+
+
 def steps(folder: Path) -> dict[str, Any]:
     rows, pairs = make_bench(folder / "rows"), folder / "pairs"
     write_base(pairs / "base")
@@ -270,6 +292,7 @@ def steps(folder: Path) -> dict[str, Any]:
         passes_per_step=3
     )  # one process has twice as many passes as the other, and other tokens
     return {
+        "broken": broken(rows),
         "lora": first_steps(rows, uneven),
         "full": first_steps(rows, recipe_with(method="full", passes_per_step=2, steps=3)),
         "dpo": first_steps(pairs, msgspec.structs.replace(DPO, rows_per_pass=1, passes_per_step=2)),

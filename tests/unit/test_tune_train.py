@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -363,15 +364,15 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(bench, tmp_path):
 TEAM = BENCH.with_name("tune_team.py")
 
 
-def run_team(folder: Path, what: str) -> dict:
-    """Returns what the program of runs in two processes found."""
+def run_program(*arguments: object) -> Any:
+    """Returns what a program of runs that it forks has found."""
     done = subprocess.run(
-        [sys.executable, str(TEAM), str(folder), what],
+        [sys.executable, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -379,7 +380,11 @@ def run_team(folder: Path, what: str) -> dict:
 
 def test_two_processes_learn_as_one_does(tmp_path):
     """The same loss and gradient at the first step, and the same course, within rounding: by tokens, not by processes."""
-    for method, found in run_team(tmp_path, "steps").items():
+    every = run_program(TEAM, tmp_path, "steps")
+    said, steps = every.pop("broken")
+    assert "The loss broke at step 3; going on from step 0 with half the learning rate." in said
+    assert steps == [1, 2, 1, 2, 3, 4, 5, 6], "both processes went back"
+    for method, found in every.items():
         one, two = found["1"], found["2"]
         assert one["losses"][0] == pytest.approx(two["losses"][0], rel=1e-6), method
         assert one["gradient"] == pytest.approx(two["gradient"], rel=1e-5, abs=1e-7), method
@@ -397,7 +402,7 @@ def test_two_processes_learn_as_one_does(tmp_path):
 @pytest.mark.faults
 def test_two_processes_end_in_the_same_bits_whichever_is_killed(tmp_path):
     """SIGKILL to either at listed points, seven within a save; one that hangs, and one whose weights drift."""
-    found = run_team(tmp_path, "kills")
+    found = run_program(TEAM, tmp_path, "kills")
     whole = found.pop("undisturbed")
     assert found.pop("both are paused") == ["paused at step 2", whole]
     assert len(found) == 18 and len(whole) == 64
@@ -415,16 +420,7 @@ def test_two_processes_end_in_the_same_bits_whichever_is_killed(tmp_path):
 
 @pytest.mark.faults
 def test_killed_at_any_point_it_ends_in_the_same_bits(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(BENCH), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    of_rows, of_pairs = json.loads(done.stdout.splitlines()[-1])
+    of_rows, of_pairs = run_program(BENCH, tmp_path)
     assert len(of_rows) > 20 and len(of_pairs) > 6
     for found, points in ((of_rows, POINTS), (of_pairs, DPO_POINTS)):
         whole = found.pop("undisturbed")

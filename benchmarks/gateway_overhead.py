@@ -47,7 +47,7 @@ def call(server: Server, method: str, path: str, body: object = None) -> dict:
         return json.loads(answer.read())
 
 
-def deploy(server: Server, name: str, file: Path) -> None:
+def deploy(server: Server, name: str, file: Path, engine: str = "") -> None:
     """Pushes the model (a file or a folder) as any user would, and waits until it is served."""
     from huggingface_hub import HfApi
 
@@ -57,7 +57,9 @@ def deploy(server: Server, name: str, file: Path) -> None:
         api.upload_folder(folder_path=file, repo_id=name)
     else:
         api.upload_file(path_or_fileobj=str(file), path_in_repo=file.name, repo_id=name)
-    made = call(server, "POST", "/fust/v1/deployments", {"repo_id": name, "pin": True})
+    made = call(
+        server, "POST", "/fust/v1/deployments", {"repo_id": name, "pin": True, "engine": engine or None}
+    )
     while made["state"] == "loading":
         time.sleep(0.05)
         made = call(server, "GET", f"/fust/v1/deployments/{made['id']}")

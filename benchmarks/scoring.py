@@ -109,7 +109,7 @@ def main() -> int:
         write_llama(file, layers=14, width=768, heads=12, feed_forward=2048, vocabulary=VOCABULARY, half=True)
         peer = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32).eval()
         deploy(server, GGUF, file)
-        deploy(server, SAFETENSORS, save(peer, Path(folder) / "safetensors"))
+        deploy(server, SAFETENSORS, save(peer, Path(folder) / "safetensors"), "transformers")
         warm, *asked = questions(4 if given.quick else 13)
         found: dict[str, list[tuple[float, float, float]]] = {GGUF: [], SAFETENSORS: []}
         for rows in [warm, *asked]:

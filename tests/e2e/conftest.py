@@ -125,9 +125,9 @@ def pages_of(browser: Any, server: Any) -> Iterator[Callable[..., Any]]:
         watches.append(Watch(page, server.url))
         if signed_in:
             sign_in(context, server, token)
-            if not token:  # an earlier test may have chosen others, which are kept with the account
-                looks = {"language": "zh-CN" if lang.startswith("zh") else "en", "theme": "system"}
-                assert server.request("PATCH", "/fust/v1/users/admin", looks)[0] == 200
+        if not token:  # an earlier test may have chosen others, which are kept with the account
+            looks = {"language": "zh-CN" if lang.startswith("zh") else "en", "theme": "system"}
+            assert server.request("PATCH", "/fust/v1/users/admin", looks)[0] == 200
         if path is not None:
             page.goto("/" + path)
         return page

@@ -44,6 +44,7 @@ def chat(open_page: OpenPage, model: dict[str, Any]) -> Callable[..., Any]:
     def start(path: str = "chat", **how: Any) -> Any:
         page = open_page(path if "c=" in path else f"{path}?model={model['name']}", **how)
         if "c=" not in path and how.get("lang", "en").startswith("en"):
+            page.get_by_role("button", name="Send", exact=True).wait_for()  # the page is whole
             page.get_by_label("Most tokens").fill("6")
             page.get_by_label("Most tokens").blur()
         return page

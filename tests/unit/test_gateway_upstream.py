@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -19,8 +20,22 @@ class Engine:
         self.together = asyncio.Barrier(3)
         self.connections = self.requests = 0
         self.mute = False
+        self.talks: list[asyncio.Task[None]] = []
+
+    def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.talks.append(asyncio.ensure_future(self.talk(reader, writer)))
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self.answer(reader, writer)
+        except asyncio.IncompleteReadError:
+            pass  # the client has gone
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         for first in (True, False):
             head = await reader.readuntil(b"\r\n\r\n")
@@ -33,7 +48,6 @@ class Engine:
                 await self.together.wait()  # so that each of the first three has a connection of its own
             writer.write(ANSWER)
             await writer.drain()
-        writer.close()
 
 
 async def ask(upstream: Upstream, target: Target) -> bytes:
@@ -43,7 +57,7 @@ async def ask(upstream: Upstream, target: Target) -> bytes:
 
 async def all_of_it() -> None:
     engine = Engine()
-    server = await asyncio.start_server(engine.talk, "127.0.0.1", 0)
+    server = await asyncio.start_server(engine.greet, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     upstream, target = Upstream(), Target("d", "m", f"http://127.0.0.1:{port}")
     try:
@@ -58,6 +72,7 @@ async def all_of_it() -> None:
     finally:
         await upstream.close()
         server.close()
+        await asyncio.gather(*engine.talks)
 
 
 def test_a_request_does_not_fail_because_pooled_connections_died() -> None:

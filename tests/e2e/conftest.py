@@ -56,12 +56,27 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     running.stop()
 
 
+Axe = Callable[..., list[str]]
+
+
 @pytest.fixture(scope="session")
-def axe() -> str:
-    """The source of axe-core."""
+def axe() -> Axe:
+    """What axe calls serious or critical in a page, as lines; with names of rules only these are looked at."""
     if not AXE.is_file():
         pytest.skip("axe-core is not installed (cd ui && npm ci)")
-    return AXE.read_text()
+    source = AXE.read_text()
+
+    def faults_of(page: Any, *rules: str) -> list[str]:
+        page.evaluate(source)
+        chosen = {"runOnly": list(rules)} if rules else {}
+        found = page.evaluate("chosen => axe.run({resultTypes: ['violations'], ...chosen})", chosen)
+        return [
+            f"{fault['id']} at {[node['target'] for node in fault['nodes'][:3]]}"
+            for fault in found["violations"]
+            if fault["impact"] in ("serious", "critical")
+        ]
+
+    return faults_of
 
 
 class Watch:

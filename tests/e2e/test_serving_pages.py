@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from fust.formats.gguf_quantise import quantise_gguf
-from tests.e2e.conftest import serve_model
+from tests.e2e.conftest import Axe, serve_model
 from tests.support.small_adapters import write_peft
 from tests.support.small_models import write_llama
 
@@ -78,7 +78,7 @@ def test_an_adapter_is_put_beside_a_model_and_taken_away(
 
 
 def test_a_model_is_deployed_from_what_it_would_take(
-    open_page: OpenPage, page_server: Any, axe: str, tmp_path_factory: pytest.TempPathFactory
+    open_page: OpenPage, page_server: Any, axe: Axe, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("files")
     half = write_llama(folder / "two-F16.gguf", width=256, context=256, half=True)
@@ -89,9 +89,7 @@ def test_a_model_is_deployed_from_what_it_would_take(
     expect(rows.filter(has_text="two-F16.gguf")).to_contain_text("chosen when none is named")
     expect(rows.filter(has_text="two-Q8_0.gguf")).to_contain_text("4 × 256")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
-    page.evaluate(axe)
-    faults = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-    assert [it["id"] for it in faults if it["impact"] in ("serious", "critical")] == []
+    assert axe(page) == []
     page.get_by_role("button", name="Deploy two-Q8_0.gguf").click()
     expect(rows.filter(has_text="two-Q8_0.gguf")).to_contain_text("Serving")
     served = json.loads(page_server.request("GET", "/fust/v1/deployments")[2])["items"]

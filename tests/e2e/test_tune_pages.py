@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from tests.e2e.conftest import Axe
 from tests.support.tiny_bases import write_base, write_rows
 
 pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
@@ -45,7 +46,7 @@ def start_tuning(server: Any, base: str, to: str, **more: Any) -> str:
     return json.loads(body)["id"]
 
 
-def test_the_wizard_plans_and_starts(open_page: OpenPage, page_server: Any, base: str) -> None:
+def test_the_wizard_plans_and_starts(open_page: OpenPage, page_server: Any, base: str, axe: Axe) -> None:
     page = open_page("tune")
     expect(page.locator("h1")).to_have_text("Tune a model")
     expect(page.get_by_role("button", name="Make the plan")).to_be_disabled()
@@ -60,6 +61,7 @@ def test_the_wizard_plans_and_starts(open_page: OpenPage, page_server: Any, base
     )
     expect(plan.locator("mark").first).to_be_visible()
     expect(plan.get_by_role("table")).to_contain_text("row_tokens")
+    assert axe(page) == []
     page.get_by_role("button", name="Start tuning").click()
     page.get_by_role("button", name="Start now and write to admin/page-base-tuned").click()
     page.wait_for_url("**/jobs/*")
@@ -72,7 +74,9 @@ def test_the_wizard_plans_and_starts(open_page: OpenPage, page_server: Any, base
     page_server.request("POST", f"/fust/v1/runs/{page.url.rsplit('/', 1)[1]}/cancel")
 
 
-def test_a_run_shows_its_curves_beside_another(open_page: OpenPage, page_server: Any, base: str) -> None:
+def test_a_run_shows_its_curves_beside_another(
+    open_page: OpenPage, page_server: Any, base: str, axe: Axe
+) -> None:
     runs = [start_tuning(page_server, base, f"admin/page-tuned-{i}", seed=i) for i in range(2)]
     for run_id in runs:
         wait_for_run(page_server, run_id)
@@ -88,6 +92,8 @@ def test_a_run_shows_its_curves_beside_another(open_page: OpenPage, page_server:
         page.get_by_role("link", name="All steps as CSV").click()
     assert download.value.path().read_text().startswith("step,loss,")
     expect(page.get_by_role("region", name="What is learned").locator("mark").first).to_be_visible()
+    expect(page.get_by_text("/ 6 steps")).to_be_visible()
+    assert axe(page) == []
     more = page.get_by_role("region", name="Train on")
     more.get_by_label("Time to train").select_option("10m")
     more.get_by_role("button", name="Train on").click()

@@ -1,4 +1,4 @@
-import { lang, t } from "./i18n";
+import { lang, maybe, t } from "./i18n";
 
 export function integer(n: number): string {
   return new Intl.NumberFormat(lang.get()).format(n);
@@ -7,6 +7,11 @@ export function integer(n: number): string {
 /** At most `digits` after the point. */
 export function decimal(n: number, digits = 1, least = 0): string {
   return new Intl.NumberFormat(lang.get(), { maximumFractionDigits: digits, minimumFractionDigits: least }).format(n);
+}
+
+/** A large number as two or three figures and a word or letter: 1.2M, 120万. */
+export function compact(n: number): string {
+  return new Intl.NumberFormat(lang.get(), { notation: "compact" }).format(n);
 }
 
 const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"] as const;
@@ -18,6 +23,15 @@ export function bytes(n: number, unit?: (typeof UNITS)[number]): { figure: strin
   const value = n / 1000 ** step;
   const digits = step === 0 ? 0 : value < 10 ? 1 : value < 100 && step >= 3 ? 1 : 0;
   return { figure: decimal(value, digits, digits), unit: UNITS[step] ?? "B" };
+}
+
+/** What a job counts, as its figure and unit; `unit` is the server's word for it. */
+export function amount(n: number, unit: string | null): [figure: string, unit: string] {
+  if (unit === "bytes") {
+    const found = bytes(n);
+    return [found.figure, found.unit];
+  }
+  return [decimal(n, n < 1 ? 3 : 1), (unit && maybe(`unit.${unit}`)) ?? unit ?? ""];
 }
 
 export function size(n: number): string {

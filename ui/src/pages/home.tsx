@@ -1,7 +1,7 @@
 import type { ComponentChildren } from "preact";
 import type { Deployment, Need, Page, Run, Status } from "../api";
 import { Bar, Columns, Empty, Head, Section, Size, State, Time, Trouble, Waiting } from "../parts";
-import { bytes, decimal, integer, sentence, span, todayLong, words } from "../format";
+import { amount, bytes, decimal, integer, sentence, span, todayLong, words } from "../format";
 import { t } from "../i18n";
 import { useLoad, type Loaded } from "../load";
 import { ServedLink } from "../parts/served";
@@ -139,12 +139,8 @@ export function runWords(run: Run): string | undefined {
 export function rate(run: Run): ComponentChildren {
   const pace = run.progress?.rate;
   if (!pace || run.state !== "running") return null;
-  const unit = run.progress?.unit ?? "";
-  if (unit === "bytes" || unit === "B" || unit === "byte") {
-    const { figure, unit: scale } = bytes(pace);
-    return <>{figure} <span class="unit">{scale}/s</span></>;
-  }
-  return <>{decimal(pace)} <span class="unit">{unit}/s</span></>;
+  const [figure, unit] = amount(pace, run.progress?.unit ?? null);
+  return <>{figure} <span class="unit">{t("per.s", { unit })}</span></>;
 }
 
 function Steps({ now, first }: { now: Status; first: Deployment | undefined }) {

@@ -1,8 +1,8 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { call, type Progress, type Run, type RunState } from "../api";
 import { Bar, Columns, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
-import { bytes, clock, decimal, fullTime, integer, span } from "../format";
-import { t, useLang } from "../i18n";
+import { amount, clock, decimal, fullTime, integer, span } from "../format";
+import { maybe, t, useLang } from "../i18n";
 import { useAct, useLoad } from "../load";
 import { go, Link, repoPath, url } from "../router";
 import { follow } from "../stream";
@@ -188,12 +188,10 @@ function resultRepo(run: Run): string | null {
   return `${type === "dataset" ? "datasets" : "models"}/${repoPath(named)}`;
 }
 
-const isBytes = (unit: string | null | undefined): boolean => unit === "bytes" || unit === "B" || unit === "byte";
-
-function amount(value: number, unit: string | null): [string, string] {
-  if (!isBytes(unit)) return [decimal(value), unit ?? ""];
-  const { figure, unit: scale } = bytes(value);
-  return [figure, scale];
+/** The unit of what is done, and how much there is in all. */
+function ofTotal(unit: string, total: [figure: string, unit: string] | null): string {
+  if (total === null) return unit;
+  return unit === total[1] ? `/ ${total.join(" ")}` : `${unit} / ${total.join(" ")}`;
 }
 
 function Figures({ run, progress, over }: { run: Run; progress: Progress | null; over: boolean }) {
@@ -208,12 +206,11 @@ function Figures({ run, progress, over }: { run: Run; progress: Progress | null;
   const figures: [string, string, string][] = [];
   if (done !== null && (done > 0 || total !== null)) {
     const [figure, unit] = amount(done, progress?.unit ?? null);
-    const of = total === null ? unit : `${unit} / ${amount(total, progress?.unit ?? null).join(" ")}`;
-    figures.push([t("job.done"), figure, of]);
+    figures.push([t("job.done"), figure, ofTotal(unit, total === null ? null : amount(total, progress?.unit ?? null))]);
   }
   if (!over && progress?.rate) {
     const [figure, unit] = amount(progress.rate, progress.unit);
-    figures.push([t("col.speed"), figure, `${unit}/s`]);
+    figures.push([t("col.speed"), figure, t("per.s", { unit })]);
   }
   if (!over && progress?.eta_s !== null && progress?.eta_s !== undefined) figures.push([t("job.left"), span(progress.eta_s), ""]);
   figures.push([over ? t("col.took") : t("job.since"), took(run) ?? "–", ""]);
@@ -261,8 +258,8 @@ function factsOf(run: Run): [string, preact.ComponentChildren][] {
   if (run.memory_bytes) rows.push([t("col.memory"), <Size of={run.memory_bytes} />]);
   if (run.cores) rows.push([t("machine.cores"), decimal(run.cores)]);
   for (const [key, value] of Object.entries(run.params)) {
-    if (value === null || value === "" || value === false || (Array.isArray(value) && value.length === 0)) continue;
-    rows.push([key, <code>{typeof value === "string" ? value : JSON.stringify(value)}</code>]);
+    if (key === "memory_bytes" || value === null || value === "" || value === false || (Array.isArray(value) && value.length === 0)) continue;
+    rows.push([maybe(`param.${key}`) ?? key, <code>{typeof value === "string" ? value : JSON.stringify(value)}</code>]);
   }
   return rows;
 }

@@ -1,5 +1,5 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import { decimal, integer } from "../format";
+import { compact, decimal, integer } from "../format";
 
 export interface Line {
   name: string;
@@ -23,12 +23,22 @@ export function ticks(least: number, most: number, count: number): number[] {
 
 function figure(value: number): string {
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(0).replace("e+", "e");
+  if (size !== 0 && size < 1e-3) return value.toExponential(0);
+  if (size >= 1e6) return compact(value);
   return size >= 1000 ? integer(value) : decimal(value, size < 0.1 ? 4 : size < 10 ? 2 : 0);
 }
 
-/** Lines over a common x, each named where it ends. `label` says in words what the picture shows. */
-export function LineChart({ lines, label, height = 280 }: { lines: Line[]; label: string; height?: number }) {
+interface Chart {
+  lines: Line[];
+  /** What the picture shows, in words. */
+  label: string;
+  height?: number;
+  /** How a value of the y axis is written. */
+  write?: (value: number) => string;
+}
+
+/** Lines over a common x, each named where it ends. */
+export function LineChart({ height = 280, write = figure, ...more }: Chart) {
   const box = useRef<HTMLDivElement>(null);
   const [width, setWidth] = useState(0);
   useEffect(() => {
@@ -36,10 +46,10 @@ export function LineChart({ lines, label, height = 280 }: { lines: Line[]; label
     if (box.current) watch.observe(box.current);
     return () => watch.disconnect();
   }, []);
-  return <div class="chartbox" ref={box} style={{ minHeight: height }}>{width > 0 && <Drawing lines={lines} label={label} width={width} height={height} />}</div>;
+  return <div class="chartbox" ref={box} style={{ minHeight: height }}>{width > 0 && <Drawing {...more} write={write} width={width} height={height} />}</div>;
 }
 
-function Drawing({ lines, label, width, height }: { lines: Line[]; label: string; width: number; height: number }) {
+function Drawing({ lines, label, width, height, write }: Required<Chart> & { width: number }) {
   const drawn = lines.filter((it) => it.points.length > 0);
   const all = drawn.flatMap((it) => it.points);
   if (all.length === 0) return null;
@@ -58,7 +68,7 @@ function Drawing({ lines, label, width, height }: { lines: Line[]; label: string
       {across.map((at) => (
         <g key={at}>
           <line class="g" x1={MARGIN.left} x2={width - right} y1={y(at)} y2={y(at)} />
-          <text x={MARGIN.left - 8} y={y(at) + 4} text-anchor="end">{figure(at)}</text>
+          <text x={MARGIN.left - 8} y={y(at) + 4} text-anchor="end">{write(at)}</text>
         </g>
       ))}
       {along.map((at) => <text key={at} x={x(at)} y={height - 5} text-anchor={at === 0 ? "start" : "middle"}>{integer(at)}</text>)}

@@ -78,7 +78,7 @@ function Curves({ run, course, other, pick }: { run: Run; course: Course; other:
           return (
             <figure key={name}>
               <figcaption class="small">{title} <span class="num quiet">{shown(name, points.at(-1)?.[1] ?? 0)}</span></figcaption>
-              <LineChart lines={[{ name: title, points, as: "subject" }]} label={title} height={120} />
+              <LineChart lines={[{ name: title, points, as: "subject" }]} label={title} height={120} write={name.endsWith("_bytes") ? size : undefined} />
             </figure>
           );
         })}

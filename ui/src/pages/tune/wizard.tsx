@@ -76,20 +76,18 @@ function Bases({ wish, set }: Step) {
         </Empty>
       )}
       {shown.length > 0 && (
-        <ul class="picks" role="radiogroup" aria-labelledby="h-base">
+        <div class="picks" role="radiogroup" aria-labelledby="h-base">
           {shown.map((it) => (
-            <li key={it.repo_id}>
-              <label>
-                <input type="radio" name="base" checked={wish.base === it.repo_id} disabled={!it.fits} onChange={() => set({ base: it.repo_id })} />
-                <span>
-                  <b>{it.repo_id}</b> {it.family && <span class="quiet">{it.family}</span>}
-                  <small class="block quiet">{it.reason}</small>
-                </span>
-                <span class="num">{it.parameters > 0 ? t("tune.parameters", { n: millions(it.parameters) }) : ""}</span>
-              </label>
-            </li>
+            <label key={it.repo_id}>
+              <input type="radio" name="base" checked={wish.base === it.repo_id} disabled={!it.fits} onChange={() => set({ base: it.repo_id })} />
+              <span>
+                <b>{it.repo_id}</b> {it.family && <span class="quiet">{it.family}</span>}
+                <small class="block quiet">{it.reason}</small>
+              </span>
+              <span class="num">{it.parameters > 0 ? t("tune.parameters", { n: millions(it.parameters) }) : ""}</span>
+            </label>
           ))}
-        </ul>
+        </div>
       )}
       {items !== undefined && items.length > fitting.length && (
         <button class="b bare" type="button" aria-expanded={all} onClick={() => setAll(!all)}>

@@ -1,4 +1,4 @@
-# Fust. `make up` installs and starts it; `make test` is what every change passes.
+# Fust. `make up` installs and starts it; `make install WITH=tune,data` adds parts; `make test` is what every change passes.
 PY := .venv/bin/python
 FUST := .venv/bin/fust
 
@@ -8,7 +8,7 @@ up: install
 	@$(FUST) up
 
 install:
-	@PYTHON="$(PYTHON)" sh scripts/bootstrap.sh
+	@PYTHON="$(PYTHON)" sh scripts/bootstrap.sh $(WITH)
 
 .PHONY: test-install
 test-install:

@@ -1,12 +1,17 @@
 #!/bin/sh
 # Makes .venv and installs Fust into it. Says in one line what is missing and how to mend it.
-# Usage: bootstrap.sh [EXTRA]      EXTRA is `test` for what the tests need.
+# Usage: bootstrap.sh [EXTRAS]      Names of pyproject's optional dependencies, by commas; `test` is what the tests need.
 # pip's own settings (index, proxy, certificates, find-links) are honoured: nothing is overridden here.
 set -eu
 cd "$(dirname "$0")/.."
 extra="${1:-}"
 
 fail() { printf 'fust: %s\n' "$1" >&2; exit 1; }
+
+parts=$(sed -n '/^\[project.optional-dependencies\]/,/^\[project.scripts\]/s/^\([a-z]*\) = .*/\1/p' pyproject.toml)
+for name in $(printf '%s' "$extra" | tr ',' ' '); do
+  printf '%s\n' "$parts" | grep -qxF "$name" || fail "there is no part $name; there are: $(printf '%s' "$parts" | tr '\n' ' ')"
+done
 
 find_python() {
   for name in ${PYTHON:-} python3.14 python3.13 python3.12 python3.11 python3 python; do
@@ -50,9 +55,9 @@ step() { # what, then a command; its output goes to the log
   fail "installing failed; the whole log is in $log. Check the network or pip's index settings (pip config list), then try again."
 }
 
-if [ "$extra" = test ]; then
+case ",$extra," in *,test,*|*,tune,*|*,transformers,*)
   # By itself and at this version: another one brings gigabytes of GPU libraries.
-  .venv/bin/python -c 'import torch' 2>/dev/null || step "Installing torch (CPU)…" .venv/bin/python -m pip install --disable-pip-version-check -q torch==2.13.0
-fi
-step "Installing Fust${extra:+ and its $extra tools}… (once)" .venv/bin/python -m pip install --disable-pip-version-check -q -c requirements/constraints.txt -e ".${extra:+[$extra]}"
+  .venv/bin/python -c 'import torch' 2>/dev/null || step "Installing torch…" .venv/bin/python -m pip install --disable-pip-version-check -q torch==2.13.0 ;;
+esac
+step "Installing Fust${extra:+ with $extra}… (once)" .venv/bin/python -m pip install --disable-pip-version-check -q -c requirements/constraints.txt -e ".${extra:+[$extra]}"
 printf '%s' "$digest" >"$stamp"

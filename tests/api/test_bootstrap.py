@@ -47,10 +47,10 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
-def bootstrap(clone: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+def bootstrap(clone: Path, *extras: str, **environ: str) -> subprocess.CompletedProcess[str]:
     path = str(clone.parent / "bin")
     return subprocess.run(
-        ["sh", "scripts/bootstrap.sh"],
+        ["sh", "scripts/bootstrap.sh", *extras],
         cwd=clone,
         env={"PATH": path, "HOME": str(clone), **environ},
         capture_output=True,
@@ -113,3 +113,21 @@ def test_a_missing_wheel_is_named(clone: Path) -> None:
     assert done.returncode == 1
     assert "no wheel of xllamacpp==1" in done.stderr, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("fust:")
+
+
+def test_parts_are_added_by_name(clone: Path) -> None:
+    """torch comes first and by itself, then Fust with what was named."""
+    script = 'echo "$*" >> calls\ncase "$*" in *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python;; *"import torch"*) exit 1;; esac\n'
+    fake(clone, "python3.11", script + "exit 0\n")
+    for tool in ("cp", "chmod"):
+        (clone.parent / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    done = bootstrap(clone, "tune,data")
+    assert done.returncode == 0, done.stderr
+    installs = [line for line in (clone / "calls").read_text().splitlines() if "pip install" in line]
+    assert [line.split()[-1] for line in installs] == ["torch==2.13.0", ".[tune,data]"]
+
+
+def test_an_unknown_part_is_named(clone: Path) -> None:
+    done = bootstrap(clone, "tune,tuen")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "no part tuen; there are: tune transformers data images postgres test" in done.stderr

@@ -14,6 +14,7 @@ from typing import Literal
 
 import psutil
 
+from fust.core.extras import install_command
 from fust.core.i18n import Language, fill
 from fust.core.settings import Settings
 from fust.core.units import show_size
@@ -166,6 +167,7 @@ def _parts() -> list[Check]:
         ("peft", "tuning", "tune"),
         ("llguidance", "safetensors engine", "transformers"),
         ("pyarrow", "Parquet", "data"),
+        ("PIL", "images", "images"),
         ("psycopg", "PostgreSQL", "postgres"),
     ):
         if importlib.util.find_spec(module) is not None:
@@ -182,6 +184,8 @@ def _parts() -> list[Check]:
             )
         else:
             found.append(
-                Check(name, "ok", "not installed (optional)", "pip install 'fust[{extra}]'", {"extra": extra})
+                Check(
+                    name, "ok", "not installed (optional)", "{command}", {"command": install_command(extra)}
+                )
             )
     return found

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from fust.core.errors import InvalidInput, Unsupported
+from fust.core.extras import install_command
 
 _PATIENCE_S = 30.0
 
@@ -30,7 +31,8 @@ def recode(data: bytes, kind: str, most_side: int, param: str) -> bytes:
     if importlib.util.find_spec("PIL") is None:
         raise Unsupported(
             "{param} has to be decoded first, and Pillow is not installed here.",
-            hint="Send PNG, GIF or an upright JPEG with detail `auto`, or let an administrator install it: pip install 'fust[images]'.",
+            hint="Send PNG, GIF or an upright JPEG with detail `auto`, or let an administrator install it: {command}",
+            command=install_command("images"),
             param=param,
         )
     command = [sys.executable, "-m", "fust.gateway.recode_child", kind.upper(), str(most_side)]

@@ -23,6 +23,7 @@ from typing import IO, Any
 import msgspec
 
 from fust.core.errors import Unavailable
+from fust.core.extras import install_command
 from fust.hub.preview import MAX_COLUMNS, MAX_ROWS, Column, Look, cell_of, fill_rows, nothing
 
 ReadRange = Callable[[int, int], bytes]
@@ -58,7 +59,7 @@ def look_at_parquet(size: int, read: ReadRange) -> Look:
     """
     if importlib.util.find_spec("pyarrow") is None:
         return nothing(
-            "parquet", "Rows of Parquet files need one more part: pip install 'fust[{extra}]'.", extra="data"
+            "parquet", "Rows of Parquet files need one more part: {command}", command=install_command("data")
         )
     if not _AT_ONCE.acquire(timeout=_TIME_S):
         raise Unavailable(

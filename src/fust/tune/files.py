@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
 from fust.core.errors import InvalidInput, NotOffered
+from fust.core.extras import install_command
 
 MAX_ROW_BYTES = 16 * 2**20
 """A row that is larger is not even parsed; none so long would fit a context."""
@@ -196,7 +197,8 @@ def _parquet(file: DataFile) -> Iterator[RawRow]:
     except ImportError:
         raise NotOffered(
             "Reading Parquet needs pyarrow, which is not installed.",
-            hint="Install it: pip install 'fust[data]'",
+            hint="Install it: {command}",
+            command=install_command("data"),
         ) from None
     number = 0
     try:

@@ -15,6 +15,7 @@ import msgspec
 from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput, NotOffered
+from fust.core.extras import install_command
 from fust.core.ids import split_repo_id
 from fust.core.machine import physical_cores
 from fust.formats.ggml_types import check_file_type
@@ -189,7 +190,8 @@ def check_installed() -> None:
     if missing:
         raise NotOffered(
             "Tuning needs {packages}, which is not installed.",
-            hint="Install it: pip install 'fust[tune]'",
+            hint="Install it: {command}",
+            command=install_command("tune"),
             packages=", ".join(missing),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fust.core.errors import NotOffered
+from fust.core.extras import install_command
 from fust.core.settings import ServeSettings
 from fust.serve.engines.base import EngineSpec, Mode
 from fust.serve.engines.child_engine import ChildEngine
@@ -26,7 +27,8 @@ def check_installed(settings: ServeSettings) -> None:
     if missing:
         raise NotOffered(
             "Serving safetensors needs {packages}, which is not installed.",
-            hint="Install it: pip install 'fust[transformers]'. A GGUF file of the model needs nothing more.",
+            hint="Install it: {command}\nA GGUF file of the model needs nothing more.",
+            command=install_command("transformers"),
             packages=", ".join(missing),
         )
 

@@ -104,4 +104,7 @@ def test_progress_in_words():
     assert show_progress(Progress(10**9, 2 * 10**9, "bytes", rate=1e8, eta_s=10)) == (
         "50% (1 GB of 2 GB, 100 MB/s, 10 s left)"
     )
+    assert show_progress(Progress(1_234_567, 2_000_000, "items", rate=0.171343)) == (
+        "62% (1,234,567 of 2,000,000, 0.171/s)"
+    )
     assert ago(None) == "-" and ago("2020-01-02T03:04:05.000Z") == "2020-01-02"

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from fust.tune.estimate import run_seconds
-from fust.tune.recipe import Extended, Recipe
+from fust.tune.recipe import Extended, Planned, Reasoned, Recipe, Wish, with_smaller_steps, within_budget
 
 RECIPE = Recipe(
     method="lora", base="", base_revision="", data="", data_revision="", data_key="", seed=1, precision="fp32", threads=1,
@@ -47,3 +47,25 @@ def test_preferences_ask_the_base_about_every_row_once():
 )
 def test_samples_take_their_share_and_no_more(samples_s, times):
     assert seconds(0, samples_s) - STEPS_S == pytest.approx(times * samples_s)
+
+
+@pytest.mark.parametrize(
+    ("asked", "passes", "steps"),
+    [
+        ({}, 16, 80),  # without a budget a step stays as the data wants it
+        ({"budget": "1h"}, 16, 80),
+        ({"budget": "100s"}, 9, 40),  # 92 s are 40 steps of 2.3 s, of which a pass takes 0.25 s
+        ({"budget": "5s"}, 1, 18),  # 4.6 s are 18 of the smallest
+        ({"budget": "100s", "step_tokens": 16_384}, 16, 23),
+        ({"budget": "100s", "method": "pretrain"}, 16, 23),
+    ],
+)
+def test_a_budget_leaves_time_for_enough_steps(asked, passes, steps):
+    wish = Wish(**{"data": "d", "to": "t", **asked})
+    whole = msgspec.structs.replace(RECIPE, passes_per_step=16)
+    why = [Reasoned("step_tokens", "", ""), Reasoned("steps", "", "")]
+    found = with_smaller_steps(Planned(whole, why), wish, 4.0, 0.0)
+    step_s = 4.0 * found.recipe.passes_per_step / 16
+    done = within_budget(found, wish, step_s, 0.0)
+    assert (done.recipe.passes_per_step, done.recipe.steps) == (passes, steps)
+    assert [r.name for r in done.reasons] == ["step_tokens", "steps"]

@@ -61,14 +61,17 @@ def show_progress(progress: Progress | None) -> str:
         return ""
     if not progress.total:
         return progress.message
-    is_bytes = progress.unit == "bytes"
-    show = show_size if is_bytes else lambda n: f"{n:g}"  # pyright: ignore[reportUnknownLambdaType, reportUnknownVariableType]
+    show = show_size if progress.unit == "bytes" else _show_count
     parts = [t("{done} of {total}", done=show(progress.done), total=show(progress.total))]
     if progress.rate and progress.done < progress.total:
         parts.append(f"{show(progress.rate)}/s")
     if progress.eta_s:
         parts.append(t("{span} left", span=show_span(progress.eta_s)))
     return f"{progress.done / progress.total:.0%} ({', '.join(parts)})"
+
+
+def _show_count(n: float) -> str:
+    return f"{n:,.0f}" if n >= 100 else f"{n:.3g}"
 
 
 class Painter(Protocol):

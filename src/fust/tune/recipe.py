@@ -25,6 +25,8 @@ _MAX_EPOCHS = 10.0
 FRESH_EPOCHS = 4.0
 """Of a model that begins from nothing: up to here a second reading teaches nearly as much as new text (Muennighoff et al.
 2023, arXiv 2305.16264)."""
+_LEAST_STEPS = 40
+"""That a budget is to leave time for; with fewer the rate has hardly risen when it falls again."""
 _PASS_TOKENS = 2048
 """Token places that are computed at once; more are quicker by little and take more memory."""
 
@@ -333,13 +335,45 @@ def derive(
     return Planned(recipe, why)
 
 
+def with_smaller_steps(planned: Planned, wish: Wish, step_s: float, spent_s: float) -> Planned:
+    """Returns the plan with less in a step where the budget leaves time for a few large ones, in which little is learned."""
+    recipe = planned.recipe
+    left_s = _left_s(wish, spent_s)
+    chosen = wish.step_tokens or wish.steps or wish.method == "pretrain" or recipe.first_step
+    if left_s is None or chosen or left_s >= _LEAST_STEPS * step_s:
+        return planned
+    turns = max(1, int(left_s / _LEAST_STEPS / step_s * recipe.turns_per_step))
+    passes = min(recipe.passes_per_step, turns * recipe.processes)
+    if passes == recipe.passes_per_step:
+        return planned
+    smaller = msgspec.structs.replace(
+        recipe, passes_per_step=passes, steps=recipe.steps * recipe.passes_per_step // passes
+    )
+    reason = Reasoned(
+        "step_tokens",
+        str(smaller.step_tokens),
+        "{budget} leave time for {fitting} steps of {tokens}; more and smaller ones teach more.",
+        {
+            "budget": show_span(wish.budget_s or 0.0),
+            "fitting": max(0, int(left_s / step_s)),
+            "tokens": recipe.step_tokens,
+        },
+    )
+    return Planned(smaller, [reason if r.name == reason.name else r for r in planned.reasons])
+
+
+def _left_s(wish: Wish, spent_s: float) -> float | None:
+    """Returns the seconds that a budget leaves for steps; None: there is none."""
+    # Evaluations, checkpoints and the upload take the rest.
+    return None if wish.budget_s is None else (wish.budget_s - spent_s) * 0.92
+
+
 def within_budget(planned: Planned, wish: Wish, step_s: float, spent_s: float) -> Planned:
     """Returns the plan with as many steps as the budget leaves time for, at the speed that was measured."""
-    budget_s = wish.budget_s
     recipe = planned.recipe
-    if budget_s is None or wish.steps is not None:
+    left_s = _left_s(wish, spent_s)
+    if left_s is None or wish.steps is not None:
         return planned
-    left_s = (budget_s - spent_s) * 0.92  # evaluations, checkpoints and the upload take the rest
     fitting = max(1, int(left_s / step_s))
     steps = min(recipe.steps - recipe.first_step, fitting)
     reason = Reasoned(
@@ -347,7 +381,7 @@ def within_budget(planned: Planned, wish: Wish, step_s: float, spent_s: float) -
         str(steps),
         "{budget} leave time for {fitting} steps of {span}; more than {epochs} epochs would be learned by heart.",
         {
-            "budget": show_span(budget_s),
+            "budget": show_span(wish.budget_s or 0.0),
             "fitting": fitting,
             "span": f"{step_s:.2f} s",
             "epochs": int(_most_epochs(wish)),

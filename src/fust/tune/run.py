@@ -62,6 +62,7 @@ from fust.tune.recipe import (
     derive,
     longest_sample,
     processes_of,
+    with_smaller_steps,
     within_budget,
 )
 from fust.tune.report import DataReport
@@ -208,7 +209,10 @@ class Run:
         self._peers.order(Measure())
         step_s, samples_s = training.measure(), loaded.sampler.measure()
         memory_bytes = int(loaded.team.add([float(memory_taken())])[0])
-        planned = within_budget(planned, self._wish, step_s, time.monotonic() - self._began)
+        spent_s, turns = time.monotonic() - self._began, planned.recipe.turns_per_step
+        planned = with_smaller_steps(planned, self._wish, step_s, spent_s)
+        step_s *= planned.recipe.turns_per_step / turns
+        planned = within_budget(planned, self._wish, step_s, spent_s)
         if before:
             take_over(before, self._work, planned.recipe)
         rows = len(batches.train), len(batches.held_out)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,7 +20,9 @@ pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tun
 
 from fust.core.errors import StorageFull  # noqa: E402
 from fust.tune.checkpoints import State, find_checkpoint, save_checkpoint  # noqa: E402
-from fust.tune.train import IGNORED, Batch, Diverged, Tuned  # noqa: E402
+from fust.tune.extend import key_of  # noqa: E402
+from fust.tune.health import Diverged  # noqa: E402
+from fust.tune.train import IGNORED, Batch, Training, Tuned  # noqa: E402
 from tests.support.tiny_bases import write_base, write_rows  # noqa: E402
 from tests.support.tune_bench import (  # noqa: E402
     DPO_POINTS,
@@ -323,6 +326,38 @@ def test_a_loss_that_does_not_fall_is_spoken_of(bench, rate, is_stuck):
     said = [text for text in watcher.said if "does not fall" in text]
     assert len(said) == is_stuck
     assert not is_stuck or ("after 10 steps" in said[0] and "after 50." in said[0])
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_passes_that_were_measured_are_those_of_the_first_step(bench, method, monkeypatch):
+    """A run that measured first, as a new one does, ends in the bits of one that did not, as after a kill."""
+    recipe = recipe_with(method=method, passes_per_step=4)
+    learned: list[tuple[int, int]] = []
+    real = Training._learn
+
+    def noted(self, begun, number, *rest):
+        learned.append((begun.step, number))
+        real(self, begun, number, *rest)
+
+    monkeypatch.setattr(Training, "_learn", noted)
+    plain = open_training(bench, recipe, f"plain-{method}")
+    plain.run()
+    learned.clear()
+    measured = open_training(bench, msgspec.structs.replace(recipe, steps=50), f"measured-{method}")
+    assert measured.measure() > 0
+    measured.settle(recipe, key_of(recipe))
+    measured.run()
+    assert sha256_of(measured) == sha256_of(plain)
+    assert learned[:4] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert learned.count((0, 0)) == (1 if method == "lora" else 2), "of an adapter nothing is computed twice"
+
+
+def test_what_the_base_says_is_asked_behind_the_first_step_and_is_the_base_s(bench):
+    training = open_training(bench, RECIPE, "asked-later", watcher := Quiet())
+    before, _ = training._evaluate()
+    done = training.run()
+    assert done.first_held_out_loss == before != done.held_out_loss
+    assert len(watcher.points) == RECIPE.steps
 
 
 def test_checkpoints_come_once_a_minute_and_less_often_where_they_take_long(bench):

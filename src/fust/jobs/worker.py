@@ -76,7 +76,8 @@ class JobContext:
         """Says how far the run is; written at most four times a second, unless ``now`` or at the end."""
         moment = time.monotonic()
         rate = self._rate.add(done, moment)
-        if not now and done < total and moment - self._last_progress < _PROGRESS_EVERY_S:
+        is_end = 0 < total <= done
+        if not now and not is_end and moment - self._last_progress < _PROGRESS_EVERY_S:
             return
         self._last_progress = moment
         eta_s = (total - done) / rate if rate and total > done else None

@@ -66,14 +66,14 @@ def serve(orders: BinaryIO, answers: int) -> int:
     os.write(answers, READY)
     try:
         team = Team.meet(Path(order.meeting), order.rank, order.recipe.processes, order.patience_s)
+        training = Training(tuned, order.recipe, "", batches, work / "checkpoints", _Silent(), team=team)
         while True:
             what = msgspec.json.decode(lines.get(), type=Measure | Follow)
-            recipe, key = (order.recipe, "") if isinstance(what, Measure) else (what.recipe, what.recipe_key)
-            training = Training(tuned, recipe, key, batches, work / "checkpoints", _Silent(), team=team)
             if isinstance(what, Measure):
                 training.measure()
                 team.add([float(memory_taken())])
                 continue
+            training.settle(what.recipe, what.recipe_key)
             training.follow(what.checkpoint)
             team.leave()
             return 0

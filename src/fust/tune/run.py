@@ -17,6 +17,7 @@ work/out/                   what goes into the hub
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.metadata
 import os
 import platform
@@ -134,9 +135,10 @@ class Run:
 
     def _run(self) -> TuneResult:
         context, wish = self._context, self._wish
+        gc.disable()  # what is imported stays, and looking for garbage in it takes half a second
         from fust.tune.batches import Batches
         from fust.tune.samples import Sampler, choose_prompts
-        from fust.tune.train import Tuned, keep_malloc_pages, set_up_torch
+        from fust.tune.train import Training, Tuned, keep_malloc_pages, set_up_torch
 
         keep_malloc_pages()
         base = self._make_base() if wish.method == "pretrain" else self._fetch_base(wish.base)
@@ -152,6 +154,8 @@ class Run:
                 family=base.config.model_type,
             )
         tokenizer = _load_tokenizer(base.folder, name)
+        gc.freeze()
+        gc.enable()
         prepared = self._prepare(base, tokenizer)
         self._check_rows(prepared.report)
         check_vocabulary(base, name, _highest(prepared))
@@ -169,12 +173,15 @@ class Run:
             tuned = Tuned(recipe, base.folder)
             sampler = Sampler(tuned, tokenizer, choose_prompts(prepared))
             loaded = _Loaded(tuned, sampler, self._peers.meet())
+            training = Training(
+                tuned, recipe, "", batches, self._work / "checkpoints", self, sampler, loaded.team
+            )
             if decided is None:
-                decided = self._decide(planned, before, ready, loaded)
+                decided = self._decide(planned, before, ready, loaded, training)
             recipe = decided.recipe
             result = TuneResult("", "", recipe, decided.reasons, prepared.report, preview, decided.forecast)
             if not wish.dry_run:
-                result.trained = self._train(recipe, ready, loaded)
+                result.trained = self._train(recipe, training)
         if wish.dry_run:
             shutil.rmtree(self._work, ignore_errors=True)
         else:
@@ -197,15 +204,14 @@ class Run:
                 self.say(why.template, **why.params)
                 raise AttemptLost from lost
 
-    def _decide(self, planned: Planned, before: Before | None, ready: _Ready, loaded: _Loaded) -> Decided:
+    def _decide(
+        self, planned: Planned, before: Before | None, ready: _Ready, loaded: _Loaded, training: Training
+    ) -> Decided:
         """Measures what a step takes, and writes down what is decided by it."""
         from fust.tune.peers import Measure
-        from fust.tune.train import Training
 
         self._context.progress(0, 0, "", "Measuring the speed", now=True)
         batches, report = ready.batches, ready.prepared.report
-        folder = self._work / "checkpoints"
-        training = Training(loaded.tuned, planned.recipe, "", batches, folder, self, team=loaded.team)
         self._peers.order(Measure())
         step_s, samples_s = training.measure(), loaded.sampler.measure()
         memory_bytes = int(loaded.team.add([float(memory_taken())])[0])
@@ -222,17 +228,14 @@ class Run:
         self._say_plan(decided, report, ready.preview)
         return decided
 
-    def _train(self, recipe: Recipe, ready: _Ready, loaded: _Loaded) -> Trained:
+    def _train(self, recipe: Recipe, training: Training) -> Trained:
         """Trains from where it stands to the end; raises RunCancelled when it is paused."""
         from fust.tune.peers import Follow
-        from fust.tune.train import Training
 
         self._context.too_late_to_cancel = True  # from here on an end is heard between two steps
         signal.signal(signal.SIGTERM, self._hear_stop)
-        key, folder = key_of(recipe), self._work / "checkpoints"
-        training = Training(
-            loaded.tuned, recipe, key, ready.batches, folder, self, loaded.sampler, loaded.team
-        )
+        key = key_of(recipe)
+        training.settle(recipe, key)
         self._trim_log()
         trained = training.run(lambda checkpoint: self._peers.order(Follow(recipe, key, checkpoint)))
         return trained if trained.finished else self._end_early(training)

@@ -24,6 +24,7 @@ _PROMPTS = 3
 _MOST_PROMPT_TOKENS = 512
 _DOCUMENT_TOKENS = 16
 _ANSWER_TOKENS = 48
+_MEASURED_TOKENS = 8
 
 
 def choose_prompts(prepared: Prepared) -> list[list[int]]:
@@ -52,17 +53,19 @@ class Sampler:
         self._prompts = prompts
         self._began = time.monotonic()
         self._took_s = 0.0
-        self._first: list[dict[str, str]] = []
 
     def measure(self) -> float:
-        """Returns the seconds that all answers take; what is written meanwhile is kept for `first`."""
-        began = time.monotonic()
-        self._first = self.take(always=True)
-        return time.monotonic() - began
+        """Returns the seconds that all answers take, by their first few tokens."""
+        if not self._prompts:
+            return 0.0
+        self._seconds_for(1)  # takes memory, and imports what writing needs
+        first_s, some_s = self._seconds_for(1), self._seconds_for(1 + _MEASURED_TOKENS)
+        return first_s + (_ANSWER_TOKENS - 1) * max(0.0, some_s - first_s) / _MEASURED_TOKENS
 
-    def first(self) -> list[dict[str, str]]:
-        """Returns prompts and answers of before the first step; to be called while the weights are those of the start."""
-        return self._first or self.take(always=True)
+    def _seconds_for(self, tokens: int) -> float:
+        began = time.monotonic()
+        self._write(tokens)
+        return time.monotonic() - began
 
     def take(self, *, always: bool) -> list[dict[str, str]]:
         """Returns prompts and answers; none when samples took too much of the time already and need not be.
@@ -74,19 +77,22 @@ class Sampler:
         began = time.monotonic()
         if not always and self._took_s > SAMPLES_SHARE * (began - self._began):
             return []
-        model = self._tuned.model
-        model.eval()
-        try:
-            texts = self._answers() if self._prompts else []
-        finally:
-            model.train()
+        texts = self._write(_ANSWER_TOKENS) if self._prompts else []
         self._took_s += time.monotonic() - began
         asked = (self._tokenizer.decode(prompt, skip_special_tokens=True) for prompt in self._prompts)
         return [{"prompt": prompt, "text": text} for prompt, text in zip(asked, texts, strict=True)]
 
+    def _write(self, tokens: int) -> list[str]:
+        model = self._tuned.model
+        model.eval()
+        try:
+            return self._answers(tokens)
+        finally:
+            model.train()
+
     @torch.no_grad()
-    def _answers(self) -> list[str]:
-        """Returns the answers to all prompts, written side by side: shorter prompts begin later."""
+    def _answers(self, tokens: int) -> list[str]:
+        """Returns the answers to all prompts, of so many tokens at most, written side by side: shorter prompts begin later."""
         padding = self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0
         longest = max(map(len, self._prompts))
         ids = torch.full((len(self._prompts), longest), padding)
@@ -98,7 +104,7 @@ class Sampler:
             written = self._tuned.model.generate(
                 input_ids=ids,
                 attention_mask=seen,
-                max_new_tokens=_ANSWER_TOKENS,
+                max_new_tokens=tokens,
                 do_sample=False,
                 temperature=None,
                 top_p=None,

@@ -25,6 +25,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fust.core.errors import FustError, StorageFull
+from fust.core.errors import StorageFull
 from fust.core.files import full_disk_is_clear
 from fust.tune.base import PROVEN
 from fust.tune.batches import IGNORED, Batch, Batches
@@ -46,6 +47,7 @@ from fust.tune.checkpoints import (
     find_checkpoint,
     save_checkpoint,
 )
+from fust.tune.health import Diverged, is_diverging, note_loss, say_when_stuck
 from fust.tune.kernels import Lengths, quicken_adapters, register_parted_attention, token_losses
 from fust.tune.mover import Mover
 from fust.tune.preference import Preference, Reference
@@ -63,17 +65,7 @@ _HEAD_VALUES = 2**26
 """Logits that are made at once; more are made in parts, each again for the backward pass."""
 _FROZEN_FP32_PARAMETERS = 300_000_000
 _MEASURE_S = 1.5
-_EARLY_STEPS = 10
-_STUCK_AFTER = 50
-"""Steps, at least, after which a loss that has not fallen is spoken of; else a quarter of all."""
 _ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-
-
-class Diverged(FustError):
-    """The loss broke twice."""
-
-    status = 500
-    code = "diverged"
 
 
 def keep_malloc_pages() -> None:
@@ -246,6 +238,19 @@ class Tuned:
             for name, parameter in self.trained.items():
                 parameter.copy_(weights[name])
 
+    @contextlib.contextmanager
+    def as_base(self) -> Generator[None]:
+        """Has an adapted model be its base, bit by bit: an adapter's second matrices are zeros until they have learned."""
+        seconds = [p.detach() for name, p in self.trained.items() if ".lora_B." in name]
+        learned = [it.clone() for it in seconds]
+        for it in seconds:
+            it.zero_()
+        try:
+            yield
+        finally:
+            for it, values in zip(seconds, learned, strict=True):
+                it.copy_(values)
+
 
 def _has_experts(model: Any) -> bool:
     return bool(
@@ -263,6 +268,18 @@ def set_up_torch(recipe: Recipe) -> None:
     torch.set_num_threads(recipe.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A step of which so many passes are done: what they came to. Their gradients lie with the weights."""
+
+    step: int
+    done: int = 0
+    loss: float = 0.0
+    gained: float = 0.0
+    won: float = 0.0
+    took_s: float = 0.0
 
 
 class Training:
@@ -289,6 +306,7 @@ class Training:
         self._team = team or Team()
         self._mover = Mover(tuned.trained, recipe)
         self._preference: Preference | None = None
+        self._begun: _Begun | None = None
         self.state = State()
         self._saved_at = time.monotonic()
         self._save_s = 0.0
@@ -324,7 +342,7 @@ class Training:
             if team.agree(self._watcher.wants_to_stop()):
                 self._save()
                 return self._ended(finished=False)
-            began = time.monotonic()
+            began = time.monotonic() - (self._begun.took_s if self._begun else 0.0)
             point = self._step(self.state.step)
             if point is None:
                 self._roll_back()
@@ -338,36 +356,50 @@ class Training:
     def conclude(self) -> Trained:
         """Returns how a run ended that was stopped early: its newest weights are evaluated and asked once more."""
         self.state.held_out_loss, self.state.held_out_accuracy = self._evaluate()
-        self._show(self._sampler.take(always=True) if self._sampler else [])
+        self._show(self.state.step, always=True)
         return self._ended(finished=True)
 
     def measure(self) -> float:
-        """Returns seconds for one step, from a few passes on the real rows; nothing is moved by it.
+        """Returns seconds for one step, from passes of the first one; nothing is moved by it.
 
-        All memory that training takes has been taken once after it.
+        All memory that training takes has been taken once after it. What an adapter learns of the passes is kept, and the
+        first step goes on behind them; of whole weights a copy of the gradients would be as large as the model.
         """
-        torch.manual_seed(self._recipe.seed)
         if self._recipe.method == "dpo":  # any reference will do
             self._preference = Preference(self._recipe.beta, torch.zeros(self._batches.count))
         took: list[float] = []
-        for batch in self._share_of_step(0):
+        begun = _Begun(0)
+        batches, weight = self._passes(0)
+        mine = self._team.share_of(batches)
+        for number, batch in mine:
             began = time.monotonic()
-            self._learn_nothing(batch)
+            self._learn(begun, number, batch, weight)
             took.append(time.monotonic() - began)
             if len(took) >= 3 and sum(took) > _MEASURE_S:
                 break
+        turns = self._recipe.turns_per_step
+        if turns < 3:
+            # The first pass also fills caches and takes memory from the system, and so does the first move.
+            self._move_nowhere()
+            began = time.monotonic()
+            for number, batch in mine:
+                self._learn(begun, number, batch, weight)
+            return time.monotonic() - began + self._move_nowhere()
+        trained = self.tuned.trained.values()
+        keeps = self._recipe.is_adapter and self._preference is None
+        kept = [None if p.grad is None else p.grad.clone() for p in trained] if keeps else []
         moved_s = self._move_nowhere()
-        if self._recipe.turns_per_step >= 3:
-            return sorted(took[1:])[len(took[1:]) // 2] * self._recipe.turns_per_step + moved_s
-        # The first pass also fills caches and takes memory from the system, and so does the first move.
-        began = time.monotonic()
-        for batch in self._share_of_step(1):
-            self._learn_nothing(batch)
-        learned_s = time.monotonic() - began
-        return learned_s + self._move_nowhere()
+        if keeps:
+            begun.took_s = sum(took)
+            self._begun = begun
+            for parameter, gradient in zip(trained, kept, strict=True):
+                parameter.grad = gradient
+        return sorted(took[1:])[len(took[1:]) // 2] * turns + moved_s
 
-    def _learn_nothing(self, batch: Batch) -> None:
-        (self._loss(batch)[0] / max(1, self._weight(batch))).backward()  # pyright: ignore[reportUnknownMemberType]
+    def settle(self, recipe: Recipe, recipe_key: str) -> None:
+        """Takes the recipe that was decided by the measuring: it differs in how many steps there are."""
+        self._recipe, self._key = recipe, recipe_key
+        self._mover = Mover(self.tuned.trained, recipe)
 
     def _move_nowhere(self) -> float:
         """Returns the seconds of a move with a rate of 0, by the gradients of all processes."""
@@ -378,25 +410,30 @@ class Training:
         self._mover.load({})
         return time.monotonic() - began
 
-    def _share_of_step(self, step: int) -> list[Batch]:
-        """Returns the passes of a step that this process computes."""
-        return [batch for _, batch in self._team.share_of(list(self._batches.of_step(self._recipe, step)))]
+    def _passes(self, step: int) -> tuple[list[Batch], int]:
+        """Returns the passes of a step, and what they weigh together."""
+        batches = list(self._batches.of_step(self._recipe, step))
+        return batches, sum(self._weight(batch) for batch in batches)
+
+    def _learn(self, begun: _Begun, number: int, batch: Batch, weight: int) -> None:
+        """Adds the gradients of a pass to those of its step."""
+        torch.manual_seed(((self._recipe.seed * 1_000_003 + begun.step) * 1009 + number) % 2**63)
+        loss, margins = self._loss(batch)
+        (loss / weight).backward()  # pyright: ignore[reportUnknownMemberType]
+        begun.done += 1
+        begun.loss += loss.item()
+        begun.gained += sum(margins)
+        begun.won += _won(margins)
 
     def _step(self, step: int) -> Point | None:
         """Does one step; None when the loss broke, and then nothing has moved."""
-        batches = list(self._batches.of_step(self._recipe, step))
-        weight = sum(self._weight(batch) for batch in batches)
-        total, gained, won = 0.0, 0.0, 0.0
-        for number, batch in self._team.share_of(batches):
-            torch.manual_seed(((self._recipe.seed * 1_000_003 + step) * 1009 + number) % 2**63)
-            loss, margins = self._loss(batch)
-            (loss / weight).backward()  # pyright: ignore[reportUnknownMemberType]
-            total += loss.item()
-            gained += sum(margins)
-            won += _won(margins)
-        total, gained, won = self._team.add([total, gained, won])
+        batches, weight = self._passes(step)
+        begun, self._begun = self._begun or _Begun(step), None
+        for number, batch in self._team.share_of(batches)[begun.done :]:
+            self._learn(begun, number, batch, weight)
+        total, gained, won = self._team.add([begun.loss, begun.gained, begun.won])
         mean = total / weight
-        if not math.isfinite(mean) or self._is_diverging(mean):
+        if not math.isfinite(mean) or is_diverging(self.state, self._recipe, mean):
             self._mover.forget()
             return None
         rate = self._mover.rate(step, self.state.rate_scale)
@@ -442,12 +479,8 @@ class Training:
     def _note(self, point: Point, took_s: float) -> None:
         state, recipe = self.state, self._recipe
         state.spent_s += took_s
-        state.step = point.step
-        state.mean_loss = point.loss if point.step == 1 else 0.9 * state.mean_loss + 0.1 * point.loss
-        state.best_loss = state.mean_loss if point.step == 1 else min(state.best_loss, state.mean_loss)
-        if point.step == _EARLY_STEPS:
-            state.early_loss = state.mean_loss
-        self._say_when_stuck()
+        note_loss(state, point)
+        say_when_stuck(state, recipe, self._watcher)
         held_out = won = None
         if point.step % recipe.evaluate_every == 0 or point.step == recipe.steps:
             held_out, won = self._evaluate()
@@ -457,33 +490,24 @@ class Training:
             point, tokens_per_s=speed, held_out_loss=held_out, held_out_accuracy=won
         )
         self._watcher.point(known, recipe.steps)
-        if self._sampler and (point.step % recipe.evaluate_every == 0 or point.step == recipe.steps):
-            self._show(self._sampler.take(always=point.step == recipe.steps))
+        if point.step == 1 and recipe.is_adapter:  # nobody had to wait for it before the first step
+            with self.tuned.as_base():
+                self._look_first()
+        if point.step % recipe.evaluate_every == 0 or point.step == recipe.steps:
+            self._show(point.step, always=point.step == recipe.steps)
 
-    def _show(self, items: list[dict[str, str]]) -> None:
-        """Shows what the model writes by now."""
-        if items:
-            self._watcher.sampled(self.state.step, items)
-
-    def _is_diverging(self, loss: float) -> bool:
-        """Returns whether the loss is far above the best that it was, beyond what one odd batch does."""
+    def _look_first(self) -> None:
+        """Evaluates and asks what has learned nothing."""
         state = self.state
-        if state.step < max(20, self._recipe.warmup_steps):
-            return False
-        return 0.9 * state.mean_loss + 0.1 * loss > 1.5 * state.best_loss + 0.5
+        state.first_held_out_loss, won = self._evaluate()
+        if state.held_out_loss is None:
+            state.held_out_loss, state.held_out_accuracy = state.first_held_out_loss, won
+        self._show(0, always=True)
 
-    def _say_when_stuck(self) -> None:
-        state = self.state
-        looks = state.step == max(_STUCK_AFTER, self._recipe.steps // 4)
-        if looks and state.early_loss and state.mean_loss > 0.99 * state.early_loss:
-            self._watcher.say(
-                "The loss does not fall: {early} after {steps} steps, {now} after {step}. Raise the learning rate "
-                "(--set learning_rate=…), or look at the rows with --dry-run.",
-                early=f"{state.early_loss:.4f}",
-                steps=_EARLY_STEPS,
-                now=f"{state.mean_loss:.4f}",
-                step=state.step,
-            )
+    def _show(self, step: int, *, always: bool) -> None:
+        """Shows what the model writes, unless that took too much of the time already and need not be."""
+        if self._sampler and (items := self._sampler.take(always=always)):
+            self._watcher.sampled(step, items)
 
     def _roll_back(self) -> None:
         """Goes back to the newest checkpoint with half the learning rate, once."""
@@ -564,15 +588,16 @@ class Training:
             self._load(found)
             self._watcher.say("Going on from step {step}.", step=self.state.step)
             return found.path.name
-        loss, self.state.held_out_accuracy = self._evaluate()
-        self.state.first_held_out_loss = self.state.held_out_loss = loss
-        self._show(self._sampler.first() if self._sampler else [])
+        if not self._recipe.is_adapter:
+            self._look_first()
         self._write()  # where a loss that breaks early goes back to
         return ""
 
     def _load(self, found: Checkpoint) -> None:
         self.tuned.load(found.weights())
         self._mover.load(found.optimizer())
+        self._mover.forget()
+        self._begun = None
         self.state = found.state
 
     def _ended(self, *, finished: bool) -> Trained:

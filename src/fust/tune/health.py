@@ -1,0 +1,49 @@
+"""Whether a run goes well, by its losses: what breaks, and what does not fall."""
+
+from __future__ import annotations
+
+from fust.core.errors import FustError
+from fust.tune.checkpoints import State
+from fust.tune.progress import Point, Watcher
+from fust.tune.recipe import Recipe
+
+_EARLY_STEPS = 10
+_STUCK_AFTER = 50
+"""Steps, at least, after which a loss that has not fallen is spoken of; else a quarter of all."""
+
+
+class Diverged(FustError):
+    """The loss broke twice."""
+
+    status = 500
+    code = "diverged"
+
+
+def note_loss(state: State, point: Point) -> None:
+    """Takes a step's loss into the averages."""
+    state.step = point.step
+    state.mean_loss = point.loss if point.step == 1 else 0.9 * state.mean_loss + 0.1 * point.loss
+    state.best_loss = state.mean_loss if point.step == 1 else min(state.best_loss, state.mean_loss)
+    if point.step == _EARLY_STEPS:
+        state.early_loss = state.mean_loss
+
+
+def is_diverging(state: State, recipe: Recipe, loss: float) -> bool:
+    """Returns whether the loss is far above the best that it was, beyond what one odd batch does."""
+    if state.step < max(20, recipe.warmup_steps):
+        return False
+    return 0.9 * state.mean_loss + 0.1 * loss > 1.5 * state.best_loss + 0.5
+
+
+def say_when_stuck(state: State, recipe: Recipe, watcher: Watcher) -> None:
+    """Says once that the loss does not fall."""
+    looks = state.step == max(_STUCK_AFTER, recipe.steps // 4)
+    if looks and state.early_loss and state.mean_loss > 0.99 * state.early_loss:
+        watcher.say(
+            "The loss does not fall: {early} after {steps} steps, {now} after {step}. Raise the learning rate "
+            "(--set learning_rate=…), or look at the rows with --dry-run.",
+            early=f"{state.early_loss:.4f}",
+            steps=_EARLY_STEPS,
+            now=f"{state.mean_loss:.4f}",
+            step=state.step,
+        )

@@ -139,6 +139,11 @@ def test_serve_a_file_ps_chat_stop(server, stories):
     assert server.cli("stop", "nobody", check=False).returncode == 1
     wrong = server.cli("serve", "./none.gguf", check=False)
     assert wrong.returncode == 1 and "is not a GGUF file" in wrong.stderr
+    none = server.home.parent / "none.gguf"
+    none.write_bytes(b"PK\x03\x04" * 100)
+    wrong = server.cli("serve", str(none), check=False)
+    assert wrong.returncode == 1 and "does not begin with GGUF" in wrong.stderr
+    assert server.request("GET", "/api/models/local/none")[0] == 404, "nothing of it is in the hub"
 
 
 class Terminal:

@@ -660,6 +660,14 @@ FUST: list[Row] = [
         ok=(409,),  # it tunes nothing
     ),
     Row("GET", "/fust/v1/tune/bases", "a key", "/fust/v1/tune/bases"),
+    Row(
+        "POST",
+        "/fust/v1/tune/check",
+        "a writing key",
+        "/fust/v1/tune/check",
+        {"params": {"base": "no/such", "data": "no/such", "to": "no/such"}},
+        (404,),
+    ),
     *(
         Row(
             "GET",

@@ -192,8 +192,22 @@ def test_all_weights_from_a_local_file_and_transformers_loads_them(house, tmp_pa
     [
         (["--data", "admin/nothing", "--to", "admin/x"], "admin/nothing"),
         (["--data", "nowhere.jsonl", "--to", "admin/x"], "There is no file or folder nowhere.jsonl"),
-        (["--data", "admin/rows", "--to", "admin/x", "--budget", "soon"], "'soon' is not a span of time"),
-        (["--data", "admin/rows", "--to", "admin/x", "--set", "speed=9"], "speed"),
+        (
+            ["--data", "admin/rows", "--to", "admin/x", "--budget", "soon"],
+            "'soon' is neither a time nor a number",
+        ),
+        (
+            ["--data", "admin/rows", "--to", "admin/x", "--set", "speed=9"],
+            "no field 'speed'. It has: data, to,",
+        ),
+        (
+            ["--data", "admin/rows", "--to", "admin/x", "--set", "epochs=two"],
+            "epochs is 'two', and takes a number",
+        ),
+        (
+            ["--data", "admin/rows", "--to", "admin/x", "--set", "precision=fp8"],
+            "'fp8', and takes one of: bf16, fp32",
+        ),
         (["--data", "admin/rows", "--to", "admin/x", "--set", "row_tokens=9999"], "row_tokens is 9999"),
         (["--data", "admin/rows", "--to", "admin/x", "--set", "epochs=0"], "epochs is 0"),
     ],
@@ -202,6 +216,31 @@ def test_what_cannot_be_is_said_before_compute_is_spent(house, arguments, said):
     done = house.cli("tune", "admin/base", *arguments, check=False)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def test_rows_are_brought_only_when_all_else_can_be(house, tmp_path):
+    """What can be refused without the rows is refused before they are in the hub; then no data set is left behind."""
+    rows = write_rows(tmp_path / "mine.jsonl", 4)
+    for number, wrong in enumerate(
+        (
+            ["admin/nothing"],
+            ["admin/base", "--set", "speed=9"],
+            ["admin/base", "--budget", "0tok"],
+            ["admin/rows"],
+        )
+    ):
+        to = f"admin/vain{number}"
+        done = house.cli("tune", *wrong, "--data", str(rows), "--to", to, "--dry-run", check=False)
+        assert done.returncode == 1, done.stdout
+        assert house.request("GET", f"/api/datasets/{to}-data")[0] == 404
+    house.cli("push", str(rows), "admin/twice-data", "--type", "dataset", "--private")
+    right = ("--data", str(rows), "--to", "admin/twice", "--dry-run", "--budget", "300 tokens")
+    again = house.cli("tune", "admin/base", *right)
+    assert "No files have been modified" not in again.stderr, "the words of another program"
+    result = last_run(house)["result"]
+    each = result["report"]["tokens"]  # four rows are one step
+    assert result["recipe"]["steps"] == 300 // each > 1
+    assert f"300 tokens are {300 // each} steps of {each}" in again.stdout
 
 
 def test_a_gate_holds_before_compute_is_spent(house):

@@ -127,7 +127,7 @@ def test_what_cannot_be_is_said(house, ended):
             "learning_rate cannot change",
         ),
         (["--extend", "r000", "--budget", "1m"], "There is no run 'r000'"),
-        (["--extend", ended["id"], "--budget", "soon"], "'soon' is not a span of time"),
+        (["--extend", ended["id"], "--budget", "soon"], "'soon' is neither a time nor a number"),
         (["--extend", ended["id"], "--set", "steps=-3"], "steps is -3"),
         (["admin/base", "--extend", ended["id"], "--budget", "1m"], "name none of them"),
         (["admin/base", "--to", "admin/x"], "Say what to learn from with --data"),

@@ -95,7 +95,7 @@ def test_a_run_shows_its_curves_beside_another(
     expect(page.get_by_text("/ 6 steps")).to_be_visible()
     assert axe(page) == []
     more = page.get_by_role("region", name="Train on")
-    more.get_by_label("Time to train").select_option("10m")
+    more.get_by_label("Time or tokens to train").select_option("10Mtok")
     more.get_by_role("button", name="Train on").click()
     page.get_by_role("button", name="Train on and write a new revision of admin/page-tuned-1").click()
     page.wait_for_url(lambda url: runs[1] not in url)

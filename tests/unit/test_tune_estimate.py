@@ -5,8 +5,19 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from fust.core.errors import InvalidInput
+from fust.tune.budget import Budget, parse_budget
 from fust.tune.estimate import run_seconds
-from fust.tune.recipe import Extended, Planned, Reasoned, Recipe, Wish, with_smaller_steps, within_budget
+from fust.tune.recipe import (
+    Extended,
+    Planned,
+    Reasoned,
+    Recipe,
+    Wish,
+    with_smaller_steps,
+    within_budget,
+    within_tokens,
+)
 
 RECIPE = Recipe(
     method="lora", base="", base_revision="", data="", data_revision="", data_key="", seed=1, precision="fp32", threads=1,
@@ -69,3 +80,46 @@ def test_a_budget_leaves_time_for_enough_steps(asked, passes, steps):
     done = within_budget(found, wish, step_s, 0.0)
     assert (done.recipe.passes_per_step, done.recipe.steps) == (passes, steps)
     assert [r.name for r in done.reasons] == ["step_tokens", "steps"]
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("", Budget()),
+        ("45s", Budget(seconds=45)),
+        (" 1.5 h", Budget(seconds=5400)),
+        ("30 min", Budget(seconds=1800)),
+        ("20000tok", Budget(tokens=20_000)),
+        ("500ktok", Budget(tokens=500_000)),
+        ("2M tokens", Budget(tokens=2_000_000)),
+        ("0.5Btok", Budget(tokens=500_000_000)),
+    ],
+)
+def test_a_budget_is_time_or_tokens(text, budget):
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize(
+    "text", ["30", "2M", "-5m", "0s", "0tok", "0.1tok", "1h30", "9" * 30 + "tok", "m", "2 mtok"]
+)
+def test_a_budget_of_another_form_is_refused(text):
+    with pytest.raises(InvalidInput):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps"),
+    [
+        ({"budget": "10ktok"}, 20),
+        ({"budget": "1Mtok"}, 80),  # all that the epochs have
+        ({"budget": "1tok"}, 1),
+        ({"budget": "10ktok", "steps": 80}, 80),  # who says how many gets them
+        ({"budget": "30m"}, 80),  # time is not known yet
+    ],
+)
+def test_a_budget_of_tokens_is_a_number_of_steps(asked, steps):
+    why = [Reasoned("epochs", "", "")]
+    assert within_tokens(Wish(**{"data": "d", "to": "t", **asked}), 80, 500.0, why) == steps
+    assert [r.name for r in why] == (
+        ["steps"] if asked["budget"].endswith("tok") and "steps" not in asked else ["epochs"]
+    )

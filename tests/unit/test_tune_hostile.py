@@ -13,8 +13,8 @@ from tests.support.tiny_bases import write_base
 torch = pytest.importorskip("torch", reason="needs fust[tune]")
 pytest.importorskip("peft", reason="needs fust[tune]")
 
+from fust.tune.asked import read_wish  # noqa: E402
 from fust.tune.base import check_vocabulary, read_base  # noqa: E402
-from fust.tune.job import read_wish  # noqa: E402
 from fust.tune.prepare import Prepared, view_samples  # noqa: E402
 from tests.support.tiny_bases import make_tokenizer  # noqa: E402
 from tests.support.tune_bench import open_training, prepare_rows, recipe_with  # noqa: E402

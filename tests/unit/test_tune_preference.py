@@ -278,7 +278,7 @@ def test_a_reference_of_another_recipe_is_not_taken(bench, tmp_path):
     ],
 )
 def test_dials_that_do_not_fit_are_refused(params, said):
-    from fust.tune.job import read_wish
+    from fust.tune.asked import read_wish
 
     with pytest.raises(FustError) as error:
         read_wish({"base": "me/base", "data": "me/rows", "to": "me/x", **params})

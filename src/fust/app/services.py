@@ -26,7 +26,7 @@ from fust.serve.service import Serve
 from fust.store.database import Database
 from fust.store.outbox import Outbox
 from fust.tune.export import export_kind
-from fust.tune.job import tune_kind
+from fust.tune.job import Desk, tune_kind
 from fust.wire.asgi import RequestPool
 
 
@@ -72,7 +72,7 @@ def build_services(settings: Settings, database: Database) -> Services:
     jobs = Jobs(database, settings)
     jobs.register(pull_kind(accounts, settings))
     jobs.register(pull_owner_kind(accounts, settings))
-    jobs.register(tune_kind(hub, accounts, jobs))
+    jobs.register(tune_kind(Desk(hub, accounts, jobs)))
     jobs.register(export_kind(hub, accounts))
     jobs.register(build_kind(accounts))
     serve = Serve(database, HubFiles(hub), settings, accounts)

@@ -122,6 +122,10 @@ def _upload(cli: CLI, client: Client, path: Path) -> tuple[str, str]:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)
     name = re.sub(r"([.-])\1+", r"\1", name).strip(".-")[:96].rstrip(".-")
     repo_id = f"local/{name or 'model'}"
+    from fust.formats.gguf import read_gguf  # it brings numpy
+
+    for one in paths:
+        read_gguf(one)  # refuses what is none, before it is in the hub
     for one in paths:
         if not cli.json:
             click.echo(

@@ -52,7 +52,11 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
     metavar="RUN",
     help=t("Go on with a tuning that has ended, for --budget, --set steps=… or --set epochs=… more."),
 )
-@click.option("--budget", metavar="SPAN", help=t("Time to train at most, such as 30m."))
+@click.option(
+    "--budget",
+    metavar="TIME|TOKENS",
+    help=t("What to spend at most: time, such as 30m, or tokens to train on, such as 2Mtok."),
+)
 @click.option(
     "--recipe", metavar="FILE", type=click.Path(path_type=Path), help=t("TOML file with the fields of --set.")
 )
@@ -105,7 +109,11 @@ def tune(
     params |= {"gguf": list(gguf)} if gguf else {}
     params |= {"base": base} if base else {}
     if data and to:
-        params |= {"to": to, "data": _push_data(cli, client, data, to)}
+        path = _find_data(data)
+        params |= {"to": to, "data": f"{to}-data" if path else data}
+        client.check_tuning(params)  # before rows are brought in vain
+        if path:
+            _push_data(cli, client, path, to)
     params |= {"extends": extend} if extend else {}
     params |= {"dry_run": True} if dry_run else {}
     run = client.create_run("tune", params)
@@ -116,20 +124,24 @@ def tune(
     cli.result(run, _plan(run) if dry_run else _outcome(run))
 
 
-def _push_data(cli: CLI, client: Client, data: str, to: str) -> str:
-    """Returns the data set's name; a file or folder here becomes a private one beside the result."""
+def _find_data(data: str) -> Path | None:
+    """Returns the file or folder here; None: a data set of the hub is meant."""
     path = Path(data)
-    if not path.exists():
-        if _REPO.fullmatch(data):
-            return data
-        raise InvalidInput("There is no file or folder {path}.", hint="Check the path.", path=data)
+    if path.exists():
+        return path
+    if _REPO.fullmatch(data):
+        return None
+    raise InvalidInput("There is no file or folder {path}.", hint="Check the path.", path=data)
+
+
+def _push_data(cli: CLI, client: Client, path: Path, to: str) -> None:
+    """Makes a private data set of a file or folder here, beside the result."""
     repo_id = f"{to}-data"
     client.upload(
         path, repo_id, repo_type="dataset", message=f"Rows to tune {to}", private=True, path_in_repo=""
     )
     if not cli.json:
         click.echo(t("{path} is in data set {repo_id}.", path=path, repo_id=repo_id), err=True)
-    return repo_id
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:

@@ -347,6 +347,10 @@ class Client:
         """Queues a run."""
         return self._post("/fust/v1/runs", Run, {"kind": kind, "params": params})
 
+    def check_tuning(self, params: dict[str, Any]) -> None:
+        """Raises ClientError when a tuning of these params would be refused, whatever its rows."""
+        self._http.request("POST", "/fust/v1/tune/check", {"params": params})
+
     def list_runs(self, *, state: str = "", limit: int = 50) -> list[Run]:
         """Returns our runs, newest first; ``state`` may be `active`."""
         query = {"limit": str(limit), **({"state": state} if state else {})}

@@ -75,7 +75,9 @@ def hub_api(base_url: str, token: str) -> HfApi:
     if not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from huggingface_hub import HfApi
+    from huggingface_hub.utils.logging import set_verbosity_error
 
+    set_verbosity_error()  # what is to be said, we say in the language of the person
     warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")  # advice about cards
     return HfApi(endpoint=base_url, token=token or False, headers={NEAR: "1"})
 

@@ -68,16 +68,8 @@ class Jobs:
                 kinds=", ".join(sorted(self._kinds)),
             )
         checked = kind.prepare(identity, params)
-        budget = self.budget
         memory_bytes = kind.memory_for(checked)
-        if memory_bytes > budget.memory_bytes:
-            raise InvalidInput(
-                "A run of kind {kind} takes {needed}, and runs may take {allowed} together.",
-                hint="Raise the setting jobs.memory_bytes, or use a machine with more memory.",
-                kind=kind_name,
-                needed=show_size(memory_bytes),
-                allowed=show_size(budget.memory_bytes),
-            )
+        self.check_memory(kind.name, memory_bytes)
         row = RunRow(
             id=new_id("r"),
             kind=kind.name,
@@ -85,13 +77,25 @@ class Jobs:
             state="queued",
             params=put_asked(checked, Asked.of(identity)),
             memory_bytes=memory_bytes,
-            cores=min(kind.cores, budget.cores),
+            cores=min(kind.cores, self.budget.cores),
         )
         with self._database.write() as session:
             session.add(row)
             note_action(session, identity, "run.create", f"run:{row.id}", kind=row.kind)
         self._supervisor.wake()
         return row
+
+    def check_memory(self, kind_name: str, memory_bytes: int) -> None:
+        """Raises InvalidInput when a run takes more memory than runs may have."""
+        allowed = self.budget.memory_bytes
+        if memory_bytes > allowed:
+            raise InvalidInput(
+                "A run of kind {kind} takes {needed}, and runs may take {allowed} together.",
+                hint="Raise the setting jobs.memory_bytes, or use a machine with more memory.",
+                kind=kind_name,
+                needed=show_size(memory_bytes),
+                allowed=show_size(allowed),
+            )
 
     def get(self, identity: Identity, run_id: str) -> RunRow:
         """Returns a run that the caller may see: its own, or anybody's for an administrator.

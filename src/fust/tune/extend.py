@@ -18,7 +18,9 @@ from fust.accounts.rights import Identity
 from fust.core.errors import Conflict, InvalidInput
 from fust.jobs.models import RunRow, visible_params
 from fust.jobs.service import Jobs
-from fust.tune.recipe import Extended, Planned, Reasoned, Recipe, Wish
+from fust.tune.asked import as_wish
+from fust.tune.recipe import Extended, Planned, Reasoned, Recipe, Wish, within_tokens
+from fust.tune.report import DataReport
 from fust.tune.result import Decided
 
 _MAY_CHANGE = {"extends", "budget", "steps", "epochs", "merge", "gguf", "dry_run"}
@@ -58,10 +60,7 @@ def read_extension(jobs: Jobs, identity: Identity, params: dict[str, Any]) -> tu
     memory_bytes = int(before["memory_bytes"])
     kept = {name: value for name, value in before.items() if name not in _MAY_CHANGE | {"memory_bytes"}}
     wished = {name: value for name, value in params.items() if name in _MAY_CHANGE}
-    try:
-        wish = msgspec.convert(kept | wished, Wish)
-    except msgspec.ValidationError as error:
-        raise InvalidInput("The params of the tuning are not valid: {reason}.", reason=error) from None
+    wish = as_wish(kept | wished)
     if wish.method == "pretrain":  # what it made is its own base: tokenizer and shape are there
         wish = msgspec.structs.replace(wish, revision=str((row.result or {})["revision"]))
     return wish, memory_bytes
@@ -118,7 +117,7 @@ def key_of(recipe: Recipe) -> str:
 
 
 def plan_extension(
-    before: Before, wish: Wish, data_key: str, packed_rows: int, versions: dict[str, str]
+    before: Before, wish: Wish, report: DataReport, packed_rows: int, versions: dict[str, str]
 ) -> Planned:
     """Returns the recipe with more steps, and how its learning rate goes on.
 
@@ -127,7 +126,7 @@ def plan_extension(
 
     """
     old = before.decided.recipe
-    if data_key != old.data_key:
+    if report.key != old.data_key:
         raise InvalidInput(
             "The rows of {data} come out otherwise than when the run {id} read them.",
             hint="Another version of Fust or of its libraries reads them. Tune what it made with `fust tune REPO --data …`.",
@@ -136,6 +135,8 @@ def plan_extension(
         )
     per_epoch = max(1, -(-packed_rows // old.rows_per_step))
     more = wish.steps or max(1, round(per_epoch * (wish.epochs or _MOST_EPOCHS)))
+    reasons = [it for it in before.decided.reasons if it.name not in ("learning_rate", "steps", "epochs")]
+    more = within_tokens(wish, more, report.tokens / per_epoch, reasons)
     first_peak = old.extends.first_peak if old.extends else old.learning_rate
     now = old.rate(before.step)
     peak = max(now, first_peak / 2)
@@ -163,8 +164,7 @@ def plan_extension(
         versions=versions,
         extends=Extended(run=wish.extends, step=before.step, rate=now, first_peak=first_peak),
     )
-    kept = [it for it in before.decided.reasons if it.name not in ("learning_rate", "steps", "epochs")]
-    return Planned(recipe, [*kept, why])
+    return Planned(recipe, [*reasons, why])
 
 
 def take_over(before: Before, folder: Path, recipe: Recipe) -> None:

@@ -116,7 +116,7 @@ def make_base(
         tokenizer.get_vocab_size(),
         context,
         round(texts.size_bytes / per_token),
-        epochs=wish.epochs,
+        epochs=wish.fresh_epochs(round(texts.size_bytes / per_token)),
         budget_s=wish.budget_s,
         flops_per_s=measure_flops(torch.bfloat16 if precision == "bf16" else torch.float32) * _SHARE_OF_PEAK,
         room_bytes=room_bytes,

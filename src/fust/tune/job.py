@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
-import sys
-import sysconfig
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
-from fust.core.errors import InvalidInput, NotOffered
-from fust.core.extras import install_command
+from fust.core.errors import InvalidInput
 from fust.core.ids import split_repo_id
 from fust.core.machine import physical_cores
-from fust.formats.ggml_types import check_file_type
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
 from fust.jobs.kinds import Kind
 from fust.jobs.service import Jobs
 from fust.jobs.supervisor import Budget
 from fust.jobs.worker import JobContext
+from fust.tune.asked import check_installed, check_wish, read_wish
 from fust.tune.bases import measure_base
 from fust.tune.estimate import memory_needed
 from fust.tune.extend import is_extension, read_extension
 from fust.tune.files import is_data
-from fust.tune.fresh import guess_memory
-from fust.tune.recipe import Wish, longest_sample, parse_span, processes_of, rank_of
-from fust.tune.shape import ModelWish
+from fust.tune.fresh import BYTES_PER_TOKEN, guess_memory
+from fust.tune.recipe import Wish, longest_sample, processes_of, rank_of
 
 if TYPE_CHECKING:
     from fust.tune.run import TuneResult
@@ -46,45 +39,73 @@ processor busy that another program has work for: beside one that computes all t
 long, and with this 2.2 times; alone they take 8 % longer."""
 
 
-def tune_kind(hub: Hub, accounts: Accounts, jobs: Jobs) -> Kind:
-    """Returns the kind `tune` for ``Jobs.register``."""
+class Desk:
+    """What is looked at before a run is queued."""
 
-    def prepare(identity: Identity, params: dict[str, Any]) -> dict[str, Any]:
-        extended_bytes = 0
-        if is_extension(params):
-            accounts.require(identity, "write")
-            wish, extended_bytes = read_extension(jobs, identity, params)
-            _check_wish(wish)
-        else:
-            wish = read_wish(params)
-        check_installed()
-        processes = processes_of(wish, min(physical_cores(), jobs.budget.cores))
-        accounts.require(identity, "write")
-        for target in _targets(wish):
-            _check_target(hub, accounts, identity, target)
-        # Both are taken as they are now: what is pushed to them while the run waits or works changes nothing.
-        data = hub.get_repo_to_open(identity, wish.data, "dataset")
-        data_oid = hub.resolve_revision(data, wish.data_revision)
-        files = [entry for entry in hub.list_tree(data, data_oid, recursive=True) if is_data(entry.path)]
+    def __init__(self, hub: Hub, accounts: Accounts, jobs: Jobs) -> None:
+        self._hub, self._accounts, self._jobs = hub, accounts, jobs
+
+    def check(self, identity: Identity, params: dict[str, Any]) -> int:
+        """Looks at all but the rows, which need not be in the hub yet; returns what it will take, in bytes.
+
+        Of what begins from nothing that is 0: its size follows from the rows.
+
+        Raises:
+            FustError: it cannot be; says why.
+
+        """
+        _, memory_bytes = self._look(identity, params)
+        self._jobs.check_memory("tune", memory_bytes)
+        return memory_bytes
+
+    def prepare(self, identity: Identity, params: dict[str, Any]) -> dict[str, Any]:
+        """Returns the whole wish with base and data as they are now: later pushes to them change nothing.
+
+        Raises:
+            FustError: it cannot be; says why.
+
+        """
+        wish, memory_bytes = self._look(identity, params)
+        data = self._hub.get_repo_to_open(identity, wish.data, "dataset")
+        data_oid = self._hub.resolve_revision(data, wish.data_revision)
+        files = [
+            entry for entry in self._hub.list_tree(data, data_oid, recursive=True) if is_data(entry.path)
+        ]
         if not files:
             raise InvalidInput(
                 "{repo_id} holds no file of rows.",
                 hint="Push files that end in .jsonl, .json, .csv, .tsv, .parquet or .txt.",
                 repo_id=wish.data,
             )
+        if not memory_bytes:
+            memory_bytes = _memory_of_fresh(wish, sum(entry.size or 0 for entry in files), self._jobs.budget)
         pinned = msgspec.structs.replace(wish, data=data.repo_id, data_revision=data_oid)
-        if wish.extends and wish.method == "pretrain":
-            memory_bytes = extended_bytes
-        elif wish.method == "pretrain":
-            memory_bytes = _memory_of_fresh(
-                wish, sum(entry.size or 0 for entry in files), jobs.budget, processes
-            )
-        else:
-            base = hub.get_repo_to_open(identity, wish.base, "model")
-            base_oid = hub.resolve_revision(base, wish.revision)
-            memory_bytes = processes * _memory(hub, base, base_oid, wish)
-            pinned = msgspec.structs.replace(pinned, base=base.repo_id, revision=base_oid)
         return msgspec.to_builtins(pinned) | {"memory_bytes": memory_bytes}
+
+    def _look(self, identity: Identity, params: dict[str, Any]) -> tuple[Wish, int]:
+        """Returns the wish with its base as it is now, and its memory; see ``check``."""
+        memory_bytes = 0
+        if is_extension(params):
+            self._accounts.require(identity, "write")
+            wish, memory_bytes = read_extension(self._jobs, identity, params)
+            check_wish(wish)
+        else:
+            wish = read_wish(params)
+        check_installed()
+        processes = processes_of(wish, min(physical_cores(), self._jobs.budget.cores))
+        self._accounts.require(identity, "write")
+        for target in _targets(wish):
+            _check_target(self._hub, self._accounts, identity, target)
+        if wish.method == "pretrain":
+            return wish, memory_bytes
+        base = self._hub.get_repo_to_open(identity, wish.base, "model")
+        base_oid = self._hub.resolve_revision(base, wish.revision)
+        memory_bytes = processes * _memory(self._hub, base, base_oid, wish)
+        return msgspec.structs.replace(wish, base=base.repo_id, revision=base_oid), memory_bytes
+
+
+def tune_kind(desk: Desk) -> Kind:
+    """Returns the kind `tune` for ``Jobs.register``."""
 
     def title_of(params: dict[str, Any]) -> str:
         if is_extension(params):
@@ -94,7 +115,7 @@ def tune_kind(hub: Hub, accounts: Accounts, jobs: Jobs) -> Kind:
     return Kind(
         "tune",
         TITLE,
-        prepare,
+        desk.prepare,
         memory_bytes=2 * 10**9,
         cores=physical_cores(),
         resumable=True,
@@ -123,89 +144,18 @@ def _check_target(hub: Hub, accounts: Accounts, identity: Identity, repo_id: str
         hub.get_repo_to_write(identity, repo_id, "model")
 
 
-def read_wish(params: dict[str, Any]) -> Wish:
-    """Returns what was asked.
-
-    Raises:
-        InvalidInput: a field that there is not, or a value that does not fit.
-
-    """
-    try:
-        wish = msgspec.convert({key: value for key, value in params.items() if key != "memory_bytes"}, Wish)
-    except msgspec.ValidationError as error:
-        raise InvalidInput("The params of the tuning are not valid: {reason}.", reason=error) from None
-    _check_wish(wish)
-    return wish
-
-
-def _check_wish(wish: Wish) -> None:
-    """Raises InvalidInput when values do not fit the method or each other."""
-    if wish.method == "pretrain" and wish.base:
-        raise InvalidInput(
-            "pretrain begins from nothing and takes no base, and {base} was named.",
-            hint="Leave BASE out; to go on with {base} on documents, use --method continue.",
-            base=wish.base,
-        )
-    if wish.method != "pretrain" and not wish.base:
-        raise InvalidInput(
-            "{method} needs a base model.",
-            hint="Name one: fust tune OWNER/NAME …; without a base only --method pretrain works.",
-            method=wish.method,
-        )
-    if wish.method != "pretrain" and wish.model != ModelWish():
-        raise InvalidInput("The table `model` belongs to pretrain; {base} has its shape.", base=wish.base)
-    if wish.budget:
-        parse_span(wish.budget)
-    if wish.steps is not None and wish.steps < 1:
-        raise InvalidInput("steps is {value}, and begins at 1.", value=wish.steps)
-    if wish.epochs is not None and not 0 < wish.epochs <= 1000:
-        raise InvalidInput("epochs is {value}, and goes from 0 to 1000.", value=wish.epochs)
-    if wish.beta is not None and (wish.method != "dpo" or not 0 < wish.beta <= 10):
-        raise InvalidInput("beta is {value}; it belongs to dpo, and goes from 0 to 10.", value=wish.beta)
-    if rank_of(wish) == 0 and wish.merge:
-        raise InvalidInput("All weights are trained: there is no adapter to merge.", hint="Leave merge out.")
-    for file_type in wish.gguf:
-        check_file_type(file_type)
-    if wish.compile:
-        check_compiler()
-
-
-def check_compiler() -> None:
-    """Raises NotOffered when there is nothing to compile layers with: torch asks for the same compiler and headers."""
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    missing = [] if shutil.which(compiler) else [compiler]
-    missing += [] if header.exists() else [str(header)]
-    if missing:
-        raise NotOffered(
-            "compile needs a C++ compiler and the headers of Python, and {missing} is not here.",
-            hint="Install them (on Debian: apt install g++ python3-dev), or leave compile out.",
-            missing=", ".join(missing),
-        )
-
-
-def check_installed() -> None:
-    """Raises NotOffered when the packages for tuning are not here."""
-    missing = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NotOffered(
-            "Tuning needs {packages}, which is not installed.",
-            hint="Install it: {command}",
-            command=install_command("tune"),
-            packages=", ".join(missing),
-        )
-
-
 def _memory(hub: Hub, base: RepoInfo, revision: str, wish: Wish) -> int:
     config, parameters = measure_base(hub, base, revision)
     longest_sample(config, wish)  # refuses a length that the base cannot take
     return memory_needed(config, parameters, rank_of(wish), checkpointing=wish.checkpointing)
 
 
-def _memory_of_fresh(wish: Wish, size_bytes: int, budget: Budget, processes: int) -> int:
+def _memory_of_fresh(wish: Wish, size_bytes: int, budget: Budget) -> int:
     cores = min(physical_cores(), budget.cores)
+    processes = processes_of(wish, cores)
+    epochs = wish.fresh_epochs(round(size_bytes / BYTES_PER_TOKEN))
     room_bytes = budget.memory_bytes // processes
-    return processes * guess_memory(size_bytes, wish.model, wish.epochs, wish.budget_s, cores, room_bytes)
+    return processes * guess_memory(size_bytes, wish.model, epochs, wish.budget_s, cores, room_bytes)
 
 
 # At work

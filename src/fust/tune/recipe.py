@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,14 +12,13 @@ from fust.core.errors import InvalidInput
 from fust.core.units import show_span
 from fust.formats.ggml_types import FileType
 from fust.tune.base import Base, BaseConfig
+from fust.tune.budget import parse_budget
 from fust.tune.report import DataReport
 from fust.tune.shape import ModelWish, Shape
 
 Method = Literal["lora", "full", "dpo", "continue", "pretrain"]
 Precision = Literal["bf16", "fp32"]
 
-_SPAN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*$")
-_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _MAX_EPOCHS = 10.0
 FRESH_EPOCHS = 4.0
 """Of a model that begins from nothing: up to here a second reading teaches nearly as much as new text (Muennighoff et al.
@@ -43,7 +41,7 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Of the base."""
     data_revision: str = "main"
     budget: str = ""
-    """Time to train, such as `30m`; empty: a number of epochs that suits the data."""
+    """Time to train, such as `30m`, or tokens, such as `2Mtok`; empty: a number of epochs that suits the data."""
     dry_run: bool = False
     steps: int | None = None
     epochs: float | None = None
@@ -75,7 +73,18 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     @property
     def budget_s(self) -> float | None:
         """Returns the budget in seconds, or None."""
-        return parse_span(self.budget) if self.budget else None
+        return parse_budget(self.budget).seconds
+
+    @property
+    def budget_tokens(self) -> int | None:
+        """Returns the budget in tokens, or None."""
+        return parse_budget(self.budget).tokens
+
+    def fresh_epochs(self, tokens: int) -> float | None:
+        """Returns how often texts of so many tokens are read from nothing, as far as it was said."""
+        if self.budget_tokens is None:
+            return self.epochs
+        return min(self.epochs or FRESH_EPOCHS, self.budget_tokens / max(1, tokens))
 
 
 class Reasoned(msgspec.Struct, frozen=True):
@@ -180,21 +189,6 @@ class Planned:
     reasons: list[Reasoned]
 
 
-def parse_span(text: str) -> float:
-    """Returns seconds for `45s`, `30m`, `2h`.
-
-    Raises:
-        InvalidInput: not of that form.
-
-    """
-    match = _SPAN.match(text)
-    if not match or not float(match[1]):
-        raise InvalidInput(
-            "{value!r} is not a span of time.", hint="Write it like 45s, 30m or 2h.", value=text[:50]
-        )
-    return float(match[1]) * _UNITS[match[2]]
-
-
 def rank_of(wish: Wish) -> int:
     """Returns the rank of the adapter; 0 where all weights are trained.
 
@@ -277,7 +271,7 @@ def derive(
         )
     )
     per_epoch = max(1, math.ceil(packed_rows / (per_pass * passes)))
-    steps = _steps(wish, report, per_epoch, why)
+    steps = within_tokens(wish, _steps(wish, report, per_epoch, why), report.tokens / per_epoch, why)
     rank = rank_of(wish)
     rate = wish.learning_rate or (_fresh_rate(flops) if shape else _rate(wish.method, rank, base.parameters))
     if wish.learning_rate is None:
@@ -396,13 +390,39 @@ def within_budget(planned: Planned, wish: Wish, step_s: float, spent_s: float) -
     return Planned(cut, [*[r for r in planned.reasons if r.name not in ("steps", "epochs")], reason])
 
 
+def within_tokens(wish: Wish, steps: int, step_tokens: float, why: list[Reasoned]) -> int:
+    """Returns as many of the steps as a budget of tokens pays for, and puts the reason to the others.
+
+    ``step_tokens`` are those that a step learns from on average, without padding.
+    """
+    if wish.budget_tokens is None or wish.steps is not None:
+        return steps
+    fitting = max(1, int(wish.budget_tokens / max(1.0, step_tokens)))
+    chosen = min(steps, fitting)
+    why[:] = [reason for reason in why if reason.name not in ("steps", "epochs")]
+    why.append(
+        Reasoned(
+            "steps",
+            str(chosen),
+            "{budget} tokens are {fitting} steps of {tokens}; more than {epochs} epochs would be learned by heart.",
+            {
+                "budget": wish.budget_tokens,
+                "fitting": fitting,
+                "tokens": round(step_tokens),
+                "epochs": f"{wish.epochs or _most_epochs(wish):g}",
+            },
+        )
+    )
+    return chosen
+
+
 def _most_epochs(wish: Wish) -> float:
     return FRESH_EPOCHS if wish.method == "pretrain" else _MAX_EPOCHS
 
 
 def _fresh_flops(wish: Wish, shape: Shape, report: DataReport) -> float:
     """Returns the operations of training from nothing: 6 for each weight and token."""
-    return 6.0 * shape.parameters * report.tokens * (wish.epochs or FRESH_EPOCHS)
+    return 6.0 * shape.parameters * report.tokens * (wish.fresh_epochs(report.tokens) or FRESH_EPOCHS)
 
 
 def _fresh_rate(flops: float) -> float:
@@ -434,10 +454,13 @@ def _rows(
 ) -> tuple[int, int]:
     """Returns rows in a pass and passes in a step: about 20 steps an epoch, 512 to 32,768 token places a step.
 
+    A budget of tokens makes at least ``_LEAST_STEPS`` of them, where 512 places leave that.
+
     From nothing the places follow from the work (DeepSeek LLM, arXiv 2401.02954, section 3.1). Every process gets as many
     passes as the others.
     """
     suits = 0.2920 * fresh_flops**0.3271 if fresh_flops else packed_rows * row_tokens // 20
+    suits = min(suits, (wish.budget_tokens or math.inf) / _LEAST_STEPS)
     wanted = wish.step_tokens or min(32_768, max(512, suits))
     rows = max(1, min(packed_rows, round(wanted / row_tokens)))
     per_pass = max(1, min(rows // processes, _PASS_TOKENS // row_tokens))

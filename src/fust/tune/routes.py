@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Request, Response, get, post
 from litestar.datastructures import State
 from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
@@ -20,6 +20,7 @@ from fust.jobs.models import RunRow
 from fust.jobs.service import Jobs
 from fust.jobs.supervisor import budget_of
 from fust.tune.bases import TunableBase, list_bases
+from fust.tune.job import Desk
 from fust.tune.recipe import Method
 from fust.tune.watch import Points, Tuning, read_points, read_tuning, write_csv
 
@@ -32,6 +33,20 @@ class BaseList(msgspec.Struct):
     items: list[TunableBase]
     memory_bytes: int
     """What runs may take together."""
+
+
+class Question(msgspec.Struct, forbid_unknown_fields=True):
+    """What a tuning would be asked."""
+
+    params: dict[str, Any]
+    """As of a run of the kind `tune`; `data` may be a data set that is yet to come."""
+
+
+class Possible(msgspec.Struct):
+    """Nothing speaks against it."""
+
+    memory_bytes: int
+    """What it would take at most; 0 of what begins from nothing, whose size follows from the rows."""
 
 
 def _language(request: AnyRequest) -> Language:
@@ -55,6 +70,12 @@ def list_tunable_bases(
         )  # fmt: skip
     room = budget_of(settings).memory_bytes
     return BaseList(list_bases(hub, identity, cast(Method, method), room, _language(request)), room)
+
+
+@post("/fust/v1/tune/check", status_code=200, sync_to_thread=True, tags=["tune"])
+def check_tuning(hub: Hub, accounts: Accounts, jobs: Jobs, identity: Identity, data: Question) -> Possible:
+    """Refuses what a run would refuse, rows apart, so that a client need not bring rows in vain; starts nothing."""
+    return Possible(Desk(hub, accounts, jobs).check(identity, data.params))
 
 
 @get("/fust/v1/tune/runs/{run_id:str}", sync_to_thread=True, tags=["tune"])
@@ -88,4 +109,10 @@ def _tuning(jobs: Jobs, identity: Identity, run_id: str) -> RunRow:
     return row
 
 
-handlers: list[ControllerRouterHandler] = [list_tunable_bases, get_tuning, get_points, get_points_csv]
+handlers: list[ControllerRouterHandler] = [
+    list_tunable_bases,
+    check_tuning,
+    get_tuning,
+    get_points,
+    get_points_csv,
+]

@@ -347,7 +347,7 @@ class Run:
         """Returns the recipe for what was asked, or for more of the run before."""
         wish, fresh = self._wish, self._fresh
         if before:
-            return plan_extension(before, wish, prepared.report.key, packed_rows, _versions())
+            return plan_extension(before, wish, prepared.report, packed_rows, _versions())
         planned = derive(
             wish,
             base,

@@ -1,11 +1,10 @@
 import { useState } from "preact/hooks";
 import { call, type Run } from "../../api";
 import { Section, Sure, Trouble } from "../../parts";
-import { span } from "../../format";
 import { t } from "../../i18n";
 import { useAct } from "../../load";
 import { go } from "../../router";
-import { BUDGETS, seconds } from "./wizard";
+import { BUDGETS, much } from "./wizard";
 
 /** More of a tuning that has ended: for a time, from its last checkpoint, as a job of its own. */
 export function Extend({ run }: { run: Run }) {
@@ -24,7 +23,7 @@ export function Extend({ run }: { run: Run }) {
         <label>
           <span>{t("tune.budget")}</span>
           <select value={budget} onChange={(event) => setBudget(event.currentTarget.value)}>
-            {BUDGETS.filter((it) => it !== "").map((it) => <option key={it} value={it}>{span(seconds(it))}</option>)}
+            {BUDGETS.filter((it) => it !== "").map((it) => <option key={it} value={it}>{much(it)}</option>)}
           </select>
         </label>
         <Sure label={t("tune.extend.start")} ask={t("tune.extend.sure", { to: String(run.result?.["repo_id"] ?? "") })} busy={act.busy} onSure={() => void start()} />

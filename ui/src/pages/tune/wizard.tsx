@@ -13,7 +13,8 @@ import { PlanView } from "./watch";
 
 const METHODS = ["lora", "full", "dpo", "continue", "pretrain"] as const;
 type Method = (typeof METHODS)[number];
-export const BUDGETS = ["", "10m", "30m", "2h", "8h"] as const;
+/** What a run may spend, as `--budget` has it: time, or tokens. */
+export const BUDGETS = ["", "10m", "30m", "2h", "8h", "1Mtok", "10Mtok"] as const;
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 
 interface Wish {
@@ -152,7 +153,7 @@ function Goal({ wish, set, to }: Step & { to: string }) {
         <label>
           <span>{t("tune.budget")}</span>
           <select value={wish.budget} onChange={(event) => set({ budget: event.currentTarget.value })}>
-            {BUDGETS.map((it) => <option key={it} value={it}>{it === "" ? t("tune.budget.data") : t("tune.budget.most", { span: span(seconds(it)) })}</option>)}
+            {BUDGETS.map((it) => <option key={it} value={it}>{it === "" ? t("tune.budget.data") : t("tune.budget.most", { much: much(it) })}</option>)}
           </select>
         </label>
         <label class="grow">
@@ -164,7 +165,9 @@ function Goal({ wish, set, to }: Step & { to: string }) {
   );
 }
 
-export const seconds = (budget: string): number => parseFloat(budget) * (budget.endsWith("h") ? 3600 : 60);
+/** A budget in words. */
+export const much = (budget: string): string =>
+  budget.endsWith("tok") ? t("tune.tokens", { n: `${parseFloat(budget)}M` }) : span(parseFloat(budget) * (budget.endsWith("h") ? 3600 : 60));
 
 /** A dry run and what it found; then the start. */
 function Plan({ wish }: { wish: Wish }) {

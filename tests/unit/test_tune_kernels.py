@@ -11,32 +11,24 @@ pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tun
 
 import torch.nn.functional as F  # noqa: E402
 
-from fust.tune import kernels  # noqa: E402
-from fust.tune.kernels import Lengths, parted_attention, quicken_adapters, token_losses  # noqa: E402
-
-
-def gradients(result, *wanted):
-    """Returns the gradients of a weighted sum, so that every part of the result counts differently."""
-    weights = torch.linspace(0.5, 2.0, result.numel()).view(result.shape)
-    return torch.autograd.grad((result.float() * weights).sum(), wanted)
-
-
-def compare(found, expected, *, bf16=False):
-    for one, other in zip(found, expected, strict=True):
-        bound = 0.02 * other.abs().max().item() if bf16 else 1e-5
-        torch.testing.assert_close(one, other, rtol=0.02 if bf16 else 1e-4, atol=bound)
+from fust.tune import kernels, products  # noqa: E402
+from fust.tune.kernels import Lengths, parted_attention, token_losses  # noqa: E402
+from fust.tune.products import Matrices  # noqa: E402
+from fust.tune.quick import quicken_adapters  # noqa: E402
+from tests.support.gradients import compare, gradients  # noqa: E402
 
 
 @pytest.mark.parametrize("learns", [True, False], ids=["learns", "frozen"])
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 def test_the_loss_of_tokens(learns, bf16, monkeypatch):
     monkeypatch.setattr(kernels, "_LOGITS_AT_ONCE", 32 * 300)  # several parts, the last one smaller
+    monkeypatch.setattr(products, "_CACHED", 24 * 300)
     torch.manual_seed(0)
     hidden = torch.randn(100, 24, requires_grad=True)
     matrix = torch.randn(300, 24, requires_grad=learns)
     wanted = torch.randint(300, (100,))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        found = token_losses(hidden, matrix, wanted)
+        found = token_losses(hidden, Matrices([matrix]), wanted)
     expected = F.cross_entropy(hidden @ matrix.T, wanted, reduction="none")
     assert found.dtype == torch.float32
     compare([found], [expected], bf16=bf16)

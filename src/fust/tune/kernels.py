@@ -1,4 +1,4 @@
-"""The three places where a step's time goes, each as one function with a backward pass of its own.
+"""The loss of tokens and attention within samples, each as one function with a backward pass of its own.
 
 What autograd makes of the plain formulas is right and slow on a CPU: casts of the same values again and again, whole
 tables of logits in three copies, attention between samples that only share a row. Here is the same arithmetic with what
@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from fust.tune.products import Matrices, blocks, product_dtype
 
 
 class Lengths:
@@ -47,11 +49,6 @@ def _filled(n: int) -> int:
     return -(-n // _STEP) * _STEP
 
 
-def product_dtype(x: torch.Tensor) -> torch.dtype:
-    """Returns the dtype of matrix products here: bf16 within autocast, else that of ``x``."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-
-
 # The output matrix and the loss
 
 
@@ -59,121 +56,62 @@ class _TokenLosses(torch.autograd.Function):
     """-log p of wanted tokens from hidden states and the output matrix; gradients are ready when it has been computed."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden: torch.Tensor, head: Matrices, wanted: torch.Tensor, *_: torch.Tensor
+    ) -> torch.Tensor:
         low = product_dtype(hidden)
-        n, vocabulary = len(wanted), weight.shape[0]
+        matrix = head.low(low)
+        n, vocabulary = len(wanted), len(matrix)
         spare = _filled(n) - n
-        given, matrix = F.pad(hidden.to(low), (0, 0, 0, spare)), weight.to(low)
+        given = F.pad(hidden.to(low), (0, 0, 0, spare))
         wanted = F.pad(wanted, (0, spare))
         losses = torch.empty(n + spare)
-        ctx.learns = weight.requires_grad
         # Of what does not learn only the product with the matrix is kept, which is small.
-        kept = torch.empty(n + spare, vocabulary if ctx.learns else hidden.shape[1], dtype=low)
-        at_once = _filled(max(1, _LOGITS_AT_ONCE // vocabulary))
+        kept = torch.empty(n + spare, vocabulary if head.learns else hidden.shape[1], dtype=low)
+        at_once = n + spare if head.learns else _filled(max(1, _LOGITS_AT_ONCE // vocabulary))
         for first in range(0, n, at_once):
             place = slice(first, first + at_once)
-            asked = wanted[place, None]
-            logits = F.log_softmax(given[place] @ matrix.T, 1, dtype=torch.float32)
-            losses[place] = -logits.gather(1, asked).squeeze(1)
-            logits.exp_().scatter_add_(1, asked, torch.full(asked.shape, -1.0))
-            kept[place] = logits if ctx.learns else logits.to(low) @ matrix
-        ctx.save_for_backward(kept, given, matrix) if ctx.learns else ctx.save_for_backward(kept)
-        ctx.dtypes = hidden.dtype, weight.dtype
+            logits = torch.mm(given[place], matrix.T, out=kept) if head.learns else given[place] @ matrix.T
+            for part in blocks(len(logits), vocabulary):
+                losses[place][part] = _derive(logits[part], wanted[place][part, None])
+            if not head.learns:
+                kept[place] = logits @ matrix
+        ctx.save_for_backward(kept, *([given, matrix] if head.learns else []))
+        ctx.head, ctx.dtype = head, hidden.dtype
         return losses[:n]
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept, *more = ctx.saved_tensors
+        kept, *learned = ctx.saved_tensors
         n = len(gradients[0])
-        scaled = kept * F.pad(gradients[0], (0, len(kept) - n))[:, None].to(kept.dtype)
-        if not ctx.learns:
-            return scaled[:n].to(ctx.dtypes[0]), None, None
-        given, matrix = more
-        return (scaled @ matrix)[:n].to(ctx.dtypes[0]), (scaled.T @ given).to(ctx.dtypes[1]), None
+        scale = F.pad(gradients[0], (0, len(kept) - n))[:, None].to(kept.dtype)
+        if learned:
+            given, matrix = learned
+            ctx.head.learn(kept, given * scale)
+            kept = kept @ matrix
+        return (kept * scale)[:n].to(ctx.dtype), *(None for _ in ctx.needs_input_grad[1:])
 
 
-def token_losses(hidden: torch.Tensor, weight: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Returns -log p of ``wanted`` (N,) by softmax(``hidden`` (N, D) times ``weight`` (V, D) transposed), in fp32; (N,).
+def _derive(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Puts the derivative of -log p of ``wanted`` (N, 1) in the place of ``logits`` (N, V); returns -log p (N,), in fp32.
+
+    By the highest logit, of which p is never too small to be told from nothing.
+    """
+    highest, at = logits.max(1, keepdim=True)
+    behind = highest.float() - logits.gather(1, wanted)
+    p = torch.softmax(logits, 1)
+    losses = behind - p.gather(1, at).float().log()
+    logits.copy_(p.scatter_add_(1, wanted, torch.full(wanted.shape, -1.0, dtype=p.dtype)))
+    return losses.squeeze(1)
+
+
+def token_losses(hidden: torch.Tensor, head: Matrices, wanted: torch.Tensor) -> torch.Tensor:
+    """Returns -log p of ``wanted`` (N,) by softmax(``hidden`` (N, D) times ``head`` (V, D) transposed), in fp32; (N,).
 
     The table of logits exists a few megabytes at a time; where the matrix learns, its derivative is kept in the dtype of
     matrix products.
     """
-    return torch.Tensor(_TokenLosses.apply(hidden, weight, wanted))
-
-
-# Adapted matrices
-
-
-class _Adapted(torch.autograd.Function):
-    """x W + b + s (x A) B of a frozen W: one cast of x, which is all that is kept of it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        down: torch.Tensor,
-        up: torch.Tensor,
-        scale: float,
-    ) -> torch.Tensor:
-        low = product_dtype(x)
-        given = _cast_once(x, low).view(-1, x.shape[-1])
-        frozen, a, b = weight.to(low), down.to(low), up.to(low)
-        inner = given @ a.T
-        result = F.linear(given, frozen, None if bias is None else bias.to(low))
-        result.addmm_(inner, b.T, alpha=scale)
-        ctx.save_for_backward(given, frozen, a, b, inner)
-        ctx.scale, ctx.shape, ctx.dtypes = scale, x.shape, (x.dtype, down.dtype)
-        return result.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        given, frozen, a, b, inner = ctx.saved_tensors
-        of_x, of_adapter = ctx.dtypes
-        came = gradients[0].reshape(-1, gradients[0].shape[-1]).to(given.dtype)
-        back = (came @ b).mul_(ctx.scale)
-        of_down = (back.T @ given).to(of_adapter)
-        of_up = (came.T @ inner).to(of_adapter).mul_(ctx.scale)
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, of_down, of_up, None
-        passed = (came @ frozen).addmm_(back, a)
-        return passed.view(ctx.shape).to(of_x), None, None, of_down, of_up, None
-
-
-def _cast_once(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Returns ``x`` in a dtype, the same tensor each time: several matrices read one input, and each keeps it."""
-    if x.dtype == dtype:
-        return x.contiguous()
-    found, version = getattr(x, "_fust_cast", (None, None))
-    if found is None or version != x._version:
-        found = x.to(dtype, memory_format=torch.contiguous_format)
-        x._fust_cast = found, x._version  # type: ignore[attr-defined]
-    return found
-
-
-def quicken_adapters(model: Any) -> None:
-    """Has the adapted matrices of a peft model computed by one function each; only plain LoRA (no dropout) is touched."""
-    from peft.tuners.lora import Linear
-
-    for module in model.modules():
-        if (
-            isinstance(module, Linear)
-            and type(module.base_layer) is torch.nn.Linear
-            and not module.lora_variant
-            and all(isinstance(it, torch.nn.Identity) for it in module.lora_dropout.values())
-        ):
-            module.forward = _forward_of(module)
-
-
-def _forward_of(module: Any) -> Any:
-    base, [name] = module.base_layer, module.active_adapters
-
-    def forward(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        down, up = module.lora_A[name].weight, module.lora_B[name].weight
-        return torch.Tensor(_Adapted.apply(x, base.weight, base.bias, down, up, module.scaling[name]))
-
-    return forward
+    return torch.Tensor(_TokenLosses.apply(hidden, head, wanted, *head.weights))
 
 
 # Attention

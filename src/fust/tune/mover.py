@@ -40,6 +40,8 @@ class Mover:
             for group in self._adam.param_groups:
                 group["lr"] = rate
             self._adam.step()
+            # The fused step tells nobody that weights have moved, and copies of them are made again by their version.
+            torch.autograd.graph.increment_version(self._parameters)
         self._adam.zero_grad(set_to_none=True)
         return norm
 

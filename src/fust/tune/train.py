@@ -8,7 +8,7 @@
 
 What makes it quick on a CPU: bf16 where the processor has instructions for it, samples packed into rows without
 padding, the output matrix applied to learned tokens only, functions of our own where the time goes
-(`fust.tune.kernels`), and a malloc that keeps its pages. What makes it exact: the
+(`fust.tune.products`, `quick` and `kernels`), and a malloc that keeps its pages. What makes it exact: the
 rows and all random numbers of a step follow from the seed and the step's number, so a run that goes on from a
 checkpoint does what it would have done. Several processes share the passes of a step (`fust.tune.team`); the same loop
 runs in each, and the first one evaluates, saves and says.
@@ -48,10 +48,12 @@ from fust.tune.checkpoints import (
     save_checkpoint,
 )
 from fust.tune.health import Diverged, is_diverging, note_loss, say_when_stuck
-from fust.tune.kernels import Lengths, quicken_adapters, register_parted_attention, token_losses
+from fust.tune.kernels import Lengths, register_parted_attention, token_losses
 from fust.tune.mover import Mover
 from fust.tune.preference import Preference, Reference
+from fust.tune.products import Matrices
 from fust.tune.progress import Point, Trained, Watcher
+from fust.tune.quick import quicken, quicken_adapters
 from fust.tune.recipe import Recipe
 from fust.tune.team import Team
 
@@ -121,9 +123,12 @@ class Tuned:
             and len(list(self._head.parameters())) == 1
             and not self._soft_cap
         )
-        self._matrix = self._head.weight  # of the output
-        if self._bf16 and self._plain_head and not self._matrix.requires_grad:
-            self._matrix = self._matrix.detach().bfloat16()
+        if self._parts and not self._compiled:
+            self._matrix = quicken(causal)
+        else:
+            self._matrix = Matrices([self._head.weight])
+            if self._is_adapter and not self._compiled:
+                quicken_adapters(causal)
         self.trained: dict[str, torch.nn.Parameter] = {
             name: parameter
             for name, parameter in cast(
@@ -148,8 +153,6 @@ class Tuned:
         )
         torch.manual_seed(recipe.seed)
         self.model = get_peft_model(self.model, wanted)
-        if not self._compiled:
-            quicken_adapters(self.model)
         if self._bf16:
             self._freeze_in_bf16()
 
@@ -176,7 +179,7 @@ class Tuned:
             places = torch.nonzero(wanted != IGNORED).squeeze(1)
             hidden, wanted = hidden.flatten(0, 1).index_select(0, places), wanted[places]
             at_once = max(1, _HEAD_VALUES // self._head.weight.shape[0])
-            keeps_little = self._plain_head and not self._matrix.requires_grad
+            keeps_little = self._plain_head and not self._matrix.learns
             if keeps_little or len(wanted) <= at_once:
                 return self._head_loss(hidden, wanted), places
             parts = zip(hidden.split(at_once), wanted.split(at_once), strict=True)

@@ -2,12 +2,14 @@
 
 The peer reads each question's four rows (200 tokens of context, 8 of choice) as one batch in float32, as evaluation scripts
 do; Fust gets them as four prompts of one request, through its gateway: as a GGUF in 16 bits, which llama.cpp reads, and as
-safetensors, which the transformers engine reads. One thread each, in turns. With `--native FOLDER` llama.cpp is the one that
+safetensors, which the transformers engine reads. `echo` tells every token of a prompt; what an evaluation needs of it, the
+choices alone, is asked of the engine's own port. One thread each, in turns. With `--native FOLDER` llama.cpp is the one that
 `fust engines build` left in that folder (`engines/native` of a home) in the place of the wheel's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -16,16 +18,23 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from _common import Result, Server, fust_server, options, path_given, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from gateway_overhead import deploy
 from small_models import write_llama
 
+from fust.core.ids import new_id
+from fust.core.settings import ServeSettings
+from fust.serve.engines.base import EngineInfo, EngineSpec
+from fust.serve.engines.llamacpp import LlamaCppEngine
 from fust.serve.engines.native import find_library, folder_of
+from fust.wire.scoring import ScoreAnswer, ScoreRequest, ScoreRow
 
 GGUF, SAFETENSORS = "admin/bench-120m-gguf", "admin/bench-120m"
 CONTEXT, CHOICE, VOCABULARY = 200, 8, 32_000
@@ -50,6 +59,31 @@ def by_fust(server: Server, model: str, rows: list[list[int]]) -> list[float]:
     with urllib.request.urlopen(request, timeout=300) as answer:
         choices = json.load(answer)["choices"]
     return [sum(choice["logprobs"]["token_logprobs"][CONTEXT:]) for choice in choices]
+
+
+@contextlib.contextmanager
+def scorer(home: Path, file: Path) -> Iterator[EngineInfo]:
+    """Starts the engine that scores a GGUF file."""
+    settings = ServeSettings(threads=1)
+    made = LlamaCppEngine(
+        EngineSpec(new_id("e"), file, "bench", "score", 1024, 1, 1, settings=settings, log_name=new_id("l")),
+        home,
+    )
+    try:
+        yield made.start(120, lambda _, reason: sys.exit(reason))
+    finally:
+        made.stop()
+
+
+def by_engine(engine: EngineInfo, rows: list[list[int]]) -> list[float]:
+    """Returns the same; the logits of nothing else are made."""
+    wish = ScoreRequest([ScoreRow(row, start=CONTEXT) for row in rows])
+    request = urllib.request.Request(
+        f"{engine.base_url}/score", msgspec.json.encode(wish), {"authorization": f"Bearer {engine.api_key}"}
+    )
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        scored = msgspec.json.decode(answer.read(), type=ScoreAnswer).rows
+    return [sum(filter(None, row.logprobs[CONTEXT:])) for row in scored]
 
 
 def by_transformers(model: Any, rows: list[list[int]]) -> list[float]:
@@ -101,6 +135,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         fust_server(serve__threads=1, serve__context=1024) as server,
+        contextlib.ExitStack() as within,
     ):
         if native:
             shutil.copytree(native, folder_of(server.home))
@@ -110,25 +145,27 @@ def main() -> int:
         peer = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32).eval()
         deploy(server, GGUF, file)
         deploy(server, SAFETENSORS, save(peer, Path(folder) / "safetensors"), "transformers")
+        engine = within.enter_context(scorer(server.home, file))
         warm, *asked = questions(4 if given.quick else 13)
-        found: dict[str, list[tuple[float, float, float]]] = {GGUF: [], SAFETENSORS: []}
+        ways: dict[str, Callable[[list[list[int]]], list[float]]] = {
+            "scoring_safetensors": lambda rows: by_fust(server, SAFETENSORS, rows),
+            "scoring_gguf": lambda rows: by_fust(server, GGUF, rows),
+            "scoring_gguf_choices": lambda rows: by_engine(engine, rows),
+        }
+        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
         for rows in [warm, *asked]:
             times = {}
-            for model in found:
+            for name, ask in ways.items():
                 began = time.perf_counter()
-                answer = by_fust(server, model, rows)
-                times[model] = (answer, time.perf_counter() - began)
+                answer = ask(rows)
+                times[name] = (answer, time.perf_counter() - began)
             began = time.perf_counter()
             truth = by_transformers(peer, rows)
             peer_s = time.perf_counter() - began
-            for model, (answer, seconds) in times.items():
+            for name, (answer, seconds) in times.items():
                 apart = max(abs(a - b) / CHOICE for a, b in zip(answer, truth, strict=True))
-                found[model].append((seconds, peer_s, apart))
-    results = [
-        result_of("scoring_safetensors", found[SAFETENSORS][1:]),
-        result_of("scoring_gguf", found[GGUF][1:]),
-    ]
-    return show(results, as_json=given.json)
+                found[name].append((seconds, peer_s, apart))
+    return show([result_of(name, each[1:]) for name, each in found.items()], as_json=given.json)
 
 
 if __name__ == "__main__":

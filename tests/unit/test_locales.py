@@ -29,6 +29,7 @@ TEMPLATES = {
     "Finding": (2, 3),
     "Reason": (1,),
     "Reasoned": (2,),
+    "_bad": (1,),
 }
 
 

@@ -27,9 +27,17 @@ def _catalogue(language: Language) -> dict[str, str]:
     return merged
 
 
+class Words(str):
+    """A template without fields that is itself a field of another message, and is drawn in that one's language."""
+
+
 def fill(template: str, params: dict[str, object], language: Language = "en") -> str:
     """Returns the template in the language, its fields filled from ``params``."""
-    text = template if language == "en" else _catalogue(language).get(template, template)
+    if language == "en":
+        text = template
+    else:
+        text = _catalogue(language).get(template, template)
+        params = {k: fill(v, {}, language) if isinstance(v, Words) else v for k, v in params.items()}
     try:
         return text.format(**params)
     except (KeyError, IndexError, ValueError):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fust.core.errors import InvalidInput
+from fust.core.i18n import Words
 
 MAX_KEYS = 10_000
 MAX_TENSORS = 200_000
@@ -204,7 +205,10 @@ class _Reader:
         version = self._u32()
         if version not in (2, 3):
             raise _bad(
-                self._path, "its version is unknown (a big-endian file?)" if version > 100 else "its version"
+                self._path,
+                "its version is unknown (a big-endian file?)"
+                if version > 100
+                else "its version is not supported",
             )
         n_tensors, n_keys = self._u64(), self._u64()
         if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS:
@@ -315,5 +319,5 @@ def _bad(path: Path, fault: str) -> InvalidInput:
         hint="Download it again, or pull a GGUF of version 2 or 3.",
         code="bad_model_file",
         file=path.name,
-        fault=fault,
+        fault=Words(fault),
     )

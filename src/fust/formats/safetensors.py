@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from fust.core.errors import InvalidInput
+from fust.core.i18n import Words
 
 MAX_HEADER_BYTES = 32 * 2**20
 """A third of the reference implementation's limit: room for 300,000 tensors, and read into memory as a whole."""
@@ -117,5 +118,5 @@ def _bad(path: Path, fault: str) -> InvalidInput:
         hint="Download or export it again.",
         code="bad_model_file",
         file=path.name,
-        fault=fault,
+        fault=Words(fault),
     )

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from fust.accounts.models import Namespace
 from fust.core.clock import utc_naive
 from fust.store.database import Base
 
@@ -183,7 +184,7 @@ class Follow(Base):
 
     follower: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     followed: Mapped[str] = mapped_column(
-        ForeignKey("namespaces.key", ondelete="CASCADE"), primary_key=True, index=True
+        ForeignKey(Namespace.key, ondelete="CASCADE"), primary_key=True, index=True
     )
     created_at: Mapped[datetime] = mapped_column(default=utc_naive)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from fust.core.errors import FustError, InvalidInput, NotOffered
+from fust.core.i18n import Words
 from fust.formats.safetensors import read_safetensors
 from fust.serve.engines.base import SCORE_LOGITS, Mode
 from fust.serve.facts import ModelFacts
@@ -289,7 +290,7 @@ def _bad(file: str, fault: str) -> InvalidInput:
         "{file} cannot be read: {fault}.",
         hint="Download or export it again.",
         file=file,
-        fault=fault,
+        fault=Words(fault),
         code="bad_model_file",
     )
 

@@ -162,9 +162,9 @@ def engines_table() -> list[str]:
     )
 
     def cell(kind: Kind, name: str) -> str:
-        if any(name in claims for claims in kind.claims.values()):
+        if any(name in kind.claims.get(mode, ()) for mode in kind.text_modes):
             return "yes"
-        return "some models" if name in kind.adds else "no"
+        return "some models" if name in kind.adds.union(*kind.claims.values()) else "no"
 
     return [
         "## Engines",

@@ -14,6 +14,8 @@ import pytest
 from tests.conftest import REPOSITORY, RunningFust, start_fust
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+LLAMA_INDEX = REPOSITORY / ".venv-llamaindex" / "bin" / "python"
+NODE_MODULES = REPOSITORY / "tests" / "clients" / "node_modules"
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -61,8 +63,18 @@ def test_examples_run(page: Path, starter: RunningFust, tmp_path: Path) -> None:
         if kind == "console":
             script = "\n".join(line[2:] for line in body.splitlines() if line.startswith("$ "))
             command = ["bash", "-euo", "pipefail", "-c", script]
+        elif kind == "python" and info.strip() == "llamaindex":
+            if not LLAMA_INDEX.exists():
+                continue  # scripts/test-system.sh installs it
+            command = [str(LLAMA_INDEX), "-c", body]
         elif kind == "python":
             command = [sys.executable, "-W", "error::SyntaxWarning", "-c", body]
+        elif kind == "js":
+            if not (NODE_MODULES / "openai").is_dir():
+                continue  # scripts/test-system.sh installs them
+            (tmp_path / "node_modules").symlink_to(NODE_MODULES)
+            (tmp_path / "example.mjs").write_text(body)
+            command = ["node", "example.mjs"]
         else:
             continue
         done = subprocess.run(

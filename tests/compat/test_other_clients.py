@@ -1,10 +1,11 @@
-"""Every client over every engine: both vendors' in Python and Node, LangChain, LlamaIndex and lm-eval.
+"""Every client over every engine: both vendors' in Python and Node, LangChain, LlamaIndex and lm-eval; every claim of each.
 
 Those that live in environments of their own are skipped where they are not installed (scripts/test-system.sh).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -14,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import jinja2
 import openai
 import pytest
 
+from fust.serve.engines.kinds import KINDS
 from tests.support.engines_house import ENGINES, Engines, running_engines
+from tests.support.pictures import data_url, picture
+from tests.support.small_models import TOOLS_CHATML
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "tests" / "clients"
@@ -146,6 +151,127 @@ def test_llama_index(engines: Engines, engine: str) -> None:
     assert found.get("embedding") == EMBEDDING.get(engine)
     if engine == "echo":
         assert found["chat"] == "hello"
+
+
+# What the table of engines in the reference claims (docs/reference/model-api.md), by the client that the claim is for
+
+CLAIMED = [
+    (kind.name, claim) for kind in KINDS.values() for claim in sorted(kind.adds.union(*kind.claims.values()))
+]
+NOT_CLAIMED = [
+    (kind, claim)
+    for kind in KINDS
+    for claim in ("chat", "classify", "rerank", "scoring", "vision")
+    if (kind, claim) not in CLAIMED
+]
+LATER = {("transformers", "classify"), ("transformers", "rerank"), ("vllm", "rerank")}
+"""Claims of models that load torch once more; tests of these engines alone ask for them every time."""
+NOW: Any = {"type": "function", "function": {"name": "now", "description": "the day", "parameters": PICK}}
+
+
+def probed(engines: Engines, model: str, claim: str) -> None:
+    """Asks a model for what is claimed of it, and checks that it came."""
+    house = engines.house
+    with openai.OpenAI(base_url=house.base_url, api_key=house.token, max_retries=0) as client:
+        chat = functools.partial(
+            client.chat.completions.create, model=model, messages=HELLO, max_tokens=100, temperature=0
+        )
+        if claim == "chat":
+            assert chat(max_tokens=4).usage.completion_tokens > 0
+        elif claim == "completions":
+            assert (
+                client.completions.create(model=model, prompt="ba be", max_tokens=3).usage.completion_tokens
+                > 0
+            )  # type: ignore[union-attr]
+        elif claim == "embeddings":
+            near, far, same = (
+                it.embedding for it in client.embeddings.create(model=model, input=["ba", "be ra", "ba"]).data
+            )
+            assert near == pytest.approx(same, abs=1e-5) and near != pytest.approx(far, abs=1e-2)
+        elif claim == "json_schema":
+            form = {"type": "json_schema", "json_schema": {"name": "pick", "schema": PICK, "strict": True}}
+            assert json.loads(chat(response_format=form).choices[0].message.content)["d"] in (1, 2)
+        elif claim == "logprobs":
+            found = chat(logprobs=True, top_logprobs=2, max_tokens=3).choices[0].logprobs.content
+            assert all(
+                it.logprob <= 1e-6 and it.logprob == pytest.approx(it.top_logprobs[0].logprob, abs=1e-4)
+                for it in found
+            )
+        elif claim == "tools":
+            called = chat(tools=[NOW], tool_choice="required").choices[0].message.tool_calls[0].function
+            assert called.name == "now" and json.loads(called.arguments)["d"] in (1, 2)
+        elif claim == "template_tools":
+            asked = chat(tools=[NOW], messages=(say := [{"role": "user", "content": "now"}]))
+            if model == "echo":
+                assert asked.choices[0].message.tool_calls[0].function.name == "now"
+            else:  # its own template told it of the tool: no word of Fust's own stands in the prompt
+                own = jinja2.Template(TOOLS_CHATML).render(
+                    tools=[NOW], messages=say, add_generation_prompt=True
+                )
+                cut = house.json("POST", "/v1/tokenize", {"model": model, "prompt": own})
+                assert asked.usage.prompt_tokens == cut["count"]
+        elif claim == "scoring":
+            scored = client.completions.create(
+                model=model, prompt="ba be", echo=True, max_tokens=0, logprobs=1
+            ).choices[0]
+            likely = scored.logprobs.token_logprobs  # type: ignore[union-attr]
+            assert scored.text == "ba be" and likely[0] is None and all(-99 < it < 0 for it in likely[1:])  # type: ignore[index]
+        elif claim == "vision":
+            seen = [
+                chat(messages=shown(colour), max_tokens=1, logprobs=True).choices[0]
+                for colour in ("red", "blue", "red")
+            ]
+            red, blue, again = ((it.message.content, it.logprobs.content[0].logprob) for it in seen)
+            assert red == (again[0], pytest.approx(again[1], abs=1e-3)) and red != (
+                blue[0],
+                pytest.approx(blue[1], abs=1e-3),
+            )
+        elif claim == "rerank":
+            results = house.json(
+                "POST", "/v1/rerank", {"model": model, "query": "ba", "documents": ["be", "ba", "du ra"]}
+            )["results"]
+            scores = [it["relevance_score"] for it in results]
+            assert scores == sorted(scores, reverse=True) and {it["index"] for it in results} == {0, 1, 2}
+        elif claim == "classify":
+            sorted_ = house.json("POST", "/v1/classify", {"model": model, "input": ["ba", "be"]})["data"]
+            assert [sum(it["probs"]) for it in sorted_] == [pytest.approx(1)] * 2 and sorted_[0][
+                "num_classes"
+            ] == 3
+        else:
+            raise AssertionError(f"{claim} is claimed, and nothing asks for it here")
+
+
+def shown(colour: str) -> list[Any]:
+    parts = [
+        {"type": "text", "text": "what is it"},
+        {"type": "image_url", "image_url": {"url": data_url(picture(colour))}},
+    ]
+    return [{"role": "user", "content": parts}]
+
+
+@pytest.mark.parametrize(
+    ("engine", "claim"),
+    [pytest.param(*it, marks=pytest.mark.slow if it in LATER else []) for it in CLAIMED],
+)
+def test_what_is_claimed_comes(engines: Engines, engine: str, claim: str) -> None:
+    probed(engines, engines.serve_able(engine, claim), claim)
+
+
+@pytest.mark.parametrize(("engine", "claim"), NOT_CLAIMED)
+def test_what_is_not_claimed_is_refused_by_name(engines: Engines, engine: str, claim: str) -> None:
+    """400 or 501, with what is missing; never an answer that looks like one."""
+    model, house = engines.serve(engine), engines.house
+    path, body = {
+        "classify": ("/v1/classify", {"input": ["ba"]}),
+        "rerank": ("/v1/rerank", {"query": "ba", "documents": ["be"]}),
+        "scoring": ("/v1/completions", {"prompt": "ba be", "echo": True, "max_tokens": 0, "logprobs": 1}),
+        "vision": ("/v1/chat/completions", {"messages": shown("red"), "max_tokens": 2}),
+    }[claim]
+    status, _, answer = house.request("POST", path, {"model": model, **body})
+    error = json.loads(answer)["error"]
+    assert status in (400, 501), answer
+    assert error["code"] in ("not_a_classifier", "not_offered_by_engine", "unsupported_parameter"), error
+    assert model in error["message"]
 
 
 # lm-eval, with a task of four choices and one of written answers that the test makes

@@ -113,10 +113,10 @@ class Lender:
                 param="model",
                 code="model_not_supported",
             )
-        if mode not in hosted.kind.processes:
+        if mode not in hosted.kind.processes:  # of the modes there is one that not every kind has: `score`
             raise NotOffered(
-                "{model} is served by {engine}, which does not offer this.",
-                hint="Serve it with another engine: `fust serve {model} --engine NAME`.",
+                "{model} is served by {engine}, which gives no log-likelihoods of prompts (`echo` with `logprobs`).",
+                hint="Models of the hub have them: `fust serve OWNER/NAME` with llamacpp, transformers or vllm.",
                 model=model,
                 engine=hosted.kind.name,
                 code="not_offered_by_engine",

@@ -87,8 +87,12 @@ USER = {"role": "user", "content": ASKED}
             {"prompt": ASKED, "completion": BAD, "label": False},
             {"prompt": ASKED, "completion": GOOD, "label": True},
         ],
+        [
+            {"messages": [USER, {"role": "assistant", "content": BAD}], "label": False},
+            {"messages": [USER, {"role": "assistant", "content": GOOD}], "label": True},
+        ],
     ],
-    ids=["texts", "openai", "mixed", "sharegpt", "judged"],
+    ids=["texts", "openai", "mixed", "sharegpt", "judged", "judged conversations"],
 )
 def test_pairs_of_every_format_are_the_same_two_samples(rows, tmp_path):
     question = "<|im_start|>user\nSay moon<|im_end|>\n<|im_start|>assistant\n"

@@ -46,6 +46,9 @@ SHAPES = [
         Chat((USER, ANSWER)),
     ),
     ("unpaired", {"prompt": "Hi", "completion": "Hello", "label": True}, Chat((USER, ANSWER))),
+    ("unpaired", {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "label": True}, Chat((USER, ANSWER))),
+    ("unpaired", {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}], "label": "true"}, Chat((USER, ANSWER))),
+    ("messages", {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "label": "maths"}, Chat((USER, ANSWER))),
     (
         "preference",
         {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
@@ -87,6 +90,20 @@ def test_without_a_chat_template_a_prompt_and_its_answer_stay_text():
         ({"instruction": "", "output": "x"}, "empty"),
         ({"instruction": "x", "output": "  "}, "empty"),
         ({"prompt": "x", "completion": "y", "label": False}, "judged_bad"),
+        (
+            {
+                "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
+                "label": False,
+            },
+            "judged_bad",
+        ),
+        (
+            {
+                "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}],
+                "label": "False",
+            },
+            "judged_bad",
+        ),
         ({"chosen": "a", "rejected": "b"}, "no_prompt"),
         ({"prompt": "p", "chosen": "a", "rejected": "a"}, "same_answers"),
         ({"text": "  "}, "empty"),
@@ -184,3 +201,22 @@ def test_which_files_are_rows_and_which_are_held_out(tmp_path):
     ]
     with pytest.raises(InvalidInput):
         choose_files([DataFile("model.bin", tmp_path)])
+
+
+def test_a_few_texts_are_all_trained_on_and_of_many_some_are_held_out(tmp_path):
+    """A file of text is one row; with a hash alone one in twenty single files would leave nothing to train on."""
+    from fust.tune.prepare import DataWish, iter_texts
+
+    def held_out(count: int) -> list[bool]:
+        files = []
+        for number in range(count):
+            path = tmp_path / f"{number}.txt"
+            path.write_text(f"Tale {number}. " + "Once upon a time there was a hen. " * 80)
+            files.append(DataFile(path.name, path))
+        return [
+            text.held_out
+            for text in iter_texts(files, DataWish(max_tokens=128, held_out_share=0.5, documents=True))
+        ]
+
+    assert held_out(19) == [False] * 19
+    assert 5 < sum(held_out(40)) < 35

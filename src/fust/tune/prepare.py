@@ -47,6 +47,8 @@ _SHOWN_TEACHERS = 5
 _MODEL_NAME = re.compile(r"[\w.:/@+-]{1,100}")
 _FEW_BYTES = 2_000
 """Of so little data nothing is held out."""
+_FEW_TEXTS = 20
+"""A file of text is one row: of fewer of them the hash may well take all."""
 
 _NO_IDS, _NO_MASKS = np.zeros(0, np.uint32), np.zeros(0, np.uint8)
 
@@ -218,8 +220,9 @@ def iter_texts(files: Sequence[DataFile], wish: DataWish, tell: Tell = lambda _:
 
 
 def _share_of(wish: DataWish, files: Sequence[DataFile]) -> DataWish:
-    """Returns the wish for these files: of little data nothing is held out."""
+    """Returns the wish for these files: of little data nothing is held out, and no text of a few, which would be much."""
     few = sum(file.path.stat().st_size for file in files) < _FEW_BYTES
+    few |= len(files) < _FEW_TEXTS and all(file.name.lower().endswith(".txt") for file in files)
     return replace(wish, held_out_share=0.0) if few else wish
 
 

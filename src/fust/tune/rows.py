@@ -6,7 +6,7 @@
 | `sharegpt` | `conversations`: [{from, value}], also `system`, `tools` |
 | `alpaca` | `instruction`, `output`, also `input`, `system`, `history` |
 | `preference` | `chosen`, `rejected`, also `prompt` (text or messages) |
-| `unpaired` | `prompt`, `completion`, `label` (true or false) |
+| `unpaired` | `prompt` and `completion`, or `messages`, or `conversations`; `label` (true or false) |
 | `completion` | `prompt`, `completion` (also `response`, `answer`; `question`), text or messages |
 | `text` | `text` (also `content`) |
 """
@@ -93,14 +93,14 @@ class Unusable(Exception):
 
 
 def detect(columns: Iterable[str]) -> Format | None:
-    """Returns what rows with these columns are, or None."""
+    """Returns what rows with these columns are, or None; a whole row tells by its label whether conversations were judged."""
     have = {column.lower() for column in columns}
     if {"chosen", "rejected"} <= have:
         return "preference"
-    if "messages" in have:
-        return "messages"
-    if "conversations" in have or "conversation" in have:
-        return "sharegpt"
+    if have & {"messages", "conversations", "conversation"}:
+        if isinstance(columns, Mapping) and _is_judgement(cast("Mapping[str, Any]", columns)):
+            return "unpaired"
+        return "messages" if "messages" in have else "sharegpt"
     if {"instruction", "output"} <= have:
         return "alpaca"
     answered = any(name in have for name in _ANSWERS)
@@ -111,6 +111,12 @@ def detect(columns: Iterable[str]) -> Format | None:
     return "text" if have & {"text", "content"} else None
 
 
+def _is_judgement(row: Mapping[str, Any]) -> bool:
+    """Returns whether a row's label says good or bad, and is not the name of some class."""
+    label = _label(row)
+    return isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false"))
+
+
 def read_judged(values: Mapping[str, Any], *, chat: bool) -> Chat | Completion:
     """Returns the answer of a row of the format `unpaired`, whatever its judgement is (see ``is_good``).
 
@@ -119,6 +125,10 @@ def read_judged(values: Mapping[str, Any], *, chat: bool) -> Chat | Completion:
 
     """
     row = {key.lower(): value for key, value in values.items()}
+    if "messages" in row:
+        return Chat(_messages(row["messages"]), _tools(row.get("tools")))
+    if "conversations" in row or "conversation" in row:
+        return _sharegpt(row)
     return _answer(_first(row, _PROMPTS), _first(row, _ANSWERS), chat=chat)
 
 
@@ -138,9 +148,11 @@ def read_example(values: Mapping[str, Any], format: Format, *, chat: bool) -> Ex
         return _alpaca(row, chat=chat)
     if format == "preference":
         return _preference(row, chat=chat)
-    if format in ("completion", "unpaired"):
-        if format == "unpaired" and not is_good(row):
+    if format == "unpaired":
+        if not is_good(row):
             raise Unusable("judged_bad")
+        return read_judged(row, chat=chat)
+    if format == "completion":
         return _answer(_first(row, _PROMPTS), _first(row, _ANSWERS), chat=chat)
     text = _text(row.get("text", row.get("content")))
     if not text.strip():
@@ -307,5 +319,8 @@ def _first(row: Mapping[str, Any], names: Iterable[str]) -> object:
 
 def is_good(row: Mapping[str, Any]) -> bool:
     """Returns whether the label of a judged answer says that it is a good one."""
-    label = next((value for key, value in row.items() if key.lower() == "label"), None)
-    return label in (True, 1, "1", "true", "True", "good", "yes")
+    return _label(row) in (True, 1, "1", "true", "True", "good", "yes")
+
+
+def _label(row: Mapping[str, Any]) -> object:
+    return next((value for key, value in row.items() if key.lower() == "label"), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ from fust.tune.shape import ModelWish, Shape
 Method = Literal["lora", "full", "dpo", "continue", "pretrain"]
 Precision = Literal["bf16", "fp32"]
 
+_BETA = 0.1
 _MAX_EPOCHS = 10.0
 FRESH_EPOCHS = 4.0
 """Of a model that begins from nothing: up to here a second reading teaches nearly as much as new text (Muennighoff et al.
@@ -274,29 +276,7 @@ def derive(
     steps = within_tokens(wish, _steps(wish, report, per_epoch, why), report.tokens / per_epoch, why)
     rank = rank_of(wish)
     rate = wish.learning_rate or (_fresh_rate(flops) if shape else _rate(wish.method, rank, base.parameters))
-    if wish.learning_rate is None:
-        why.append(
-            Reasoned(
-                "learning_rate",
-                f"{rate:.2g}",
-                "{method} with {parameters} million parameters; smaller models take larger steps.",
-                {"method": wish.method, "parameters": round(base.parameters / 1e6, 1)},
-            )
-        )
-    beta = wish.beta or 0.1
-    if wish.method == "dpo" and wish.beta is None:
-        why.append(
-            Reasoned("beta", f"{beta:g}", "The usual firmness with which the model is kept near its base.")
-        )
-    why.append(
-        Reasoned("compile", "true", "As asked.")
-        if wish.compile
-        else Reasoned(
-            "compile",
-            "false",
-            "Compiling takes half a minute before the first step; a long run gains a tenth to a third (--set compile=true).",
-        )
-    )
+    why += _why_dials(wish, base, rate)
     recipe = Recipe(
         method=wish.method,
         base=wish.base,
@@ -319,7 +299,7 @@ def derive(
         clip_norm=1.0,
         lora_rank=rank,
         lora_alpha=2 * rank,
-        beta=beta if wish.method == "dpo" else 0.0,
+        beta=wish.beta or _BETA if wish.method == "dpo" else 0.0,
         checkpointing=wish.checkpointing,
         compile=wish.compile,
         evaluate_every=max(1, steps // 8),
@@ -327,6 +307,28 @@ def derive(
         model=shape,
     )
     return Planned(recipe, why)
+
+
+def _why_dials(wish: Wish, base: Base, rate: float) -> Iterator[Reasoned]:
+    """Yields the reasons of dials that were not turned."""
+    if wish.learning_rate is None:
+        yield Reasoned(
+            "learning_rate",
+            f"{rate:.2g}",
+            "{method} with {parameters} million parameters; smaller models take larger steps.",
+            {"method": wish.method, "parameters": round(base.parameters / 1e6, 1)},
+        )
+    if wish.method == "dpo" and wish.beta is None:
+        yield Reasoned("beta", f"{_BETA:g}", "The usual firmness with which the model is kept near its base.")
+    yield (
+        Reasoned("compile", "true", "As asked.")
+        if wish.compile
+        else Reasoned(
+            "compile",
+            "false",
+            "Compiling takes half a minute before the first step; a long run gains a tenth to a third (--set compile=true).",
+        )
+    )
 
 
 def with_smaller_steps(planned: Planned, wish: Wish, step_s: float, spent_s: float) -> Planned:

@@ -13,8 +13,7 @@ import torch.nn.functional as F  # noqa: E402
 
 from fust.tune import kernels, products  # noqa: E402
 from fust.tune.kernels import Lengths, parted_attention, token_losses  # noqa: E402
-from fust.tune.products import Matrices  # noqa: E402
-from fust.tune.quick import quicken_adapters  # noqa: E402
+from fust.tune.products import Matrices, projection  # noqa: E402
 from tests.support.gradients import compare, gradients  # noqa: E402
 
 
@@ -37,23 +36,29 @@ def test_the_loss_of_tokens(learns, bf16, monkeypatch):
 
 
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", [(40,), (24, 8, 8)], ids=["one", "three"])
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-def test_an_adapted_matrix(bias, bf16):
+def test_adapted_matrices(sizes, bias, bf16):
+    """One, and three that read one input; of the latter also each alone."""
     from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(0)
-    config = LoraConfig(r=4, lora_alpha=12, target_modules=["0"], init_lora_weights=False)
-    model = inject_adapter_in_model(config, torch.nn.Sequential(torch.nn.Linear(24, 40, bias=bias)))
-    layer = model[0]
+    names = [str(number) for number in range(len(sizes))]
+    config = LoraConfig(
+        r=4, lora_alpha=12, target_modules=names, init_lora_weights=False, rank_pattern={"0": 6}
+    )
+    plain = torch.nn.Sequential(*(torch.nn.Linear(24, size, bias=bias) for size in sizes))
+    layers = list(inject_adapter_in_model(config, plain))
     x = torch.randn(2, 9, 24, requires_grad=True)
-    of = (x, layer.lora_A["default"].weight, layer.lora_B["default"].weight)
-    expected = model(x)
+    of = [x, *(parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad)]
+    assert len(of) == 1 + 2 * len(sizes)
+    expected = torch.cat([layer(x) for layer in layers], -1)
     slow = gradients(expected, *of)
-    quicken_adapters(model)
-    assert "forward" in vars(layer)
+    wide = projection(*layers)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        found = model(x)
-    compare([found.float(), *gradients(found, *of)], [expected, *slow], bf16=bf16)
+        found, apart = wide(x), torch.cat([layer(x) for layer in layers], -1)
+    for got in (found, apart):  # the side of an adapter is rounded twice, before and behind its first matrix
+        compare([got.float(), *gradients(got, *of)], [expected, *slow], bf16=bf16, grain=0.04)
 
 
 @pytest.mark.parametrize(("heads", "of_keys"), [(4, 4), (4, 2)])

@@ -32,8 +32,8 @@ class Lengths:
 
 PARTED = "fust_parted"
 """Name of the attention in transformers' table: see `parted_attention`."""
-_LOGITS_AT_ONCE = 2**22
-"""Logits that are looked at together: a few megabytes, which stay in the processor's cache."""
+_LOGITS_AT_ONCE = 2**24
+"""Logits that are made together of an output matrix that does not learn: the matrix is laid out anew for each product."""
 
 _SHORT = 512
 """Tokens up to which attention is quicker by whole tables."""
@@ -95,21 +95,19 @@ class _TokenLosses(torch.autograd.Function):
 def _derive(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Puts the derivative of -log p of ``wanted`` (N, 1) in the place of ``logits`` (N, V); returns -log p (N,), in fp32.
 
-    By the highest logit, of which p is never too small to be told from nothing.
+    What fp32 cannot tell from nothing has the least p that it can: a loss of 87.
     """
-    highest, at = logits.max(1, keepdim=True)
-    behind = highest.float() - logits.gather(1, wanted)
-    p = torch.softmax(logits, 1)
-    losses = behind - p.gather(1, at).float().log()
-    logits.copy_(p.scatter_add_(1, wanted, torch.full(wanted.shape, -1.0, dtype=p.dtype)))
+    p = torch.softmax(logits, 1, dtype=torch.float32)
+    losses = -p.gather(1, wanted).clamp_min_(torch.finfo(p.dtype).tiny).log_()
+    logits.copy_(p.scatter_add_(1, wanted, torch.full(wanted.shape, -1.0)))
     return losses.squeeze(1)
 
 
 def token_losses(hidden: torch.Tensor, head: Matrices, wanted: torch.Tensor) -> torch.Tensor:
     """Returns -log p of ``wanted`` (N,) by softmax(``hidden`` (N, D) times ``head`` (V, D) transposed), in fp32; (N,).
 
-    The table of logits exists a few megabytes at a time; where the matrix learns, its derivative is kept in the dtype of
-    matrix products.
+    Where the matrix learns, the table of logits becomes its derivative and is kept, in the dtype of matrix products; else
+    a part of it exists at a time.
     """
     return torch.Tensor(_TokenLosses.apply(hidden, head, wanted, *head.weights))
 

@@ -175,36 +175,31 @@ class _Adapted(torch.autograd.Function):
         low, parts = given.dtype, len(scales)
         frozen = matrices.low(low)
         down = torch.cat(adapters[:parts]).to(low)
-        ups = [up.to(low) for up in adapters[parts:]]
+        # The sides of all adapters in one matrix: what of it is nothing costs less than a product for each.
+        ups = [up * scale for up, scale in zip(adapters[parts:], scales, strict=True)]
+        up = torch.block_diag(*ups).to(low)
         inner = given @ down.T
-        result = F.linear(given, frozen, matrices.bias(low))
-        each = zip(result.split(matrices.sizes, 1), _ranks(inner, ups), ups, scales, strict=True)
-        for part, said, up, scale in each:
-            part.addmm_(said, up.T, alpha=scale)
-        ctx.save_for_backward(given, frozen, down, inner, *ups)
-        ctx.matrices, ctx.scales, ctx.shape, ctx.dtype = matrices, scales, x.shape, x.dtype
-        ctx.of_adapters = adapters[0].dtype
+        result = F.linear(given, frozen, matrices.bias(low)).addmm_(inner, up.T)
+        ctx.save_for_backward(given, frozen, down, up, inner)
+        ctx.sides = [(len(side), side.shape[1], scale) for side, scale in zip(ups, scales, strict=True)]
+        ctx.shape, ctx.dtype, ctx.of_adapters = x.shape, x.dtype, adapters[0].dtype
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        given, frozen, down, inner, *ups = ctx.saved_tensors
+        given, frozen, down, up, inner = ctx.saved_tensors
         came = gradients[0].reshape(-1, gradients[0].shape[-1]).to(given.dtype)
-        back = torch.empty_like(inner)
-        of_ups: list[torch.Tensor] = []
-        parts, inners, backs = came.split(ctx.matrices.sizes, 1), _ranks(inner, ups), _ranks(back, ups)
-        for part, said, of_inner, up, scale in zip(parts, inners, backs, ups, ctx.scales, strict=True):
-            torch.mm(part, up, out=of_inner).mul_(scale)
-            of_ups.append((part.T @ said).to(ctx.of_adapters).mul_(scale))
-        of_downs = (back.T @ given).to(ctx.of_adapters).split([up.shape[1] for up in ups])
+        back = came @ up
+        of_down, of_up = (
+            (left.T @ right).to(ctx.of_adapters) for left, right in ((back, given), (inner, came))
+        )
+        outers, ranks, scales = zip(*ctx.sides, strict=True)
+        rows = zip(of_up.split(ranks), range(len(ranks)), scales, strict=True)
+        of_ups = [part.split(outers, 1)[i].T * scale for part, i, scale in rows]
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = (came @ frozen).addmm_(back, down).view(ctx.shape).to(ctx.dtype)
-        return of_x, None, None, *of_downs, *of_ups
-
-
-def _ranks(inner: torch.Tensor, ups: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    return inner.split([up.shape[1] for up in ups], 1)
+        return of_x, None, None, *of_down.split(ranks), *of_ups
 
 
 # Of modules

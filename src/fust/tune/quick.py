@@ -114,25 +114,32 @@ def gated(both: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
 
 
 class _Rotated(torch.autograd.Function):
-    """x cos + (x R) sin, where R changes the halves of a head and the sign of one: a product, which is quick in strips."""
+    """x cos + (x R) sin, where R changes the halves of a head and the sign of one: a product, which is quick in strips.
+
+    Heads behind those that the tables have stay.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, half: torch.Tensor
     ) -> torch.Tensor:
         ctx.save_for_backward(cos, sin, half)
-        result = torch.empty(x.shape, dtype=x.dtype)
+        heads, result = cos.shape[1], torch.empty(x.shape, dtype=x.dtype)
         for part in blocks(len(x), x.shape[1] * x.shape[2]):
-            torch.mul(x[part], cos[part], out=result[part]).addcmul_(x[part] @ half, sin[part])
+            given, to = x[part, :heads], result[part]
+            torch.mul(given, cos[part], out=to[:, :heads]).addcmul_(given @ half, sin[part])
+            to[:, heads:] = x[part, heads:]
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         cos, sin, half = ctx.saved_tensors
         came = gradients[0]
-        result = torch.empty(came.shape, dtype=came.dtype)
+        heads, result = cos.shape[1], torch.empty(came.shape, dtype=came.dtype)
         for part in blocks(len(came), came.shape[1] * came.shape[2]):
-            torch.mul(came[part], cos[part], out=result[part]).add_((came[part] * sin[part]) @ half.T)
+            given, to = came[part, :heads], result[part]
+            torch.mul(given, cos[part], out=to[:, :heads]).add_((given * sin[part]) @ half.T)
+            to[:, heads:] = came[part, heads:]
         return result, None, None, None
 
 
@@ -140,41 +147,38 @@ class Rotation:
     """Rotary positions of a pass as tables of whole rows, the same for all layers."""
 
     def __init__(
-        self, cos: torch.Tensor, sin: torch.Tensor, heads: int, still: int, width: int, dtype: torch.dtype
+        self, tables: tuple[torch.Tensor, torch.Tensor], heads: int, width: int, dtype: torch.dtype
     ) -> None:
         """Fills the tables.
 
         Args:
-            cos: (1, N, R), where R is what of a head turns.
-            sin: the same.
-            heads: that turn; behind them come
-            still: heads that do not.
+            tables: cosines and sines, each (1, N, R), where R is what of a head turns.
+            heads: that turn.
             width: of a head.
             dtype: of the values.
 
         """
-        n, turning = cos.shape[1:]
-        self._cos = torch.ones(n, heads + still, width, dtype=dtype)
-        self._sin = torch.zeros(n, heads + still, width, dtype=dtype)
-        self._cos[:, :heads, :turning] = cos[0, :, None]
-        self._sin[:, :heads, :turning] = sin[0, :, None]
+        n, turning = tables[0].shape[1:]
+        self._cos = torch.ones(n, heads, width, dtype=dtype)
+        self._sin = torch.zeros(n, heads, width, dtype=dtype)
+        for table, given in zip((self._cos, self._sin), tables, strict=True):
+            table[..., :turning] = given[0, :, None]
         self._half = torch.zeros(width, width, dtype=dtype)
         places = torch.arange(turning // 2)
         self._half[places + turning // 2, places] = -1
         self._half[places, places + turning // 2] = 1
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns ``x`` (N, heads, width), turned."""
+        """Returns ``x`` (N, H, width), whose first heads are turned."""
         return torch.Tensor(_Rotated.apply(x, self._cos, self._sin, self._half))
 
     @classmethod
     def find(cls, tables: tuple[torch.Tensor, torch.Tensor], x: torch.Tensor, still: int) -> Rotation:
         """Returns the rotation for ``x`` (N, H, width), whose last ``still`` heads do not turn; kept with the pass's tables."""
-        cos, sin = tables
-        known: dict[object, Rotation] = vars(cast(Any, cos)).setdefault("_fust_rotations", {})
-        wanted = tuple(x.shape[1:]), still, x.dtype
+        known: dict[object, Rotation] = vars(cast(Any, tables[0])).setdefault("_fust_rotations", {})
+        wanted = x.shape[1] - still, x.shape[2], x.dtype
         if wanted not in known:
-            known[wanted] = cls(cos, sin, x.shape[1] - still, still, x.shape[2], x.dtype)
+            known[wanted] = cls(tables, *wanted)
         return known[wanted]
 
 

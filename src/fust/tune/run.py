@@ -374,6 +374,10 @@ class Run:
             tokens=report.tokens,
             share=f"{report.learned_share:.0%}",
         )
+        if not report.held_out:
+            say(
+                "No row is held out, so nothing will tell what is only learned by heart: add rows, or a file of others named test.jsonl."
+            )
         forecast = decided.forecast
         say(
             "{steps} steps of {step_s}: {span}, {memory}.",

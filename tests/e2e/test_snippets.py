@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,9 @@ from playwright.sync_api import expect
 
 from tests.e2e.conftest import commit_file, serve_model
 from tests.support.small_models import write_llama
+from tests.support.snippets import run_snippet
 
 pytestmark = pytest.mark.e2e
-
-NODE_MODULES = Path(__file__).parents[1] / "clients/node_modules"
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +25,6 @@ def vectors(page_server: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[
     card = "---\npipeline_tag: feature-extraction\n---\n# Vectors\n"
     commit_file(page_server, served["repo_id"], "model", "README.md", card)
     return served
-
-
-def run(label: str, code: str, folder: Path) -> str | None:
-    """Runs a snippet as somebody would who has its client; returns what it printed, None where the client is missing."""
-    if label == "curl":
-        command = ["bash", "-c", code.replace("curl ", "curl -sS ", 1)]
-    elif label == "Node":
-        if shutil.which("node") is None or not (NODE_MODULES / "openai").is_dir():
-            return None
-        if not (folder / "node_modules").exists():
-            (folder / "node_modules").symlink_to(NODE_MODULES)
-        (folder / "snippet.mjs").write_text(code)
-        command = ["node", str(folder / "snippet.mjs")]
-    else:
-        command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
-    assert done.returncode == 0, (label, code, done.stderr[-2000:])
-    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -67,7 +45,7 @@ def test_every_snippet_runs_as_pasted(
         page.get_by_role("tab", name=label, exact=True).click()
         code = page.locator("[role=tabpanel] pre:visible")
         expect(code).to_contain_text(token)
-        said = run(label, code.inner_text(), tmp_path)
+        said = run_snippet(label, code.inner_text(), tmp_path)
         if said is None:
             continue
         if label == "curl":

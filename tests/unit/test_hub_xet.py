@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+import fust.accounts.models  # noqa: F401  (its tables)
 from fust.core.errors import FustError
 from fust.hub.blobs import LocalBlobs
 from fust.hub.cache import WholeFiles

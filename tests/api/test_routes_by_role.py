@@ -665,7 +665,7 @@ FUST: list[Row] = [
         "/fust/v1/tune/check",
         "a writing key",
         "/fust/v1/tune/check",
-        {"params": {"base": "no/such", "data": "no/such", "to": "no/such"}},
+        {"params": {"extends": "r-none", "steps": 1}},
         (404,),
     ),
     *(

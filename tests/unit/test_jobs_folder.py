@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
-from fust.core.errors import NotFound
+from fust.core.errors import InvalidInput, NotFound
+from fust.core.i18n import Words
 from fust.core.settings import load_settings
 from fust.jobs.folder import Event, Fault, Outcome, RunFolder, Spec
 from fust.jobs.worker import JobContext, Rate
@@ -86,6 +88,17 @@ def test_the_lock_shows_life_and_askers_do_not_disturb_each_other(folder):
     assert folder.take_lock() is None
     os.close(lock)
     assert not folder.is_alive()
+
+
+def test_words_within_a_fault_are_kept_as_text():
+    error = InvalidInput(
+        "{file} is not a GGUF file that Fust can read: {fault}.",
+        file="a.gguf",
+        fault=Words("it is too short"),
+    )
+    kept = msgspec.json.decode(msgspec.json.encode(Fault.of(error)), type=Fault)
+    assert kept.draw("en").message == error.message()
+    assert "太短" in error.message("zh")
 
 
 def test_a_fault_is_drawn_as_the_error_itself_would_be():

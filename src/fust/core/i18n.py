@@ -27,8 +27,21 @@ def _catalogue(language: Language) -> dict[str, str]:
     return merged
 
 
-class Words(str):
-    """A template without fields that is itself a field of another message, and is drawn in that one's language."""
+class Words:
+    """A template without fields that is itself a field of another message, and is drawn in that one's language.
+
+    No text by itself, so that what keeps fields as JSON makes a plain one of it (`str`).
+    """
+
+    def __init__(self, template: str) -> None:
+        self.template = template
+
+    def __str__(self) -> str:
+        return self.template
+
+    def draw(self, language: Language) -> str:
+        """Returns it in the language."""
+        return fill(self.template, {}, language)
 
 
 def fill(template: str, params: dict[str, object], language: Language = "en") -> str:
@@ -37,7 +50,7 @@ def fill(template: str, params: dict[str, object], language: Language = "en") ->
         text = template
     else:
         text = _catalogue(language).get(template, template)
-        params = {k: fill(v, {}, language) if isinstance(v, Words) else v for k, v in params.items()}
+        params = {k: v.draw(language) if isinstance(v, Words) else v for k, v in params.items()}
     try:
         return text.format(**params)
     except (KeyError, IndexError, ValueError):

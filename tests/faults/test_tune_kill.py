@@ -217,6 +217,6 @@ def test_base_and_data_that_go_away_during_the_run_cost_it_nothing(tmp_path: Pat
         status, _, body = server.request(
             "POST", "/fust/v1/runs", {"kind": "tune", "params": {"extends": run_id, "steps": 5}}
         )
-        assert status == 404 and b"admin/rows" in body, "what is gone is said before compute is spent"
+        assert status == 404 and b"admin/base" in body, "what is gone is said before compute is spent"
     finally:
         server.stop()

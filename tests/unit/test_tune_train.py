@@ -356,6 +356,18 @@ def test_passes_that_were_measured_are_those_of_the_first_step(bench, method, mo
     assert learned.count((0, 0)) == (1 if method == "lora" else 2), "of an adapter nothing is computed twice"
 
 
+def test_measured_passes_of_a_step_of_another_size_are_forgotten(bench):
+    """A short budget makes smaller steps than those that were measured."""
+    recipe = recipe_with(passes_per_step=2)
+    plain = open_training(bench, recipe, "plain-smaller")
+    plain.run()
+    measured = open_training(bench, msgspec.structs.replace(recipe, passes_per_step=4), "measured-larger")
+    assert measured.measure() > 0
+    measured.settle(recipe, key_of(recipe))
+    measured.run()
+    assert sha256_of(measured) == sha256_of(plain)
+
+
 def test_what_the_base_says_is_asked_behind_the_first_step_and_is_the_base_s(bench):
     training = open_training(bench, RECIPE, "asked-later", watcher := Quiet())
     before, _ = training._evaluate()

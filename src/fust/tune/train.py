@@ -400,7 +400,13 @@ class Training:
         return sorted(took[1:])[len(took[1:]) // 2] * turns + moved_s
 
     def settle(self, recipe: Recipe, recipe_key: str) -> None:
-        """Takes the recipe that was decided by the measuring: it differs in how many steps there are."""
+        """Takes the recipe that was decided by the measuring: it differs in how many steps there are, and how large.
+
+        Passes of a step of another size are forgotten: what they have learned is a share of that one.
+        """
+        if recipe.passes_per_step != self._recipe.passes_per_step:
+            self._begun = None
+            self._mover.forget()
         self._recipe, self._key = recipe, recipe_key
         self._mover = Mover(self.tuned.trained, recipe)
 

@@ -9,6 +9,7 @@ python _tune_child.py WORLD '{"who": "fust", ...}'       (fields: `Job`)
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -63,7 +64,9 @@ class Found:
     held_out_loss: float = 0.0
     flops_per_s: float = 0.0
     save_s: float = 0.0
-    """Of one checkpoint."""
+    """Of one checkpoint, where training stands still meanwhile."""
+    paces: list[float] = field(default_factory=list)
+    """Tokens a second of one minute after the other, at the beginning of every second of which a checkpoint is begun."""
 
 
 def main() -> None:
@@ -126,16 +129,42 @@ def by_fust(world: Path, job: Job) -> Found:
     batches.held_out.clear()  # what is measured is training
     if job.options.get("profile"):
         return profiled(training, job)
+    if minutes := job.options.get("minutes"):
+        return Found(paces=by_minutes(training, minutes))
     done = training.run()
     found = Found(timed(marks), done.tokens, done.learned_tokens / done.tokens)
     found.memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found.flops_per_s = found.tokens_per_s * flops_per_token(tuned.model, job, found.learned_share)
     began = time.perf_counter()
     training._save()
+    training._saved()
     found.save_s = time.perf_counter() - began
     if job.judged:
         found.held_out_loss = judge(world, tuned.model)
     return found
+
+
+def by_minutes(training: Any, minutes: int) -> list[float]:
+    """Returns the tokens a second of each minute, in whole steps: the checkpoint of every second one is begun with it."""
+    marks: list[tuple[float, int]] = []
+    begun: list[int] = []
+    """Where in `marks` the minutes begin."""
+
+    class Watcher(type(training._watcher)):
+        def point(self, point: Any, steps: int) -> None:
+            marks.append((time.perf_counter(), point.tokens))
+            if len(marks) > SKIPPED and (not begun or marks[-1][0] - marks[begun[-1]][0] > 60):
+                begun.append(len(marks) - 1)
+
+        def wants_to_stop(self) -> bool:
+            return len(begun) > minutes
+
+    training._watcher = Watcher()
+    # Asked once behind each step.
+    training._is_due = lambda: bool(begun) and begun[-1] == len(marks) - 1 and len(begun) % 2 == 0
+    training.run()
+    pairs = [(marks[a], marks[b]) for a, b in itertools.pairwise(begun)]
+    return [(after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs]
 
 
 def profiled(training: Any, job: Job) -> Found:

@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 from safetensors.torch import save as serialise
 from tests.support.tiny_bases import CHATML, make_tokenizer, write_base, write_pairs, write_rows
 
-from fust.tune import checkpoints, preference, train
+from fust.tune import checkpoints, preference, tensor_file, train
 from fust.tune.extend import key_of
 from fust.tune.files import DataFile
 from fust.tune.masks import Masker
@@ -132,30 +133,60 @@ def at(owner: Any, name: str, call: int, *, after: bool = False) -> None:
 
 def half_written(call: int) -> None:
     """Has the process end when the ``call``-th file of tensors is half on the disk."""
-    real = checkpoints.save_file
-    calls = 0
 
-    def half(tensors: Any, path: Path) -> None:
+    def half(path: Path) -> None:
+        os.truncate(path, path.stat().st_size // 2)
+        die()
+
+    after_tensors(call, half)
+
+
+def after_tensors(call: int, then: Callable[[Path], None]) -> None:
+    """Has something happen when the ``call``-th file of tensors is written."""
+    real, calls = checkpoints.write_tensors, 0
+
+    def write(path: Path, tensors: Any) -> tuple[int, str]:
         nonlocal calls
         calls += 1
-        real(tensors, path)
+        found = real(path, tensors)
         if calls == call:
-            os.truncate(path, path.stat().st_size // 2)
-            die()
+            then(path)
+        return found
 
-    checkpoints.save_file = half  # type: ignore[assignment]
+    checkpoints.write_tensors = write
+
+
+def half_written_meanwhile(name: str) -> None:
+    """Has the process end in the next step's ``name``, a function of the training, while the weights are half written."""
+    is_half = threading.Event()
+    real = getattr(train.Training, name)
+
+    def half(path: Path) -> None:
+        os.truncate(path, path.stat().st_size // 2)
+        is_half.set()
+        threading.Event().wait()
+
+    def meanwhile(training: train.Training, *arguments: Any) -> Any:
+        if training._saver.step == training.state.step == SAVES:
+            is_half.wait()
+            die()
+        return real(training, *arguments)
+
+    after_tensors(2 * SAVES + 1, half)
+    setattr(train.Training, name, meanwhile)
 
 
 def half_manifest() -> None:
-    real = Path.write_bytes
+    real = checkpoints._write
 
-    def write(path: Path, data: Any) -> int:
+    def write(path: Path, said: Any) -> Any:
+        found = real(path, said)
         if path.name == "manifest.json" and "00000003" in str(path):
-            real(path, data[: len(data) // 2])
+            os.truncate(path, path.stat().st_size // 2)
             die()
-        return real(path, data)
+        return found
 
-    Path.write_bytes = write  # type: ignore[method-assign]
+    checkpoints._write = write
 
 
 SAVES = 3
@@ -163,7 +194,7 @@ SAVES = 3
 POINTS: dict[str, Callable[[], None]] = {
     "before the model is loaded": lambda: at(train.Tuned, "_add_adapter", 1),
     "before the first evaluation": lambda: at(train.Training, "_evaluate", 1),
-    "in the first save, before anything is written": lambda: at(checkpoints, "save_file", 1),
+    "in the first save, before anything is written": lambda: at(checkpoints, "write_tensors", 1),
     "before the first step": lambda: at(train.Training, "_step", 1),
     "in the forward pass": lambda: at(train.Tuned, "_head_loss", 7),
     "between two passes of a step": lambda: at(train.Tuned, "loss", 8, after=True),
@@ -174,12 +205,17 @@ POINTS: dict[str, Callable[[], None]] = {
     "when the weights are half written": lambda: half_written(2 * SAVES + 1),
     "when the optimizer is half written": lambda: half_written(2 * SAVES + 2),
     "when the tensors are written and not the state": lambda: at(
-        checkpoints, "save_file", 2 * SAVES + 2, after=True
+        checkpoints, "write_tensors", 2 * SAVES + 2, after=True
     ),
-    "when a file is being hashed": lambda: at(checkpoints, "_seal", 4 * SAVES + 2),
+    "when a block is hashed and not written": lambda: at(tensor_file.os, "write", 2 * SAVES + 1),
+    "when a file may not be on the disk yet": lambda: at(
+        tensor_file._HashedFile, "close_synced", 2 * SAVES + 2
+    ),
     "when all is hashed and there is no manifest": lambda: at(
-        checkpoints, "_seal", 4 * SAVES + 3, after=True
+        checkpoints, "_write", 2 * SAVES + 1, after=True
     ),
+    "in a pass of the next step, when the weights are half written": lambda: half_written_meanwhile("_learn"),
+    "when the next step waits, and the weights are half written": lambda: half_written_meanwhile("_saved"),
     "when the manifest is half written": half_manifest,
     "before the folder is renamed": lambda: at(checkpoints, "_put", SAVES + 1),
     "when the folder is renamed": lambda: at(checkpoints, "_put", SAVES + 1, after=True),

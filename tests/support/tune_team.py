@@ -25,9 +25,11 @@ from tests.support.tune_bench import (
     DPO,
     SAVES,
     Quiet,
+    after_tensors,
     at,
     half_manifest,
     half_written,
+    half_written_meanwhile,
     make_bench,
     open_training,
     prepare_rows,
@@ -36,7 +38,7 @@ from tests.support.tune_bench import (
     warm,
 )
 
-from fust.tune import checkpoints, peer_main, train
+from fust.tune import checkpoints, peer_main, tensor_file, train
 from fust.tune.batches import Batches
 from fust.tune.extend import key_of
 from fust.tune.mover import Mover
@@ -142,16 +144,7 @@ def attempt(
 
 def kill_peer() -> None:
     """Kills the other process while this one saves."""
-    real, calls = checkpoints._seal, 0
-
-    def seal(path: Path) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 4 * SAVES + 2:
-            os.kill(lead.peers.pids[0], signal.SIGKILL)  # type: ignore[attr-defined]
-        return real(path)
-
-    checkpoints._seal = seal
+    after_tensors(2 * SAVES + 2, lambda _: os.kill(lead.peers.pids[0], signal.SIGKILL))  # type: ignore[attr-defined]
 
 
 def drift() -> None:
@@ -202,7 +195,10 @@ FIRST: dict[str, Spoil] = {
     "when the weights have moved and nothing is noted": lambda: at(Mover, "move", 3, after=True),
     "when the weights are half written": lambda: half_written(2 * SAVES + 1),
     "when the optimizer is half written": lambda: half_written(2 * SAVES + 2),
-    "when a file is being hashed": lambda: at(checkpoints, "_seal", 4 * SAVES + 2),
+    "when a file may not be on the disk yet": lambda: at(
+        tensor_file._HashedFile, "close_synced", 2 * SAVES + 2
+    ),
+    "in a pass of the next step, when the weights are half written": lambda: half_written_meanwhile("_learn"),
     "when the manifest is half written": half_manifest,
     "before the folder is renamed": lambda: at(checkpoints, "_put", SAVES + 1),
     "when the folder is renamed": lambda: at(checkpoints, "_put", SAVES + 1, after=True),

@@ -22,6 +22,7 @@ from fust.core.errors import StorageFull  # noqa: E402
 from fust.tune.checkpoints import State, find_checkpoint, save_checkpoint  # noqa: E402
 from fust.tune.extend import key_of  # noqa: E402
 from fust.tune.health import Diverged  # noqa: E402
+from fust.tune.saver import Saver  # noqa: E402
 from fust.tune.train import IGNORED, Batch, Training, Tuned  # noqa: E402
 from tests.support.tiny_bases import write_base, write_rows  # noqa: E402
 from tests.support.tune_bench import (  # noqa: E402
@@ -402,7 +403,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(bench, tmp_path):
         assert found is not None and found.state.step == 1 and damaged == []
         assert sorted(path.name for path in small.iterdir()) == ["step-00000001"]
         training = open_training(bench, RECIPE, "full", watcher := Quiet())
-        training._folder = small
+        training._folder, training._saver = small, Saver(small)
         (small / "filler").write_bytes(b"x" * (380_000 - 81_000))
         assert training.run().finished
         assert "The disk is full: no checkpoint at step 0. Training goes on." in watcher.said
@@ -452,11 +453,11 @@ def test_two_processes_learn_as_one_does(tmp_path):
 
 @pytest.mark.faults
 def test_two_processes_end_in_the_same_bits_whichever_is_killed(tmp_path):
-    """SIGKILL to either at listed points, seven within a save; one that hangs, and one whose weights drift."""
+    """SIGKILL to either at listed points, eight within a save; one that hangs, and one whose weights drift."""
     found = run_program(TEAM, tmp_path, "kills")
     whole = found.pop("undisturbed")
     assert found.pop("both are paused") == ["paused at step 2", whole]
-    assert len(found) == 18 and len(whole) == 64
+    assert len(found) == 19 and len(whole) == 64
     assert {point: said for point, said in found.items() if said[1] != whole} == {}
     for point, (said, _) in found.items():
         if point.startswith("first"):

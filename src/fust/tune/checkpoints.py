@@ -21,13 +21,16 @@ from pathlib import Path
 import msgspec
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fust.core.files import fsync_folder, full_disk_is_clear, link_or_copy
+from fust.tune.tensor_file import write_tensors
 
 _KEPT = 2
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
+_WEIGHTS = "weights.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -81,11 +84,11 @@ class Checkpoint:
 
     def weights(self) -> Tensors:
         """Returns the tensors that are trained."""
-        return load_file(self.path / "weights.safetensors")
+        return load_file(self.path / _WEIGHTS)
 
     def optimizer(self) -> Tensors:
         """Returns the optimizer's tensors."""
-        return load_file(self.path / "optimizer.safetensors")
+        return load_file(self.path / _OPTIMIZER)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -108,13 +111,12 @@ def save_checkpoint(
     try:
         with full_disk_is_clear(folder):
             part.mkdir(parents=True)
-            with disk_errors():
-                save_file(dict(weights), part / "weights.safetensors")
-                save_file(optimizer, part / "optimizer.safetensors")
-            (part / _STATE).write_bytes(msgspec.json.encode(state))
-            files = {path.name: _seal(path) for path in sorted(part.iterdir())}
-            (part / _MANIFEST).write_bytes(msgspec.json.encode(_Manifest(state.step, recipe_key, files)))
-            _seal(part / _MANIFEST)
+            files = {
+                name: _File(*write_tensors(part / name, tensors))
+                for name, tensors in ((_WEIGHTS, weights), (_OPTIMIZER, optimizer))
+            }
+            files[_STATE] = _write(part / _STATE, state)
+            _write(part / _MANIFEST, _Manifest(state.step, recipe_key, files))
             fsync_folder(part)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -168,10 +170,7 @@ def adopt_checkpoint(source: Path, source_key: str, folder: Path, recipe_key: st
         manifest = msgspec.json.decode((found.path / _MANIFEST).read_bytes(), type=_Manifest)
         for name in manifest.files:
             link_or_copy(found.path / name, part / name)
-        (part / _MANIFEST).write_bytes(
-            msgspec.json.encode(msgspec.structs.replace(manifest, recipe=recipe_key))
-        )
-        _seal(part / _MANIFEST)
+        _write(part / _MANIFEST, msgspec.structs.replace(manifest, recipe=recipe_key))
         fsync_folder(part)
     part.rename(final)
     fsync_folder(folder)
@@ -190,13 +189,20 @@ def _put(part: Path, final: Path) -> None:
         part.rename(final)
 
 
-def _seal(path: Path) -> _File:
-    """Brings a file to the disk and returns its size and hash."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+def _write(path: Path, said: msgspec.Struct) -> _File:
+    """Writes a small file and brings it to the disk; returns its size and hash."""
+    data = msgspec.json.encode(said)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
         os.fsync(file.fileno())
+    return _File(len(data), hashlib.sha256(data).hexdigest())
+
+
+def _look(path: Path) -> _File:
+    """Returns the size and hash of what lies on the disk."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
         return _File(file.tell(), digest.hexdigest())
 
 
@@ -209,7 +215,7 @@ def _read(path: Path, recipe_key: str) -> State | None:
     try:
         manifest = msgspec.json.decode((path / _MANIFEST).read_bytes(), type=_Manifest)
         if manifest.recipe != recipe_key or any(
-            _seal(path / name) != file for name, file in manifest.files.items()
+            _look(path / name) != file for name, file in manifest.files.items()
         ):
             return None
         return msgspec.json.decode((path / _STATE).read_bytes(), type=State)

@@ -45,7 +45,6 @@ from fust.tune.checkpoints import (
     checkpoint_path,
     disk_errors,
     find_checkpoint,
-    save_checkpoint,
 )
 from fust.tune.health import Diverged, is_diverging, note_loss, say_when_stuck
 from fust.tune.kernels import Lengths, register_parted_attention, token_losses
@@ -55,6 +54,7 @@ from fust.tune.products import Matrices
 from fust.tune.progress import Point, Trained, Watcher
 from fust.tune.quick import quicken, quicken_adapters
 from fust.tune.recipe import Recipe
+from fust.tune.saver import Saver
 from fust.tune.team import Team
 
 if TYPE_CHECKING:
@@ -311,6 +311,7 @@ class Training:
         self._preference: Preference | None = None
         self._begun: _Begun | None = None
         self.state = State()
+        self._saver = Saver(folder)
         self._saved_at = time.monotonic()
         self._save_s = 0.0
 
@@ -327,8 +328,11 @@ class Training:
         """
         if self._recipe.method == "dpo" and not self._refer():
             return self._ended(finished=False)
-        begin(self._resume())
-        return self._train()
+        try:
+            begin(self._resume())
+            return self._train()
+        finally:
+            self._saver.finish()
 
     def follow(self, checkpoint: str) -> None:
         """Trains as one of several processes, from where the first one begins; nothing is written."""
@@ -447,6 +451,7 @@ class Training:
             return None
         rate = self._mover.rate(step, self.state.rate_scale)
         self._team.add_gradients(self.tuned.trained.values())
+        self._saved()
         norm = self._mover.move(rate)
         if not math.isfinite(norm):
             return None
@@ -527,6 +532,7 @@ class Training:
                 hint="Lower the learning rate (--set learning_rate=…), or look at the rows with --dry-run.",
                 step=broke_at,
             )
+        self._saved()
         found = find_checkpoint(self._folder, self._key)[0] if self._team.leads else None
         back = self._team.tell(-1 if found is None else found.state.step)
         if back < 0:
@@ -575,18 +581,23 @@ class Training:
         return since_s >= max(CHECKPOINT_EVERY_S, self._save_s / CHECKPOINT_SHARE)
 
     def _write(self) -> None:
-        """Writes a checkpoint; a full disk costs the checkpoint and not the run."""
-        began = time.monotonic()
+        """Begins to write a checkpoint, which goes on while the next step's passes do."""
+        self._saved()
+        self._saver.begin(self._key, self.tuned.weights(), self._mover.state(), self.state)
+        self._saved_at = time.monotonic()
+
+    def _saved(self) -> None:
+        """Waits for the checkpoint that is being written; a full disk costs the checkpoint and not the run."""
         try:
-            save_checkpoint(self._folder, self._key, self.tuned.weights(), self._mover.state(), self.state)
+            saved = self._saver.wait()
         except StorageFull:
             self._watcher.say(
-                "The disk is full: no checkpoint at step {step}. Training goes on.", step=self.state.step
+                "The disk is full: no checkpoint at step {step}. Training goes on.", step=self._saver.step
             )
         else:
-            self._watcher.say("Checkpoint at step {step}.", step=self.state.step)
-        self._saved_at = time.monotonic()
-        self._save_s = self._saved_at - began
+            if saved is not None:
+                self._save_s = saved
+                self._watcher.say("Checkpoint at step {step}.", step=self._saver.step)
 
     def _resume(self) -> str:
         """Takes up the newest checkpoint, whose name it returns; or makes that of the start."""
@@ -610,6 +621,7 @@ class Training:
         self.state = found.state
 
     def _ended(self, *, finished: bool) -> Trained:
+        self._saved()
         state = self.state
         return Trained(
             state.step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from fust.core.errors import InvalidInput
 from fust.serve.template_check import check_template
-from tests.conftest import RunningFust
+from tests.conftest import REPOSITORY, RunningFust
 from tests.support.model_house import House, running_house
 from tests.support.small_models import CHATML, write_llama
 
@@ -183,3 +184,36 @@ def test_a_template_that_hangs_under_steady_traffic_does_not_wait_for_a_pause(sl
         thread.join(60)
     assert ask(sleeper, "hello")[0] == 200
     assert set(found) <= {200, 502, 503} and sum(status != 200 for status in found) <= 4, found
+
+
+def test_a_chat_sent_again_that_hangs_in_the_next_engine_ends_that_one_too(tmp_path: Path) -> None:
+    """The engine is gone before the chat, which goes to the next one; there its template hangs."""
+    write_llama(tmp_path / "models/acme/sleeper/sleeper.gguf", context=128, chat_template=CHATML)
+    stands_in = REPOSITORY / "tests/support/vanishing_server.py"
+    for number in range(
+        6
+    ):  # until Fust saw the end soon enough behind the closed port, and sent the chat again
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        program = folder / "llama-server"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {stands_in} {folder} "$@"\n')
+        program.chmod(0o755)
+        flags = ("serve.threads=1", f"serve.llama_server={program}")
+        with running_house(folder / "home", tmp_path / "models", *flags) as house:
+            house.serve("acme/sleeper", alias="sleeper")
+            assert ask(house, "vanish")[0] == 200
+            found: list[tuple[int, dict[str, Any]]] = []
+            hanging = threading.Thread(target=lambda: found.append(ask(house, "open sesame")))  # noqa: B023
+            hanging.start()
+            time.sleep(0.03)
+            (folder / "go").touch()
+            hanging.join(90)
+            ((status, answer),) = found
+            if status == 502:
+                continue
+            assert (status, answer["error"]["code"]) == (400, "bad_chat_template")
+            assert (folder / "chats").read_text().splitlines() == ["1 vanish", "2 open sesame"]
+            assert ask(house, "hello")[0] == 200  # waits for the third
+            assert (folder / "chats").read_text().splitlines()[-1] == "3 hello"
+            return
+    raise AssertionError("the chat was never sent again")

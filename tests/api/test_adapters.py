@@ -289,6 +289,27 @@ def test_where_two_do_not_fit_requests_wait(models: Path, tmp_path: Path) -> Non
         assert traffic.failures == [] and traffic.answered > 4
 
 
+def test_an_adapter_that_does_not_fit_is_refused_and_left_out(models: Path, tmp_path: Path) -> None:
+    path, adapter = models / "acme/base/m.gguf", models / "acme/one/one.gguf"
+    need = read_facts(path, path.stat().st_size).memory_bytes("generate", 1024, 1)
+    flags = ("serve.threads=1", "serve.slots=1", "serve.context=1024")
+    one = need + adapter.stat().st_size + 1000
+    with running_house(tmp_path / "home", models, *flags, f"serve.memory_bytes={one}") as house:
+        house.serve("acme/base", alias="tiny")
+        add(house, "tiny", "acme/one")
+        assert ask(house, "tiny:one")["choices"]
+        path_ = f"/fust/v1/deployments/{find(house, 'tiny')['id']}/adapters"
+        status, _, answer = house.request("POST", path_, {"repo_id": "acme/two"})
+        assert (status, json.loads(answer)["code"]) == (400, "does_not_fit"), answer
+        assert "One of 1 kB would fit" in json.loads(answer)["hint"], answer
+        assert ask(house, "tiny:one")["choices"]
+    # With less memory than both take the base is served, and the adapter says why it is not.
+    with running_house(tmp_path / "home", models, *flags, f"serve.memory_bytes={need + 1000}") as house:
+        assert ask(house, "tiny")["choices"]
+        status, code, message = refused(house, "tiny:one")
+        assert (status, code) == (503, "adapter_failed") and "with its adapters" in message
+
+
 def test_adapters_come_back_after_a_restart_and_go_with_their_repo(models: Path, tmp_path: Path) -> None:
     own = tmp_path / "models"
     for name in ("acme/base", "acme/one", "acme/three"):

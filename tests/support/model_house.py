@@ -198,10 +198,17 @@ class House:
         return self.url + "/v1"
 
     def request(
-        self, method: str, path: str, body: object = None, *, token: str | None = "", raw: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        token: str | None = "",
+        raw: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
         data = raw if raw is not None else None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, method=method)
+        request = urllib.request.Request(self.url + path, data=data, headers=headers or {}, method=method)
         if token is not None:
             request.add_header("authorization", f"Bearer {token or self.token}")
         if data is not None:

@@ -171,6 +171,16 @@ def test_a_plan_takes_less_slots_then_less_context_when_memory_is_short(tmp_path
     assert any("3 个槽位" in item.draw("zh") for item in tight.why)
 
 
+def test_adapters_take_their_part_of_the_room(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "m.gguf", layers=8, width=512, heads=8, context=8192)
+    facts, settings = read_facts(path, path.stat().st_size), ServeSettings(threads=1)
+    full = plan_engine(facts, "generate", settings, 10**12)
+    beside = plan_engine(facts, "generate", settings, full.memory_bytes, 1)
+    assert (full.slots, beside.slots) == (4, 3)
+    more = plan_engine(facts, "generate", settings, full.memory_bytes + 10**8, 10**8)
+    assert (more.slots, more.memory_bytes) == (4, full.memory_bytes + 10**8)
+
+
 def test_context_is_never_more_than_the_models_own(tmp_path: Path) -> None:
     facts = read_facts(write_llama(tmp_path / "m.gguf", context=512), 1)
     assert plan_engine(facts, "generate", ServeSettings(), 10**12).context == 512

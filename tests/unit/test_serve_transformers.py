@@ -305,6 +305,27 @@ def test_facts_of_a_folder(tmp_path: Path, batcher_of: Callable[[str], Batcher])
     assert get_kind("transformers").offers(facts) >= {"chat", "scoring", "embeddings", "json_schema"}
     more = facts.memory_bytes("generate", 2048, 4) - facts.memory_bytes("generate", 1024, 4)
     assert more >= 1024 * 5 * facts.kv_width * 4
+    bert_model(tmp_path / "bert")
+    bert = read_safetensors_facts(tmp_path / "bert/model.safetensors", 1)
+    # It keeps nothing of a text, and its batches are filled whatever the context is.
+    assert bert.memory_bytes("embed", 64, 4) == bert.memory_bytes("embed", 32, 1) > 4 * bert.parameters + 3e8
+
+
+def test_the_largest_batch_of_texts_is_what_the_estimate_counts(tmp_path: Path) -> None:
+    """An estimate that forgot the cache or the batches of this engine would be off by more than half of them."""
+    causal_model(tmp_path, "Llama", **SHAPE)
+    facts = read_safetensors_facts(tmp_path / "model.safetensors", 1)
+    place = 6 * facts.embedding + 3 * facts.feed_forward
+    cache = 256 * 5 * facts.kv_width
+    fixed = facts.memory_bytes("generate", 0, 0)
+    assert facts.memory_bytes("generate", 256, 4) - fixed == 4 * cache
+    assert facts.memory_bytes("generate", 4096, 1) - fixed >= 4 * (4096 * 2 * facts.kv_width + 2048 * place)
+
+
+def test_nothing_is_kept_of_what_is_embedded(batcher_of: Callable[[str], Batcher]) -> None:
+    loaded = batcher_of("Llama").loaded
+    with torch.inference_mode():
+        assert loaded.model.base_model(torch.tensor([[5, 6, 7]])).past_key_values is None
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from fust.gateway.limits import Limits
 from fust.gateway.meter import Meter
 from fust.gateway.relay import DONE, EventStream, Names, decode_answer, usage_of_answer
 from fust.gateway.translate import Plan
-from fust.gateway.upstream import EngineRefused, TemplateWithoutEnd, Upstream
+from fust.gateway.upstream import EngineRefused, TemplateWithoutEnd, Upstream, no_answer
 from fust.records.usage import Usage as UsageRecord
 from fust.records.usage import UsageWriter
 from fust.wire.asgi import Receive
@@ -237,7 +237,11 @@ class Serving:
         """Answers with prompts and their log-probabilities, and with what follows each."""
         body = score_request(plan, target.adapter)
         async with self._upstream.post(target, "/score", body, plan.param) as response:
-            scored = msgspec.json.decode(await response.read(), type=ScoreAnswer)
+            raw = await response.read()
+        try:
+            scored = msgspec.json.decode(raw, type=ScoreAnswer)
+        except msgspec.DecodeError:
+            raise no_answer(target) from None
         ends = await self._ends(plan, identity, scored, count)
         choices = [
             put_before(end, plan.prompts[i // plan.choices], scored.rows[i // plan.choices], scored, logprobs=plan.logprobs)

@@ -33,6 +33,8 @@ _FILL_IN_S = 15.0
 _HEALTH_S = 5.0
 _LOOKS = 8
 """After clients who left before an answer began: so many at a time."""
+_NO_MEMORY = ("bad_alloc", "can't allocate memory", "Cannot allocate memory", "MemoryError")
+"""In the words of C++, of PyTorch, of the system and of Python."""
 
 
 class ContextExceeded(InvalidInput):
@@ -330,6 +332,13 @@ def explain_fault(
             hint="Mend the template in its file, or use a copy of the model from somebody you trust.",
             model=target.model,
             code="bad_chat_template",
+        )
+    if any(word in message for word in _NO_MEMORY):
+        return UpstreamFailed(
+            "The engine of {model} has no memory for this request.",
+            hint="Send a shorter one, or send it again when others are answered; `fust ps` shows what the engines take.",
+            model=target.model,
+            code="engine_out_of_memory",
         )
     if "too large to process" in message or "physical batch size" in message:
         return ContextExceeded(

@@ -344,13 +344,14 @@ class Attaching:
         facts, room = self._keeper.facts_of(hosted), self._keeper.room_bytes(besides=hosted)
         running = hosted.engines.get("generate")
         context, slots = (running.spec.context, running.spec.slots) if running and running.info else (0, 1)
-        need = facts.memory_bytes("generate", context, slots) + sum(
-            each.size_bytes for each in (*hosted.adapters.values(), adapter) if each.repo_id != adapter.repo_id or each is adapter
-        )  # fmt: skip
+        base = facts.memory_bytes("generate", context, slots)
+        others = sum(each.taken_bytes for each in hosted.adapters.values() if each.repo_id != adapter.repo_id)
+        need = base + others + adapter.taken_bytes
         if need > room:
             raise InvalidInput(
                 "{model} with the adapter {adapter} needs about {need}, and {room} can be used for it.",
-                hint="Take another adapter off it, unpin another model, or raise the setting serve.memory_bytes.",
+                hint="One of {left} would fit. Take another adapter off it, unpin another model, or raise the setting serve.memory_bytes.",
+                left=show_size(max(0, room - base - others)),
                 model=hosted.name,
                 adapter=adapter.repo_id,
                 need=show_size(need),

@@ -30,7 +30,7 @@ from fust.serve.notes import note
 from fust.serve.plan import Plan, need_of
 from fust.serve.register import Register
 from fust.serve.scoring import find_scorer
-from fust.serve.swap import Swaps, failure_of_adapter
+from fust.serve.swap import Swaps, failure_of_adapter, largest_of
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +227,10 @@ class Keeper:
                 hosted, running, lambda more: self._admit(hosted, running, facts, mode, more), deadline
             )
         else:
-            info = self.launch(hosted, running, self._admit(hosted, running, facts, mode), (), deadline)
+            # Who scores reads one adapter at a time.
+            more = largest_of(hosted.wanted_adapters()) if mode == "score" else 0
+            plan = self._admit(hosted, running, facts, mode, more)
+            info = self.launch(hosted, running, plan, (), deadline)
         engine = running.engine
         assert engine is not None
         memory = engine.memory_bytes()
@@ -335,7 +338,7 @@ class Keeper:
                 else hosted.kind.plan(facts, mode, self._settings.serve, room, adapters_bytes)
             )
             if plan.memory_bytes > room:
-                raise self._does_not_fit(hosted, facts, plan, room)
+                raise self._does_not_fit(hosted, facts, plan, room, adapters_bytes)
             while (free := self._free_bytes(machine_memory(), running)) < plan.memory_bytes:
                 if not self._make_room(hosted, plan.memory_bytes):
                     raise Unavailable(
@@ -351,13 +354,26 @@ class Keeper:
                 running.estimate_bytes = plan.memory_bytes
             return plan
 
-    def _does_not_fit(self, hosted: Hosted, facts: ModelFacts, plan: Plan, room_bytes: int) -> FustError:
+    def _does_not_fit(
+        self, hosted: Hosted, facts: ModelFacts, plan: Plan, room_bytes: int, adapters_bytes: int
+    ) -> FustError:
         """Returns the error for what does not fit even in its smallest form; names a file of the repo that would."""
+        if adapters_bytes > 0 and plan.memory_bytes - adapters_bytes <= room_bytes:
+            return InvalidInput(
+                "{model} needs about {need} with its adapters, and {room} can be used for it.",
+                hint="Without adapters it needs {less}. Take one off it, unpin another model, or raise the setting serve.memory_bytes.",
+                model=hosted.name,
+                need=show_size(plan.memory_bytes),
+                room=show_size(room_bytes),
+                less=show_size(plan.memory_bytes - adapters_bytes),
+                code="does_not_fit",
+            )
         tree = () if hosted.kind.bare else self._files.list_files(hosted.repo_id, hosted.revision)
         needs = {
             other.label: need_of(
                 replace(facts, weights_bytes=other.size_bytes), self._settings.serve
             ).least_bytes
+            + adapters_bytes
             for other in hosted.kind.list_models(tree)
             if other.size_bytes < facts.weights_bytes
         }
@@ -441,6 +457,10 @@ class Keeper:
                 return
             hosted.engines.pop(running.spec.mode, None)
             if running.spec.mode == "score":  # made anew by the next request; chat never waits for it
+                hosted.note = note(
+                    "What gives its log-likelihoods died; the next request starts it again: {reason}.",
+                    reason=reason,
+                )
                 self.changed.notify_all()
                 log.error("a scoring engine died", extra={"deployment": hosted.name, "reason": reason})
                 return

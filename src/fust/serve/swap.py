@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fust.core.clock import utc_naive
-from fust.core.errors import FustError, Unavailable, UpstreamFailed
+from fust.core.errors import FustError, InvalidInput, Unavailable, UpstreamFailed
 from fust.core.settings import Settings
 from fust.serve.adapters import Attached, discard_adapters, preparing
 from fust.serve.engines.base import EngineInfo, EngineLoadFailed, EngineSpec, HeldAdapters, LiveAdapters, Mode
@@ -266,7 +266,7 @@ class Swaps:
         held = (
             () if hosted.kind.live_adapters else self.bring(hosted)
         )  # those are given what they lack when they run
-        planned = plan(size_of(held))
+        held, planned = self._fitting(hosted, held, plan)
         while True:
             try:
                 return self._launcher.launch(hosted, running, planned, held, deadline)
@@ -279,6 +279,22 @@ class Swaps:
                 info = self._launcher.launch(hosted, running, planned, (), deadline)
                 self._blame({id_ for id_, _ in held}, hosted, error)
                 return info
+
+    def _fitting(
+        self, hosted: Hosted, held: HeldAdapters, plan: Callable[[int], Plan]
+    ) -> tuple[HeldAdapters, Plan]:
+        """Returns the adapters that fit beside the base, and the plan with them; the newest are left out first."""
+        while True:
+            try:
+                return held, plan(size_of(held))
+            except InvalidInput as error:
+                if error.code != "does_not_fit" or not held:
+                    raise
+                log.warning(
+                    "an adapter does not fit", extra={"deployment": hosted.name, "reason": str(error)}
+                )
+                self._blame({held[-1][0]}, hosted, error)
+                held = held[:-1]
 
     def _blame(self, ids: set[str], hosted: Hosted, error: FustError) -> None:
         with self._lock:
@@ -305,6 +321,11 @@ def _is_settled(hosted: Hosted, running: Running, held: HeldAdapters) -> bool:
 def size_of(held: HeldAdapters) -> int:
     """Returns what adapters take in memory: they are read whole."""
     return sum(path.stat().st_size for _, path in held if path.exists())
+
+
+def largest_of(held: HeldAdapters) -> int:
+    """Returns what the largest of them takes in memory."""
+    return max((size_of((one,)) for one in held), default=0)
 
 
 def failure_of_adapter(adapter: Attached) -> FustError:

@@ -13,7 +13,7 @@ import msgspec
 from fust.core.machine import machine_memory
 from fust.serve.engines.base import EngineSpec, Mode
 from fust.serve.engines.child_engine import ChildEngine
-from fust.serve.engines.child_main import ChildConfig, bound_growth
+from fust.serve.engines.child_main import GIVEN_BACK_BYTES, ChildConfig, bound_growth
 from fust.serve.engines.llama_server import command_of
 from fust.serve.engines.native import find_library, find_server
 
@@ -54,7 +54,8 @@ class LlamaCppEngine(ChildEngine):
         server = "" if self.spec.mode == "score" else find_server(self.spec.settings.llama_server, self._home)
         if not server:
             return super()._order(api_key)
-        return self._order_to_execute(command_of(server, self.spec), {"LLAMA_API_KEY": api_key})
+        environ = {"LLAMA_API_KEY": api_key, "MALLOC_MMAP_THRESHOLD_": str(GIVEN_BACK_BYTES)}
+        return self._order_to_execute(command_of(server, self.spec), environ)
 
     def _config(self, api_key: str) -> ChildConfig:
         config = super()._config(api_key)
@@ -88,7 +89,9 @@ class LlamaCppEngine(ChildEngine):
 
     def _death(self, status: int) -> str:
         lines = [
-            line for line in self._child.log_tail(4096).splitlines() if "GGML_ASSERT" in line or " E " in line
+            line
+            for line in self._child.log_tail(4096).splitlines()
+            if any(word in line for word in ("GGML_ASSERT", "GGML_ABORT", "what():", " E "))
         ]
         return super()._death(status) + (f" ({lines[-1][-300:].strip()})" if lines and status else "")
 

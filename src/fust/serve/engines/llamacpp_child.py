@@ -7,12 +7,13 @@ import os
 import sys
 from typing import Any
 
-from fust.serve.engines.child_main import ChildConfig, run_child
+from fust.serve.engines.child_main import ChildConfig, give_memory_back, run_child
 
 _running: list[Any] = []  # the server lives as long as it is named
 
 
 def _start(config: ChildConfig) -> int:
+    give_memory_back()
     # Imported here, since a wheel that does not fit this machine must become a message; it has no type stubs.
     xllamacpp: Any = importlib.import_module("xllamacpp")
     params: Any = xllamacpp.CommonParams()

@@ -22,6 +22,8 @@ Task = Literal["generate", "embed", "classify"]
 
 CHUNK = 512
 """Tokens of a prompt that go through the model at once."""
+EMBED_TOKENS = 2048
+"""Places of one batch of texts to embed, the filled up ones included; a longer text is a batch of its own."""
 FLOAT_BYTES = 4
 _PROCESS_BYTES = 330_000_000  # interpreter, torch and transformers, measured
 _MOST_JSON_BYTES = 64 << 20
@@ -64,15 +66,16 @@ class SafetensorsFacts(ModelFacts):
     def memory_bytes(self, mode: Mode, context: int, slots: int) -> int:
         """Returns an estimate of what an engine will take: weights, KV cache, work space, the process itself.
 
-        One process answers for all modes, so it is the most that any of them takes.
+        One process answers for all modes. Its cache has a row for every slot and one for a prompt that is being read
+        or scored; one piece of work is done at a time, so the largest piece counts.
         """
         weights = FLOAT_BYTES * self.parameters
-        cache = 0 if self.is_encoder else FLOAT_BYTES * self.kv_width * context * (slots + 1)
-        batch = context if self.is_encoder else min(context, CHUNK)
-        scored = 0 if self.is_encoder else 3 * min(SCORE_LOGITS, CHUNK * self.vocabulary)
-        outputs = self.vocabulary * slots + scored
-        work = (batch * (6 * self.embedding + 3 * self.feed_forward) + outputs) * FLOAT_BYTES
-        return weights + cache + work + _PROCESS_BYTES
+        cache = 0 if self.is_encoder else self.kv_width * context * (slots + 1)
+        place = 6 * self.embedding + 3 * self.feed_forward
+        written = min(context, CHUNK) * place + min(SCORE_LOGITS, CHUNK * self.vocabulary)
+        embedded = max(context, EMBED_TOKENS) * place
+        work = {"generate": max(written, embedded), "embed": embedded, "classify": context * place}[self.task]
+        return weights + FLOAT_BYTES * (cache + work) + _PROCESS_BYTES
 
 
 def list_safetensors(files: Sequence[TreeFile]) -> list[ModelFile]:

@@ -98,10 +98,17 @@ def is_noted(at: int, tokens: list[int], start: int) -> bool:
 
 
 def note_places(logits: npt.NDArray[np.float32], reads: Sequence[Read], top: int) -> None:
-    """Turns logits (reads, vocabulary) into places; the sum of the softmax is taken in 64 bits."""
+    """Turns logits (reads, vocabulary) into places; the sum of the softmax is taken in 64 bits.
+
+    Raises:
+        Refused: they are no numbers.
+    """
     best = logits.argmax(axis=1)
     high = np.take_along_axis(logits, best[:, None], axis=1)
-    norms = high[:, 0] + np.log(np.exp(logits - high).sum(axis=1, dtype=np.float64))
+    with np.errstate(invalid="ignore"):
+        norms = high[:, 0] + np.log(np.exp(logits - high).sum(axis=1, dtype=np.float64))
+    if not np.isfinite(norms).all():
+        raise Refused(500, "server_error", "what the model says are no numbers: its weights are damaged")
     for line, norm, first, read in zip(logits, norms, best, reads, strict=True):
         if top > 1:
             likeliest = np.argpartition(line, -top)[-top:]

@@ -152,18 +152,26 @@ class Scorer:
         if adapter == self._adapter[0]:
             return
         lib = self._library
-        made = lib.llama_adapter_lora_init(self._model, os.fsencode(adapter)) if adapter else None
-        if adapter and not made:
-            raise BadAdapter("the adapter does not load")
         self._last = _Row()
         self._forget(_KEPT, 0)
-        held = (ctypes.c_void_p * 1)(made)
-        lib.llama_set_adapters_lora(self._context, held, 1 if made else 0, (ctypes.c_float * 1)(1.0))
-        # Only what no context uses may be freed: another one could get the same address, and be taken for it.
+        # Two are never in memory at once. Only what no context uses may be freed: the next one could get the same
+        # address, and be taken for it.
+        self._apply(None)
         _, before = self._adapter
+        self._adapter = ("", None)
         if before:
             lib.llama_adapter_lora_free(before)
+        if not adapter:
+            return
+        made = lib.llama_adapter_lora_init(self._model, os.fsencode(adapter))
+        if not made:
+            raise BadAdapter("the adapter does not load")
+        self._apply(made)
         self._adapter = (adapter, made)
+
+    def _apply(self, made: Any) -> None:
+        held, scales = (ctypes.c_void_p * 1)(made), (ctypes.c_float * 1)(1.0)
+        self._library.llama_set_adapters_lora(self._context, held, 1 if made else 0, scales)
 
     def score(self, rows: Sequence[Wanted], top: int, is_wanted: Callable[[], bool]) -> list[ScoredRow]:
         """Scores rows in order; those next to one another that begin alike share their beginning.

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from fust.serve.engines.child_http import Call, on_thread, serve_routes
-from fust.serve.engines.child_main import ChildConfig, run_child
+from fust.serve.engines.child_main import ChildConfig, give_memory_back, run_child
 from fust.serve.engines.llama_c import open_library
 from fust.serve.engines.scored import Wanted, named_tokens, read_score_request
 from fust.serve.engines.scorer import Scorer
@@ -15,6 +15,7 @@ from fust.wire.scoring import ScoreAnswer
 
 
 def _start(config: ChildConfig) -> int:
+    give_memory_back()
     scorer = Scorer(Path(config.path), config.context, config.threads, open_library(config.library))
     turn = threading.Lock()  # the model serves one request at a time
 

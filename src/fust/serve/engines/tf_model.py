@@ -86,6 +86,8 @@ def load(folder: Path, context: int) -> Loaded:
         raise CannotLoad(f"its weights lack {len(lacking)} tensors, such as {', '.join(lacking[:3])}")
     model.eval()
     model.requires_grad_(False)
+    # Whatever writes or scores brings a cache; embedding and sorting into classes would fill one for nobody.
+    model.config.get_text_config(decoder=True).use_cache = False
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
     accepts = frozenset(inspect.signature(model.forward).parameters)
     if task == "generate" and not accepts & {"past_key_values", "cache_params"}:

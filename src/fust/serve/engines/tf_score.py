@@ -15,6 +15,9 @@ from fust.serve.engines.tf_cache import own_cache
 from fust.serve.engines.tf_model import Loaded
 from fust.wire.scoring import ScoredRow
 
+_NOTED = 32
+"""Places whose logits are looked at together."""
+
 
 def score(loaded: Loaded, rows: Rows[Wanted], top: int, *, shares: bool) -> Iterator[list[ScoredRow]]:
     """Yields the rows that were scored so far, after each pass of the model; the last has them all.
@@ -60,6 +63,9 @@ def _pass(loaded: Loaded, rows: Rows[Wanted], places: Rows[dict[int, Place]], pa
     least = min((found[0] for found in wanted if found), default=part.stop - 1)
     logits = forward(loaded, ids, cache, keep=part.stop - least)
     for line, row, known, found in zip(logits, rows, places, wanted, strict=True):
-        if found:
-            reads = [Read(0, i, row.tokens, known, True) for i in found]
-            note_places(line[[i - least for i in found]].float().numpy(), reads, top)
+        for at in range(
+            0, len(found), _NOTED
+        ):  # all at once, what is made of the logits would be thrice as large
+            some = found[at : at + _NOTED]
+            reads = [Read(0, i, row.tokens, known, True) for i in some]
+            note_places(line[[i - least for i in some]].float().numpy(), reads, top)

@@ -24,13 +24,11 @@ import torch
 
 from fust.serve.engines import tf_model
 from fust.serve.engines import tf_requests as asked
+from fust.serve.engines.safetensors import EMBED_TOKENS
 from fust.serve.engines.tf_answers import Form, Reading
 from fust.serve.engines.tf_batch import Batcher, Sequence
 from fust.serve.engines.tf_score import score
 from fust.serve.engines.tf_text import Decoder, Stops, Thoughts
-
-_EMBED_TOKENS = 4096
-"""Places of one batch, the filled up ones included."""
 
 
 def _offers(loaded: tf_model.Loaded) -> frozenset[str]:
@@ -138,7 +136,7 @@ class Answers:
             at = 0
             while at < len(order):
                 end = at + 1
-                while end < len(order) and len(rows[order[end]]) * (end + 1 - at) <= _EMBED_TOKENS:
+                while end < len(order) and len(rows[order[end]]) * (end + 1 - at) <= EMBED_TOKENS:
                     end += 1
                 part = order[at:end]
                 vectors.update(zip(part, tf_model.embed(loaded, [rows[i] for i in part]), strict=True))

@@ -11,8 +11,9 @@ pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tun
 
 import torch.nn.functional as F  # noqa: E402
 
-from fust.tune import kernels, products  # noqa: E402
-from fust.tune.kernels import Lengths, parted_attention, token_losses  # noqa: E402
+from fust.tune import attention, kernels, products  # noqa: E402
+from fust.tune.attention import Lengths, parted_attention  # noqa: E402
+from fust.tune.kernels import token_losses  # noqa: E402
 from fust.tune.products import Matrices, projection  # noqa: E402
 from tests.support.gradients import compare, gradients  # noqa: E402
 
@@ -66,7 +67,7 @@ def test_adapted_matrices(sizes, bias, bf16):
 @pytest.mark.parametrize("short", [384, 20, 0], ids=["tables", "both", "torch's"])
 def test_attention_within_samples(heads, of_keys, window, short, monkeypatch):
     """Against one sample after the other by the formula; among them one token alone, and one longer than the window."""
-    monkeypatch.setattr(kernels, "_SHORT", short)
+    monkeypatch.setattr(attention, "_SHORT", short)
     torch.manual_seed(0)
     lengths = [7, 1, 33, 5]
     query = torch.randn(1, heads, sum(lengths), 8, requires_grad=True)

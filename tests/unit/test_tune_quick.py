@@ -11,10 +11,12 @@ pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tun
 
 import torch.nn.functional as F  # noqa: E402
 
-from fust.tune import products  # noqa: E402
+from fust.tune import attention, products  # noqa: E402
+from fust.tune.attention import Asked, attend  # noqa: E402
 from fust.tune.mover import Mover  # noqa: E402
 from fust.tune.products import Matrices, product, projection  # noqa: E402
-from fust.tune.quick import Rotation, gated, norm, quicken  # noqa: E402
+from fust.tune.quick import gated, norm, quicken  # noqa: E402
+from fust.tune.rotation import Rotation  # noqa: E402
 from tests.support.gradients import compare, gradients  # noqa: E402
 from tests.support.tune_bench import RECIPE  # noqa: E402
 
@@ -120,24 +122,48 @@ def test_gates(gelu, bf16):
 
 @BOTH
 @pytest.mark.parametrize("turning", [8, 4], ids=["whole heads", "half of each"])
-@pytest.mark.parametrize("still", [0, 2])
-def test_rotary_positions(still, turning, bf16):
-    """Against the formula of transformers; heads behind those that turn (values) stay, and so does what of a head does not turn."""
+def test_rotary_positions(turning, bf16):
+    """Against the formula of transformers; what of a head does not turn stays."""
     from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb
 
     torch.manual_seed(0)
     x = torch.randn(19, 5, 8, requires_grad=True)
-    angles = torch.rand(1, 19, turning // 2).repeat(1, 1, 2) * 6
-    tables = angles.cos(), angles.sin()
-    heads = x[None, :, : 5 - still].transpose(1, 2)
-    turned, _ = apply_rotary_pos_emb(heads, heads, *tables)
-    expected = torch.cat([turned[0].transpose(0, 1), x[:, 5 - still :]], 1)
+    tables = angles_of(19, turning)
+    heads = x[None].transpose(1, 2)
+    expected = apply_rotary_pos_emb(heads, heads, *tables)[0][0].transpose(0, 1)
     slow = gradients(expected, x)
     low = x.detach().to(torch.bfloat16 if bf16 else torch.float32).requires_grad_()
-    rotation = Rotation.find(tables, low, still)
-    assert Rotation.find(tables, low, still) is rotation, "tables are made once for all layers"
+    rotation = Rotation.find(tables, 8, low.dtype)
+    assert Rotation.find(tables, 8, low.dtype) is rotation, "tables are made once for all layers"
     found = rotation.of(low)
     compare([found.float(), *(it.float() for it in gradients(found, low))], [expected, *slow], bf16=bf16)
+
+
+def angles_of(n: int, turning: int):
+    """Returns cosines and sines of ``n`` places."""
+    angles = torch.rand(1, n, turning // 2).repeat(1, 1, 2) * 6
+    return angles.cos(), angles.sin()
+
+
+@BOTH
+@pytest.mark.parametrize("of_keys", [4, 2])
+@pytest.mark.parametrize("short", [64, 8], ids=["tables", "both"])
+def test_attention_that_turns_its_heads(of_keys, short, bf16, monkeypatch):
+    """Against turning and then attending; queries, keys and values side by side and apart."""
+    monkeypatch.setattr(attention, "_SHORT", short)
+    torch.manual_seed(0)
+    lengths, asked = [7, 1, 33, 5, 6], Asked((4, of_keys), window=9)
+    rows = torch.randn(sum(lengths), 4 + 2 * of_keys, 8, requires_grad=True)
+    tables = angles_of(len(rows), 8)
+    rotation = Rotation.find(tables, 8, torch.float32)
+    query, key, value = asked.apart([rows])
+    expected = attend([rotation.of(query), rotation.of(key), value], asked, lengths)
+    slow = gradients(expected, rows)
+    low = rows.detach().to(torch.bfloat16 if bf16 else torch.float32).requires_grad_()
+    rotation = Rotation.find(tables, 8, low.dtype)
+    for parts in ([low], asked.apart([low])):
+        found = attend(parts, asked, lengths, rotation)
+        compare([found.float(), *(it.float() for it in gradients(found, low))], [expected, *slow], bf16=bf16)
 
 
 class Small(torch.nn.Module):

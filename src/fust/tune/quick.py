@@ -16,8 +16,9 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 
-from fust.tune.kernels import parted_attention
+from fust.tune.attention import Asked, attend
 from fust.tune.products import Matrices, add_gradient, blocks, is_adapted, product_dtype, projection
+from fust.tune.rotation import Rotation
 
 _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3Moe", "Qwen3", "Gemma3", "Phi3")
 
@@ -108,78 +109,6 @@ def _activated(gate: torch.Tensor, gelu: bool) -> torch.Tensor:
 def gated(both: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
     """Returns silu (or gelu by tanh) of the left half times the right one; (…, 2 I) to (…, I)."""
     return torch.Tensor(_Gated.apply(both, gelu))
-
-
-# Rotation
-
-
-class _Rotated(torch.autograd.Function):
-    """x cos + (x R) sin, where R changes the halves of a head and the sign of one: a product, which is quick in strips.
-
-    Heads behind those that the tables have stay.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, half: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.save_for_backward(cos, sin, half)
-        heads, result = cos.shape[1], torch.empty(x.shape, dtype=x.dtype)
-        for part in blocks(len(x), x.shape[1] * x.shape[2]):
-            given, to = x[part, :heads], result[part]
-            torch.mul(given, cos[part], out=to[:, :heads]).addcmul_(given @ half, sin[part])
-            to[:, heads:] = x[part, heads:]
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        cos, sin, half = ctx.saved_tensors
-        came = gradients[0]
-        heads, result = cos.shape[1], torch.empty(came.shape, dtype=came.dtype)
-        for part in blocks(len(came), came.shape[1] * came.shape[2]):
-            given, to = came[part, :heads], result[part]
-            torch.mul(given, cos[part], out=to[:, :heads]).add_((given * sin[part]) @ half.T)
-            to[:, heads:] = came[part, heads:]
-        return result, None, None, None
-
-
-class Rotation:
-    """Rotary positions of a pass as tables of whole rows, the same for all layers."""
-
-    def __init__(
-        self, tables: tuple[torch.Tensor, torch.Tensor], heads: int, width: int, dtype: torch.dtype
-    ) -> None:
-        """Fills the tables.
-
-        Args:
-            tables: cosines and sines, each (1, N, R), where R is what of a head turns.
-            heads: that turn.
-            width: of a head.
-            dtype: of the values.
-
-        """
-        n, turning = tables[0].shape[1:]
-        self._cos = torch.ones(n, heads, width, dtype=dtype)
-        self._sin = torch.zeros(n, heads, width, dtype=dtype)
-        for table, given in zip((self._cos, self._sin), tables, strict=True):
-            table[..., :turning] = given[0, :, None]
-        self._half = torch.zeros(width, width, dtype=dtype)
-        places = torch.arange(turning // 2)
-        self._half[places + turning // 2, places] = -1
-        self._half[places, places + turning // 2] = 1
-
-    def of(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns ``x`` (N, H, width), whose first heads are turned."""
-        return torch.Tensor(_Rotated.apply(x, self._cos, self._sin, self._half))
-
-    @classmethod
-    def find(cls, tables: tuple[torch.Tensor, torch.Tensor], x: torch.Tensor, still: int) -> Rotation:
-        """Returns the rotation for ``x`` (N, H, width), whose last ``still`` heads do not turn; kept with the pass's tables."""
-        known: dict[object, Rotation] = vars(cast(Any, tables[0])).setdefault("_fust_rotations", {})
-        wanted = x.shape[1] - still, x.shape[2], x.dtype
-        if wanted not in known:
-            known[wanted] = cls(tables, *wanted)
-        return known[wanted]
 
 
 # Words
@@ -287,27 +216,15 @@ def _attention_of(module: Any) -> Callable[..., Any] | None:
         if more.get("sample_lengths") is None:
             return plain(hidden_states=hidden_states, position_embeddings=position_embeddings, **more)
         rows = into(hidden_states).view(-1, heads + 2 * of_keys, width)
-        if norms is None:
-            rows = Rotation.find(position_embeddings, rows, of_keys).of(rows)
+        parts: list[torch.Tensor] = [rows]
+        if norms is not None:
             query, key, value = rows.split([heads, of_keys, of_keys], 1)
-        else:
-            query, key, value = rows.split([heads, of_keys, of_keys], 1)
-            query, key = (
-                Rotation.find(position_embeddings, found, 0).of(found)
-                for found in (norms[0](query), norms[1](key))
-            )
-        query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))
-        found, _ = parted_attention(
-            module,
-            query,
-            key,
-            value,
-            None,
-            dropout=module.attention_dropout if module.training else 0.0,
-            scaling=module.scaling,
-            sliding_window=window,
-            sample_lengths=more["sample_lengths"],
+            parts = [norms[0](query), norms[1](key), value]
+        asked = Asked(
+            (heads, of_keys), module.attention_dropout if module.training else 0.0, module.scaling, window
         )
-        return out(found.reshape(1, len(rows), -1)), None
+        rotation = Rotation.find(position_embeddings, width, rows.dtype)
+        found = attend(parts, asked, more["sample_lengths"].each, rotation)
+        return out(found.view(1, len(rows), -1)), None
 
     return forward

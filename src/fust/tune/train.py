@@ -36,6 +36,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fust.core.errors import StorageFull
 from fust.core.files import full_disk_is_clear
+from fust.tune.attention import Lengths, register_parted_attention
 from fust.tune.base import PROVEN
 from fust.tune.batches import IGNORED, Batch, Batches
 from fust.tune.checkpoints import (
@@ -47,7 +48,7 @@ from fust.tune.checkpoints import (
     find_checkpoint,
 )
 from fust.tune.health import Diverged, is_diverging, note_loss, say_when_stuck
-from fust.tune.kernels import Lengths, register_parted_attention, token_losses
+from fust.tune.kernels import token_losses
 from fust.tune.mover import Mover
 from fust.tune.preference import Preference, Reference
 from fust.tune.products import Matrices

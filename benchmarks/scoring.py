@@ -2,14 +2,13 @@
 
 The peer reads each question's four rows (200 tokens of context, 8 of choice) as one batch in float32, as evaluation scripts
 do; Fust gets them as four prompts of one request, through its gateway: as a GGUF in 16 bits, which llama.cpp reads, and as
-safetensors, which the transformers engine reads. `echo` tells every token of a prompt; what an evaluation needs of it, the
-choices alone, is asked of the engine's own port. One thread each, in turns. With `--native FOLDER` llama.cpp is the one that
+safetensors, which the transformers engine reads. `echo` tells every token of a prompt; with `logprob_start_len` it tells the
+choices alone, which is what an evaluation needs. One thread each, in turns. With `--native FOLDER` llama.cpp is the one that
 `fust engines build` left in that folder (`engines/native` of a home) in the place of the wheel's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import shutil
@@ -18,23 +17,17 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from _common import Result, Server, fust_server, options, path_given, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from gateway_overhead import deploy
 from small_models import write_llama
 
-from fust.core.ids import new_id
-from fust.core.settings import ServeSettings
-from fust.serve.engines.base import EngineInfo, EngineSpec
-from fust.serve.engines.llamacpp import LlamaCppEngine
 from fust.serve.engines.native import find_library, folder_of
-from fust.wire.scoring import ScoreAnswer, ScoreRequest, ScoreRow
 
 GGUF, SAFETENSORS = "admin/bench-120m-gguf", "admin/bench-120m"
 CONTEXT, CHOICE, VOCABULARY = 200, 8, 32_000
@@ -48,9 +41,9 @@ def questions(count: int) -> list[list[list[int]]]:
     return [[stem + dice.choices(ids, k=CHOICE) for _ in range(4)] for stem in stems]
 
 
-def by_fust(server: Server, model: str, rows: list[list[int]]) -> list[float]:
+def by_fust(server: Server, model: str, rows: list[list[int]], **more: int) -> list[float]:
     """Returns the choices' log-likelihoods of one question."""
-    body = {"model": model, "prompt": rows, "echo": True, "max_tokens": 0, "logprobs": 1}
+    body = {"model": model, "prompt": rows, "echo": True, "max_tokens": 0, "logprobs": 1, **more}
     request = urllib.request.Request(
         f"{server.url}/v1/completions",
         json.dumps(body).encode(),
@@ -59,31 +52,6 @@ def by_fust(server: Server, model: str, rows: list[list[int]]) -> list[float]:
     with urllib.request.urlopen(request, timeout=300) as answer:
         choices = json.load(answer)["choices"]
     return [sum(choice["logprobs"]["token_logprobs"][CONTEXT:]) for choice in choices]
-
-
-@contextlib.contextmanager
-def scorer(home: Path, file: Path) -> Iterator[EngineInfo]:
-    """Starts the engine that scores a GGUF file."""
-    settings = ServeSettings(threads=1)
-    made = LlamaCppEngine(
-        EngineSpec(new_id("e"), file, "bench", "score", 1024, 1, 1, settings=settings, log_name=new_id("l")),
-        home,
-    )
-    try:
-        yield made.start(120, lambda _, reason: sys.exit(reason))
-    finally:
-        made.stop()
-
-
-def by_engine(engine: EngineInfo, rows: list[list[int]]) -> list[float]:
-    """Returns the same; the logits of nothing else are made."""
-    wish = ScoreRequest([ScoreRow(row, start=CONTEXT) for row in rows])
-    request = urllib.request.Request(
-        f"{engine.base_url}/score", msgspec.json.encode(wish), {"authorization": f"Bearer {engine.api_key}"}
-    )
-    with urllib.request.urlopen(request, timeout=300) as answer:
-        scored = msgspec.json.decode(answer.read(), type=ScoreAnswer).rows
-    return [sum(filter(None, row.logprobs[CONTEXT:])) for row in scored]
 
 
 def by_transformers(model: Any, rows: list[list[int]]) -> list[float]:
@@ -135,7 +103,6 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         fust_server(serve__threads=1, serve__context=1024) as server,
-        contextlib.ExitStack() as within,
     ):
         if native:
             shutil.copytree(native, folder_of(server.home))
@@ -145,17 +112,22 @@ def main() -> int:
         peer = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32).eval()
         deploy(server, GGUF, file)
         deploy(server, SAFETENSORS, save(peer, Path(folder) / "safetensors"), "transformers")
-        engine = within.enter_context(scorer(server.home, file))
         warm, *asked = questions(4 if given.quick else 13)
         ways: dict[str, Callable[[list[list[int]]], list[float]]] = {
             "scoring_safetensors": lambda rows: by_fust(server, SAFETENSORS, rows),
+            "scoring_safetensors_choices": lambda rows: by_fust(
+                server, SAFETENSORS, rows, logprob_start_len=CONTEXT
+            ),
             "scoring_gguf": lambda rows: by_fust(server, GGUF, rows),
-            "scoring_gguf_choices": lambda rows: by_engine(engine, rows),
+            "scoring_gguf_choices": lambda rows: by_fust(server, GGUF, rows, logprob_start_len=CONTEXT),
         }
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
         for rows in [warm, *asked]:
             times = {}
             for name, ask in ways.items():
+                by_fust(
+                    server, GGUF, [[1, 2]]
+                )  # the engine remembers its last row, and every way is asked the same
                 began = time.perf_counter()
                 answer = ask(rows)
                 times[name] = (answer, time.perf_counter() - began)

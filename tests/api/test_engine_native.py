@@ -234,6 +234,7 @@ def test_a_build_is_compiled_measured_and_kept(tmp_path: Path, monkeypatch: pyte
     kept = read_build(tmp_path / "home")
     assert kept is not None and kept.version == wheel_version()
     assert kept.is_better == outcome.is_used
+    assert not any((tmp_path / "home" / "runs" / "r1").glob("work/*")), "what it was built of is gone"
     events = RunFolder(tmp_path / "home", "r1").events.read_text()
     assert '"done":2' in events.replace(" ", "") or '"total":2' in events.replace(" ", "")
     (tools / "ninja").write_text("#!/bin/sh\necho 'error: no such register'\nexit 1\n")

@@ -107,6 +107,42 @@ def test_more_than_one_token_is_written_by_the_engine_that_writes(client: openai
     assert bare.text == WORDS + plain.choices[0].text and bare.logprobs is None
 
 
+def test_the_beginning_may_go_without_log_probabilities(client: openai.OpenAI) -> None:
+    """`logprob_start_len`, one for all prompts or one for each: what is told is what is told without it."""
+    rows = [[1, 300, 301, 302, 310], [1, 300, 301, 302, 311, 312], [1, 320]]
+    whole = [choice.logprobs for choice in ask(client, rows, logprobs=2).choices]
+    for starts in (2, [0, 5, 1], [5, 6, 2]):
+        told = ask(client, rows, logprobs=2, extra_body={"logprob_start_len": starts}).choices
+        for i, (choice, known) in enumerate(zip(told, whole, strict=True)):
+            start = max(1, starts if isinstance(starts, int) else starts[i])
+            assert (choice.logprobs.tokens, choice.logprobs.text_offset) == (known.tokens, known.text_offset)
+            likely = choice.logprobs.token_logprobs
+            assert likely[:start] == choice.logprobs.top_logprobs[:start] == [None] * start
+            assert likely[start:] == pytest.approx(known.token_logprobs[start:], abs=1e-4)
+            assert None not in choice.logprobs.top_logprobs[start:]
+    written = ask(client, WORDS, max_tokens=3, extra_body={"logprob_start_len": 4}).choices[0].logprobs
+    assert written.token_logprobs[:4] == [None] * 4 and None not in written.token_logprobs[4:]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "said", "in_chinese"),
+    [
+        (WORDS, {"logprob_start_len": 99}, r"more than the \d+ tokens of the prompt", r"超过了提示的 \d+ 个"),
+        ([1, 300], {"logprob_start_len": 3}, "more than the 2 tokens of the prompt", "超过了提示的 2 个"),
+        (WORDS, {"logprob_start_len": 1, "echo": False}, "needs echo and logprobs", "一起使用"),
+        (WORDS, {"logprob_start_len": [1, 2]}, "has 2 numbers, and there are 1 prompts", "有 2 个数"),
+        (WORDS, {"logprob_start_len": -1}, "value that is not allowed", "的值不被允许"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused_in_both_languages(
+    client: openai.OpenAI, prompt: Any, more: dict[str, Any], said: str, in_chinese: str
+) -> None:
+    for language, words in (("en", said), ("zh", in_chinese)):
+        with pytest.raises(openai.BadRequestError, match=words) as error:
+            ask(client, prompt, max_tokens=1, extra_body=more, extra_headers={"Accept-Language": language})
+        assert error.value.param == "logprob_start_len"
+
+
 def test_without_echo_zero_tokens_are_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="max_tokens") as error:
         client.completions.create(model="acme/chat", prompt=WORDS, max_tokens=0)

@@ -192,6 +192,28 @@ def test_loopback_gives_no_right(server: RunningFust) -> None:
     assert "密钥" in json.loads(chinese)["detail"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/fust/v1/runs", {"kind": 5}),
+        ("POST", "/fust/v1/runs", {"kind": "pull", "params": {"repo_id": 5}}),
+        ("POST", "/fust/v1/runs", {"kind": "build_engine", "params": {"jobs": 0}}),
+        ("GET", "/fust/v1/runs?limit=many", None),
+        ("POST", "/fust/v1/deployments", {"engine": "echo", "name": "e", "options": {"misbehave": 5}}),
+        ("POST", "/api/repos/create", {"name": 5}),
+        ("POST", "/v1/chat/completions", {"model": 5, "messages": []}),
+        ("POST", "/v1/messages", {"model": "m", "max_tokens": "5", "messages": []}),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_in_chinese(
+    server: RunningFust, method: str, path: str, body: object
+) -> None:
+    status, _, raw = server.request(method, path, body, headers={"accept-language": "zh-CN"})
+    told = raw.decode()
+    assert status in (400, 422), told
+    assert "应为" in told and not re.search("Expected|got |Invalid| at ", told), told
+
+
 def test_a_hostile_host_changes_no_url(server: RunningFust) -> None:
     status, _, body = server.request("POST", "/fust/v1/open", headers={"host": "evil.example"})
     assert status == 200 and json.loads(body)["url"].startswith(server.url)

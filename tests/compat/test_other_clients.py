@@ -216,6 +216,15 @@ def probed(engines: Engines, model: str, claim: str) -> None:
             ).choices[0]
             likely = scored.logprobs.token_logprobs  # type: ignore[union-attr]
             assert scored.text == "ba be" and likely[0] is None and all(-99 < it < 0 for it in likely[1:])  # type: ignore[index]
+            late = client.completions.create(
+                model=model, prompt="ba be", echo=True, max_tokens=0, logprobs=1, extra_body={"logprob_start_len": 2}
+            ).choices[0]  # fmt: skip
+            assert late.text == "ba be" and late.logprobs.tokens == scored.logprobs.tokens  # type: ignore[union-attr]
+            assert late.logprobs.token_logprobs == [
+                None,
+                None,
+                *(pytest.approx(it, abs=1e-4) for it in likely[2:]),
+            ]  # type: ignore[index, union-attr]
         elif claim == "vision":
             seen = [
                 chat(messages=shown(colour), max_tokens=1, logprobs=True).choices[0]

@@ -30,6 +30,7 @@ TEMPLATES = {
     "Reason": (1,),
     "Reasoned": (2,),
     "_bad": (1,),
+    "Words": (0,),
 }
 
 

@@ -187,6 +187,24 @@ def test_prompts_and_choices() -> None:
     assert plan(prompt="a", echo=True).mode == "score"
     with pytest.raises(FustError, match="echo"):
         plan(prompt="a", echo=True, stream=True)
+    scored = {"echo": True, "logprobs": 1}
+    assert plan(prompt=["a", "b"], logprob_start_len=3, **scored).starts == [3, 3]
+    assert plan(prompt=["a", "b"], logprob_start_len=[0, 3], **scored).starts == [0, 3]
+    assert plan(prompt="a", logprob_start_len=None).starts == plan(prompt="a", **scored).starts == []
+    for wrong in (
+        {"logprob_start_len": 3},
+        {"logprob_start_len": 3, "echo": True},
+        {"logprob_start_len": 3, "logprobs": 1},
+        {"logprob_start_len": -1, **scored},
+        {"logprob_start_len": "3", **scored},
+        {"logprob_start_len": [1, 2], **scored},
+        {"logprob_start_len": [-1], **scored},
+    ):
+        with pytest.raises(FustError) as caught:
+            plan(prompt="a", **wrong)
+        assert caught.value.status == 400 and str(caught.value.params["param"]).startswith(
+            "logprob_start_len"
+        )
 
 
 def test_embeddings() -> None:

@@ -37,7 +37,9 @@ from fust.accounts.rights import SYSTEM, check_role, check_scope, make_grants
 from fust.accounts.service import Accounts
 from fust.accounts.tokens import check_chosen, digest_of
 from fust.core.clock import utc_naive
+from fust.core.decode_words import words_of
 from fust.core.errors import FustError, InvalidInput
+from fust.core.i18n import Words
 from fust.core.ids import check_name
 
 
@@ -100,7 +102,7 @@ def read_seed(path: Path) -> Seed:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput("{path} is not valid TOML: {error}.", path=path, error=error) from None
     except msgspec.ValidationError as error:
-        raise _wrong(path, str(error)) from None
+        raise _wrong(path, words_of(error)) from None
     try:
         _check(seed)
     except FustError as error:
@@ -119,7 +121,7 @@ def _dates_as_times(value: Any) -> Any:
     return value
 
 
-def _wrong(path: Path, reason: str) -> InvalidInput:
+def _wrong(path: Path, reason: str | Words) -> InvalidInput:
     return InvalidInput(
         "The seed file {path} is wrong: {reason}",
         hint="docs/manage-a-team.md shows a whole one.",

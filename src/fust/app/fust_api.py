@@ -27,8 +27,9 @@ from fust.app.openapi import PROBLEM_JSON, OpenAPIJson, options_handlers
 from fust.app.services import Services
 from fust.app.strict_json import StrictRequest
 from fust.app.system_routes import handlers as system_handlers
+from fust.core.decode_words import words_of
 from fust.core.errors import FustError, InvalidInput, NotFound
-from fust.core.i18n import accepted_language
+from fust.core.i18n import Words, accepted_language
 from fust.feedback.routes import handlers as feedback_handlers
 from fust.hub.fust_routes import handlers as hub_handlers
 from fust.hub.gate_routes import handlers as gate_handlers
@@ -134,7 +135,8 @@ def _draw_litestar(request: Connection, error: HTTPException) -> Response[bytes]
         return _draw(request, InvalidInput("The request is not valid: {reason}.", reason=_reason(error)))
     if error.status_code == 400:
         return _draw(
-            request, InvalidInput("The request is not valid: {reason}.", reason=error.detail.rstrip("."))
+            request,
+            InvalidInput("The request is not valid: {reason}.", reason=words_of(error.detail.rstrip("."))),
         )
     if error.status_code == 404:
         return _draw(request, NotFound("There is nothing at {path}.", path=request.url.path[:200]))
@@ -146,13 +148,14 @@ def _draw_litestar(request: Connection, error: HTTPException) -> Response[bytes]
     return response
 
 
-def _reason(error: ValidationException) -> str:
+def _reason(error: ValidationException) -> str | Words:
     extra: object = error.extra
     if isinstance(extra, list) and extra:
         first = msgspec.convert(extra[0], dict[str, Any], strict=False)
         if first.get("key") == "data" and first.get("message") == "'data'":  # Litestar's word for no body
-            return "it has no body"
-        return f"{first.get('key', '$')}: {first.get('message', error.detail)}"
+            return Words("it has no body")
+        said = words_of(str(first.get("message", error.detail)).rstrip("."))
+        return Words("{key}: {reason}", key=first.get("key", "$"), reason=said)
     return error.detail
 
 

@@ -11,6 +11,7 @@ import click
 
 from fust.cli.context import CLI, pass_cli
 from fust.cli.show import example, table
+from fust.core.decode_words import words_of
 from fust.core.errors import FustError, InvalidInput, NotFound
 from fust.core.i18n import t, terminal_language
 
@@ -189,7 +190,7 @@ def _read_export(path: Path) -> Iterator[Any]:
                     hint="Give a file that `fust audit export` wrote, whole and as JSON lines.",
                     number=number,
                     path=path,
-                    reason=error,
+                    reason=words_of(error),
                 ) from None
             except OSError as error:
                 raise FustError(

@@ -28,20 +28,20 @@ def _catalogue(language: Language) -> dict[str, str]:
 
 
 class Words:
-    """A template without fields that is itself a field of another message, and is drawn in that one's language.
+    """A template that is itself a field of another message, and is drawn in that one's language.
 
     No text by itself, so that what keeps fields as JSON makes a plain one of it (`str`).
     """
 
-    def __init__(self, template: str) -> None:
-        self.template = template
+    def __init__(self, template: str, /, **params: object) -> None:
+        self.template, self.params = template, params
 
     def __str__(self) -> str:
-        return self.template
+        return self.draw("en")
 
     def draw(self, language: Language) -> str:
         """Returns it in the language."""
-        return fill(self.template, {}, language)
+        return fill(self.template, self.params, language)
 
 
 def fill(template: str, params: dict[str, object], language: Language = "en") -> str:

@@ -17,7 +17,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
+from fust.core.i18n import Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +343,7 @@ def _convert(section: str, kind: type[Any], given: dict[str, object], sources: M
                 key=key,
                 value="…" if key in SECRET_KEYS else value,
                 source=sources[key],
-                wanted=f"{hints[name]} ({error})",
+                wanted=Words("{type} ({reason})", type=hints[name], reason=words_of(error)),
             ) from None
     return msgspec.convert(given, kind, strict=False)
 

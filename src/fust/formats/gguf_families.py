@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
 from fust.formats.ggml_types import FloatArray
 
@@ -223,7 +224,13 @@ def read_config(folder: Path) -> Config:
     try:
         config = msgspec.json.decode((folder / "config.json").read_bytes(), type=Config)
     except (msgspec.MsgspecError, OSError, RecursionError) as error:
-        raise refused("config.json", str(error)[:200]) from error
+        raise InvalidInput(
+            "{file} cannot be read: {fault}.",
+            hint="Download or export it again.",
+            file="config.json",
+            fault=words_of(error),
+            code="bad_model_file",
+        ) from error
     if not config.architectures or config.architectures[0] not in FAMILIES:
         raise refused("architecture", ", ".join(config.architectures)[:100] or "none")
     family, rope = config.family, config.rope

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput, NotOffered
 from fust.formats.safetensors import SafetensorsTensor, read_safetensors
 
@@ -73,7 +74,7 @@ def read_config(path: Path) -> PeftConfig:
             "{file} is not the file that PEFT writes: {reason}.",
             hint="Save the adapter again with `save_pretrained`.",
             file=path.name,
-            reason=str(error)[:200],
+            reason=words_of(error),
             code="bad_model_file",
         ) from error
 

@@ -19,7 +19,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
+from fust.core.i18n import Words
 from fust.formats.ggml_types import FloatArray
 from fust.formats.peft import PIECE, PeftConfig
 from fust.formats.safetensors import SafetensorsTensor, read_safetensors
@@ -58,7 +60,9 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         with path.open("rb") as file:
             config = msgspec.json.decode(file.read(_MAX_CONFIG_BYTES), type=AdapterConfig)
     except (OSError, msgspec.MsgspecError, RecursionError) as error:
-        raise _refused("adapter_config.json cannot be read: " + str(error)[:200]) from None
+        raise _refused(
+            Words("{file} cannot be read: {fault}", file="adapter_config.json", fault=words_of(error))
+        ) from None
     if config.peft_type != "LORA":
         raise _refused(f"it is {config.peft_type[:40] or 'of no kind'} and not LORA")
     for name, is_used in (
@@ -201,7 +205,7 @@ TOKENIZER_FILES = (
 )
 
 
-def _refused(why: str) -> InvalidInput:
+def _refused(why: str | Words) -> InvalidInput:
     return InvalidInput(
         "This adapter cannot be put into weights: {why}.",
         hint="Plain LoRA adapters of PEFT can.",

@@ -26,9 +26,12 @@ def follows_greedily(plan: Plan) -> bool:
 
 def score_request(plan: Plan, adapter: str) -> bytes:
     """Returns the body of the scoring engine's request; ``adapter`` is what it calls the one to use, empty for none."""
+    starts: list[int] | list[None] = plan.starts if plan.logprobs else [None] * len(plan.prompts)
     rows = [
-        ScoreRow(text=prompt) if isinstance(prompt, str) else ScoreRow(tokens=prompt)
-        for prompt in plan.prompts
+        ScoreRow(text=prompt, start=start)
+        if isinstance(prompt, str)
+        else ScoreRow(tokens=prompt, start=start)
+        for prompt, start in zip(plan.prompts, starts or [1] * len(plan.prompts), strict=True)
     ]
     return msgspec.json.encode(
         ScoreRequest(rows, top=plan.body.get("logprobs", 0), pieces=True, adapter=adapter)

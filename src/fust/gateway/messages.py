@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput, Unsupported
 from fust.core.ids import new_id
 from fust.gateway.images import Pictures
@@ -188,7 +189,7 @@ def _document_text(source: Source, path: str) -> str:
             raise InvalidInput(
                 "{param} has a value that is not allowed: {reason}.",
                 param=f"{path}.source.content",
-                reason=error,
+                reason=words_of(error),
             ) from None
         return _text_of(content, f"{path}.source.content")
     raise Unsupported(

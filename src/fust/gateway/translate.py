@@ -57,6 +57,8 @@ class Plan:
     """Of completions: log-probabilities are asked for, in that API's own form."""
     echo: bool = False
     """Of completions: the prompt comes back with its own log-probabilities."""
+    starts: list[int] = field(default_factory=lambda: [])
+    """Of an echo: for each prompt its first token whose log-probability is wanted; empty: all but the very first."""
     tools: Tools | None = None
     shape: Shape | None = None
     """How the answer is drawn; None for the form in which engines give it."""
@@ -281,6 +283,7 @@ def plan_completion(request: CompletionRequest) -> Plan:
     plan.param = "prompt"
     if request.echo is True:
         plan.echo, plan.mode = True, "score"
+    plan.starts = _starts(request, plan)
     plan = _with_choices(plan, request)
     if request.max_tokens == 0 and not plan.echo:
         raise InvalidInput(
@@ -295,6 +298,29 @@ def plan_completion(request: CompletionRequest) -> Plan:
             param="echo",
         )
     return plan
+
+
+def _starts(request: CompletionRequest, plan: Plan) -> list[int]:
+    given = request.logprob_start_len
+    if given is UNSET or given is None:
+        return []
+    if not plan.echo or not plan.logprobs:
+        raise InvalidInput(
+            "logprob_start_len needs echo and logprobs.",
+            hint="Send `echo: true` and `logprobs` with it, or leave it out.",
+            param="logprob_start_len",
+        )
+    if isinstance(given, int):
+        return [given] * len(plan.prompts)
+    if len(given) != len(plan.prompts):
+        raise InvalidInput(
+            "logprob_start_len has {found} numbers, and there are {wanted} prompts.",
+            hint="Send one number for all prompts, or one for each.",
+            found=len(given),
+            wanted=len(plan.prompts),
+            param="logprob_start_len",
+        )
+    return given
 
 
 def plan_embedding(request: EmbeddingRequest) -> Plan:

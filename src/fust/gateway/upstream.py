@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import (
     FustError,
     InvalidInput,
@@ -316,6 +317,13 @@ def explain_fault(
             context=fault.n_ctx or target.context,
             param=param,
         )
+    if fault.type == "start_too_late_error":
+        return InvalidInput(
+            "logprob_start_len is more than the {tokens} tokens of the prompt.",
+            hint="Send how many of its tokens go without a log-probability: {tokens} at most.",
+            tokens=fault.n_prompt_tokens,
+            param="logprob_start_len",
+        )
     if fault.type.startswith("upstream_"):
         return _elsewhere(fault.type, target, message[:500])
     if fault.type == "unsupported_parameter" and fault.param:
@@ -364,5 +372,5 @@ def explain_fault(
             "{model} is not ready: {reason}.", model=target.model, reason=message, retry_after_s=1
         )
     if 400 <= status < 500 and status not in (401, 403, 404):
-        return InvalidInput("The engine refused the request: {reason}.", reason=message[:500])
+        return InvalidInput("The engine refused the request: {reason}.", reason=words_of(message[:500]))
     return UpstreamFailed("The engine of {model} failed: {reason}.", model=target.model, reason=message[:500])

@@ -22,6 +22,7 @@ import msgspec
 from fust.accounts.devices import Devices
 from fust.accounts.rights import ANONYMOUS, Identity
 from fust.accounts.service import Accounts
+from fust.core.decode_words import words_of
 from fust.core.errors import FustError, InvalidInput, TooLarge
 from fust.core.i18n import accepted_language
 from fust.core.settings import Settings
@@ -75,7 +76,7 @@ class Request:
         try:
             return msgspec.json.decode(self.body or b"{}", type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidInput("The request's body cannot be read: {error}.", error=str(error)) from None
+            raise InvalidInput("The request's body cannot be read: {error}.", error=words_of(error)) from None
 
     def flag(self, name: str) -> bool:
         """Returns whether a query value says yes."""

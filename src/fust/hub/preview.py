@@ -15,6 +15,8 @@ from typing import Literal
 
 import msgspec
 
+from fust.core.decode_words import words_of
+
 MAX_READ_BYTES = 2 * 2**20
 """Of a text file, unpacked."""
 MAX_ROWS = 100
@@ -91,7 +93,7 @@ def look_at_text(path: str, pieces: Iterable[bytes], size: int) -> Look:
     except (msgspec.MsgspecError, csv.Error, RecursionError, ValueError) as error:
         shown, more = _clip_text(text)
         reason = "It is shown as text: it cannot be read as {format} ({error})."
-        params: dict[str, object] = {"format": found.upper(), "error": _plain(str(error))}
+        params: dict[str, object] = {"format": found.upper(), "error": words_of(error)}
         return Look("text", found, [], [], shown, more or not whole, None, reason, params)
     shown, more = _clip_text(text)
     return Look("text", found, [], [], shown, more or not whole)
@@ -233,7 +235,3 @@ def _clip(text: str) -> str:
 
 def _clip_text(text: str) -> tuple[str, bool]:
     return text[:MAX_CHARACTERS], len(text) > MAX_CHARACTERS
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())[:200]

@@ -12,6 +12,7 @@ import msgspec
 
 from fust.accounts.rights import Identity, may
 from fust.accounts.service import Accounts
+from fust.core.decode_words import words_of
 from fust.core.errors import FustError, InvalidInput, NotFound, StorageFull
 from fust.core.ids import RepoType, check_name, check_repo_type, split_repo_id
 from fust.core.settings import Settings
@@ -142,7 +143,9 @@ def _read_params(params: dict[str, Any], kind: type[_T]) -> _T:
     try:
         return msgspec.convert(params, kind)
     except msgspec.ValidationError as error:
-        raise InvalidInput("The params of the pull are not valid: {reason}.", reason=error) from None
+        raise InvalidInput(
+            "The params of the pull are not valid: {reason}.", reason=words_of(error)
+        ) from None
 
 
 def _finish_params(wish: _Common, identity: Identity, settings: Settings) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
 from fust.core.archives import unpack
 from fust.core.clock import iso, now
+from fust.core.decode_words import words_of
 from fust.core.errors import FustError, InvalidInput, NotOffered, UpstreamFailed
 from fust.core.machine import physical_cores
 from fust.jobs.kinds import Kind
@@ -76,7 +77,9 @@ def build_kind(accounts: Accounts) -> Kind:
         try:
             wish = msgspec.convert(params, BuildWish)
         except msgspec.ValidationError as error:
-            raise InvalidInput("The params of the build are not valid: {reason}.", reason=error) from None
+            raise InvalidInput(
+                "The params of the build are not valid: {reason}.", reason=words_of(error)
+            ) from None
         check_compiler()
         return msgspec.to_builtins(wish)
 
@@ -146,6 +149,7 @@ def run_build(context: JobContext, model: Path) -> BuildOutcome:
             shutil.copy2(one, fresh)
             os.replace(fresh, place)  # engines that run keep the file that they have
     write_build(home, found)
+    shutil.rmtree(work, ignore_errors=True)  # 300 MB of source and objects; a build that failed keeps them
     if found.is_better:
         context.say("It answers {ratio} times as fast, and is used from now on.", ratio=round(found.ratio, 2))
     else:

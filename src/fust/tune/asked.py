@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput, NotOffered
 from fust.core.extras import install_command
 from fust.formats.ggml_types import FileType, check_file_type
@@ -85,7 +86,7 @@ def _explained(params: dict[str, Any], error: str) -> InvalidInput:
         return InvalidInput(
             "{name} is {value!r}, and takes a text in quotation marks.", name=name, value=said
         )
-    return InvalidInput("The params of the tuning are not valid: {reason}.", reason=error)
+    return InvalidInput("The params of the tuning are not valid: {reason}.", reason=words_of(error))
 
 
 def _choices_of(name: str) -> str:

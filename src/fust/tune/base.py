@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
 from fust.formats.peft_merge import TOKENIZER_FILES
 from fust.formats.safetensors import SafetensorsTensor, read_safetensors
@@ -140,7 +141,7 @@ def read_config(data: bytes, repo_id: str) -> BaseConfig:
         raise InvalidInput(
             "The config.json of {repo_id} cannot be read ({reason}).",
             repo_id=repo_id,
-            reason=str(error)[:200],
+            reason=words_of(error),
         ) from None
     if not config.model_type:
         raise InvalidInput(

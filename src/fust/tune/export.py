@@ -15,6 +15,7 @@ import yaml
 
 from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
 from fust.core.ids import split_repo_id
 from fust.core.machine import physical_cores
@@ -109,7 +110,9 @@ def read_export_wish(params: dict[str, Any]) -> ExportWish:
     try:
         wish = msgspec.convert(params, ExportWish)
     except msgspec.ValidationError as error:
-        raise InvalidInput("The params of the export are not valid: {reason}.", reason=error) from None
+        raise InvalidInput(
+            "The params of the export are not valid: {reason}.", reason=words_of(error)
+        ) from None
     if not wish.to and not wish.merge:
         raise InvalidInput("Nothing is asked for.", hint="Name a type with --to, such as Q4_K_M.")
     for file_type in wish.to:

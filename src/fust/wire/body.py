@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import msgspec
 from msgspec import UNSET
 
+from fust.core.decode_words import words_of
 from fust.core.errors import FustError, InvalidInput, Unsupported
 
 MAX_DEPTH = 64
@@ -46,7 +47,7 @@ def decode_request(decoder: msgspec.json.Decoder[Request], body: bytes) -> Reque
         raise _explain(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(
-            "The body is not valid JSON: {reason}.", reason=error, code="invalid_json"
+            "The body is not valid JSON: {reason}.", reason=words_of(error), code="invalid_json"
         ) from None
     except RecursionError:
         raise _too_deep() from None
@@ -116,6 +117,6 @@ def _explain(reason: str) -> FustError:
     return InvalidInput(
         "{param} has a value that is not allowed: {reason}.",
         param=path or "$",
-        reason=fault,
+        reason=words_of(fault),
         code="invalid_value",
     )

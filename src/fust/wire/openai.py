@@ -1,7 +1,7 @@
 """Requests of OpenAI's API as Fust reads them: chat completions, completions, embeddings.
 
 Every field of the vendor's schema is here (platform.openai.com/docs/api-reference, and the types of openai 3.54).
-Sampling fields that llama.cpp's server documents are forwarded too. What becomes of each: `fust.wire.body`.
+Sampling fields that llama.cpp's server documents are forwarded too, and SGLang's `logprob_start_len` is known. What becomes of each: `fust.wire.body`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Count = Annotated[int, Meta(ge=1, le=128)]
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+ScoreStart = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Strings = Annotated[list[str], Meta(max_length=64)]
 TokenIds = list[Annotated[int, Meta(ge=0, le=2**31 - 1)]]
 
@@ -221,6 +222,8 @@ class CompletionRequest(Sampling, kw_only=True):
     echo: bool | UnsetType | None = UNSET
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | UnsetType | None = UNSET
     suffix: Any = UNSET
+    # SGLang
+    logprob_start_len: ScoreStart | list[ScoreStart] | UnsetType | None = UNSET
 
 
 class EmbeddingRequest(Body):
@@ -238,8 +241,8 @@ class EmbeddingRequest(Body):
 # Handled by the gateway itself, not sent as they came.
 _OURS = frozenset(
     {
-        "dimensions", "echo", "encoding_format", "input", "max_completion_tokens", "messages", "model", "n", "parallel_tool_calls",
-        "prompt", "reasoning_effort", "stream", "stream_options", "tool_choice", "tools",
+        "dimensions", "echo", "encoding_format", "input", "logprob_start_len", "max_completion_tokens", "messages", "model", "n",
+        "parallel_tool_calls", "prompt", "reasoning_effort", "stream", "stream_options", "tool_choice", "tools",
     }
 )  # fmt: skip
 

@@ -14,8 +14,11 @@ class ScoreRow(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     tokens: list[int] | None = None
     text: str | None = None
     """Tokenised by the engine, special tokens read, the model's own first token added."""
-    start: int = 1
-    """First token (counted from 0) whose log-probability is wanted; earlier ones are None in the answer."""
+    start: int | None = 1
+    """First token (counted from 0) whose log-probability is wanted; earlier ones are None in the answer.
+
+    At most as many as there are tokens; None: of no token at all, only of what may follow the last.
+    """
 
 
 class ScoreRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):

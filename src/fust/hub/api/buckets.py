@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from fust.core.clock import iso
+from fust.core.decode_words import words_of
 from fust.core.errors import FustError, InvalidInput, NotOffered, TooLarge, Unauthenticated
 from fust.core.i18n import accepted_language
 from fust.core.ids import check_repo_type
@@ -262,7 +263,7 @@ def _read_lines(body: bytes) -> Sequence[Line]:
             lines.append(msgspec.json.decode(line, type=Line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(
-                "Line {number} of the batch cannot be read: {error}.", number=number, error=str(error)
+                "Line {number} of the batch cannot be read: {error}.", number=number, error=words_of(error)
             ) from None
     return lines
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
 from fust.core.ids import RepoType
 from fust.formats.secrets import find_secrets
@@ -197,7 +198,7 @@ def read_commit(body: Path) -> tuple[CommitValue, list[Operation]]:
                     "Line {number} of the commit cannot be read: {error}.",
                     hint="Send one JSON object a line, the header first.",
                     number=number,
-                    error=str(error)[:300],
+                    error=words_of(error),
                 ) from None
     if head is None:
         raise InvalidInput(

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fust.core.clock import iso
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
 from fust.core.ids import RepoType, check_repo_type
 from fust.hub.api.common import next_link
@@ -118,7 +119,7 @@ def safetensors_metadata(
             shards = sorted(set(msgspec.convert(index.get("weight_map"), dict[str, str]).values()))
         except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
             raise InvalidInput(
-                "{path} is not a safetensors index: {error}.", path=path, error=error
+                "{path} is not a safetensors index: {error}.", path=path, error=words_of(error)
             ) from None
     else:
         shards = [path]

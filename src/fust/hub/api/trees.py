@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
 from fust.core.ids import RepoType
 from fust.hub.api.common import next_link
@@ -92,7 +93,7 @@ def _asked_paths(request: Request) -> tuple[list[str], bool]:
     try:
         form = parse_qs(request.body.decode(), keep_blank_values=True, max_num_fields=5000)
     except (UnicodeDecodeError, ValueError) as error:
-        raise InvalidInput("The request's body cannot be read: {error}.", error=str(error)) from None
+        raise InvalidInput("The request's body cannot be read: {error}.", error=words_of(error)) from None
     return form.get("paths", [])[:2000], form.get("expand", [""])[0].lower() in ("true", "1")
 
 

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import FustError, UpstreamFailed
 from fust.core.ids import RepoType
 from fust.hub.pulling.types import RepoName, UpstreamFile, UpstreamRepo
@@ -175,7 +176,7 @@ class ModelScope:
                 code="upstream_nonsense",
                 source=self.web.source,
                 path=path.partition("?")[0],
-                reason=str(error)[:200],
+                reason=words_of(error),
             ) from error
 
 

@@ -24,7 +24,9 @@ import msgspec
 
 from fust import __version__
 from fust.core.clock import now
+from fust.core.decode_words import words_of
 from fust.core.errors import Denied, FustError, Gated, NotFound, RateLimited, UpstreamFailed
+from fust.core.i18n import Words
 from fust.core.units import read_number, show_span
 from fust.hub.guard import PrivateAddress
 from fust.hub.pulling.pace import PIECE_BYTES, Pace
@@ -191,21 +193,21 @@ class Web:
             for piece in _decoded(response):
                 body += piece
                 if len(body) > MAX_JSON_BYTES:
-                    raise self._nonsense(url, "it does not end")
+                    raise self._nonsense(url, Words("it does not end"))
             answered = response.headers
         try:
             return msgspec.json.decode(bytes(body), type=kind), answered
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise self._nonsense(url, str(error)) from error
+            raise self._nonsense(url, words_of(error)) from error
 
-    def _nonsense(self, url: str, reason: str) -> UpstreamFailed:
+    def _nonsense(self, url: str, reason: str | Words) -> UpstreamFailed:
         return UpstreamFailed(
             "{source} answers {path} with something else than the list it should be ({reason}).",
             hint="Is it a hub of that form? Name another with --from.",
             code="upstream_nonsense",
             source=self.source,
             path=urlsplit(url).path[:200],
-            reason=reason[:200],
+            reason=reason,
         )
 
     def stream(self, url: str, file: UpstreamFile, start: int, end: int) -> Generator[Piece]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
 from fust.core.settings import ServeSettings
 from fust.serve.facts import ModelFacts
@@ -50,7 +51,10 @@ def read_options(engine: str, given: object, form: type[Options]) -> Options:
         return msgspec.convert(given, form)
     except msgspec.ValidationError as error:
         raise InvalidInput(
-            "The options of {engine} are wrong: {reason}.", engine=engine, reason=error, param="options"
+            "The options of {engine} are wrong: {reason}.",
+            engine=engine,
+            reason=words_of(error),
+            param="options",
         ) from None
 
 

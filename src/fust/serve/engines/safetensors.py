@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from fust.core.decode_words import words_of
 from fust.core.errors import FustError, InvalidInput, NotOffered
 from fust.core.i18n import Words
 from fust.formats.safetensors import read_safetensors
@@ -163,7 +164,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError("it is too large")
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-        raise _bad(path.name, str(error)[:200]) from None
+        raise _bad(path.name, words_of(error)) from None
 
 
 def _find_json(path: Path) -> dict[str, Any]:
@@ -257,7 +258,7 @@ def modules_of(folder: Path) -> list[tuple[str, str]]:
     try:
         listed = msgspec.json.decode(path.read_bytes(), type=list[_Module])
     except (msgspec.MsgspecError, OSError, RecursionError) as error:
-        raise _bad(path.name, str(error)[:200]) from None
+        raise _bad(path.name, words_of(error)) from None
     found = [(module.path, module.type.rpartition(".")[2]) for module in listed]
     for place, kind in found:
         if kind not in ("Transformer", "Pooling", "Dense", "Normalize"):
@@ -288,12 +289,12 @@ def _number(config: dict[str, Any], *names: str) -> int:
     return 0
 
 
-def _bad(file: str, fault: str) -> InvalidInput:
+def _bad(file: str, fault: str | Words) -> InvalidInput:
     return InvalidInput(
         "{file} cannot be read: {fault}.",
         hint="Download or export it again.",
         file=file,
-        fault=Words(fault),
+        fault=fault if isinstance(fault, Words) else Words(fault),
         code="bad_model_file",
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fust.serve.engines.child_http import Refused
-from fust.wire.scoring import MOST_ROWS, MOST_TOP, Likely, ScoredRow, ScoreRequest
+from fust.wire.scoring import MOST_ROWS, MOST_TOP, Likely, ScoredRow, ScoreRequest, ScoreRow
 
 BRANCHES = 8
 """Ends of one beginning that go into one batch."""
@@ -32,12 +32,33 @@ class TooLong(BadRow):
         super().__init__(message, "exceed_context_size_error", n_prompt_tokens=tokens, n_ctx=context)
 
 
+class StartTooLate(BadRow):
+    """A row has fewer tokens than are to go without a log-probability."""
+
+    def __init__(self, start: int, tokens: int) -> None:
+        message = f"log-probabilities are wanted from token {start} on, and the prompt has {tokens}"
+        super().__init__(message, "start_too_late_error", n_prompt_tokens=tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A row to score: its tokens, and the first of them whose log-probability is wanted."""
 
     tokens: list[int]
     start: int
+
+    @classmethod
+    def of(cls, row: ScoreRow, tokens: list[int]) -> Wanted:
+        """Returns what is wanted of a row whose text has these tokens.
+
+        Raises:
+            StartTooLate: it has fewer of them than it says.
+        """
+        if row.start is None:
+            return cls(tokens, len(tokens))
+        if row.start > max(1, len(tokens)):
+            raise StartTooLate(row.start, len(tokens))
+        return cls(tokens, max(1, row.start))
 
 
 @dataclass(slots=True)

@@ -23,10 +23,7 @@ def _start(config: ChildConfig) -> int:
         request = read_score_request(call.body)
         with turn:
             rows = [
-                Wanted(
-                    row.tokens if row.tokens is not None else scorer.tokenize(row.text or ""),
-                    max(1, row.start),
-                )
+                Wanted.of(row, row.tokens if row.tokens is not None else scorer.tokenize(row.text or ""))
                 for row in request.rows
             ]
             scorer.use(request.adapter)

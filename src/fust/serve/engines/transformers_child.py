@@ -203,9 +203,7 @@ class Answers:
             raise Refused(501, "not_supported_error", "adapters go with GGUF files")
         loaded, batcher = self._loaded, self._batcher
         rows = [
-            Wanted(
-                row.tokens if row.tokens is not None else loaded.tokenize(row.text or ""), max(1, row.start)
-            )
+            Wanted.of(row, row.tokens if row.tokens is not None else loaded.tokenize(row.text or ""))
             for row in request.rows
         ]
         scored = batcher.run(lambda: score(loaded, rows, request.top, shares=batcher.shares), call.is_there)

@@ -146,7 +146,7 @@ class Near(Elsewhere):
             raise Refused(400, "invalid_request_error", "a row has no tokens")
         if len(tokens) >= self._context:  # vLLM wants room for one token more
             raise TooLong(len(tokens) + 1, self._context)
-        one = Wanted(tokens, max(1, row.start))
+        one = Wanted.of(row, tokens)
         async with self._at_once, self._asked("POST", "/completions", score_of(one, model, top)) as response:  # fmt: skip
             return scored_of(one, await self._decoded(response), top)
 

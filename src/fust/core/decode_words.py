@@ -1,0 +1,127 @@
+"""What msgspec says of JSON that cannot be read, or of a value that does not fit, as words in either language.
+
+Its sentences are English ones with a path behind them: "Expected `int`, got `str` - at `$.max_tokens`". Each becomes a
+template with fields, so that a message in Chinese has no English inside. A sentence that is not known stays as it is.
+Source: the format strings of msgspec 0.22's `_core.c`; the test compares them with those of the library that is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import string
+
+import msgspec
+
+from fust.core.i18n import Words
+
+_MOST = 200
+"""Letters of one field; a value that does not fit may be as long as the whole body."""
+
+SENTENCES = (
+    "Expected `{type}` with a timezone component",
+    "Expected `{type}` with no timezone component",
+    "Expected `{type}` matching regex {pattern}",
+    "Expected `{type}` that's a multiple of {number}",
+    "Expected `{type}` of at least length {least}, got {length}",
+    "Expected `{type}` of at most length {most}, got {length}",
+    "Expected `{type}` of at most length {most}",
+    "Expected `{type}` of length {least} to {most}, got {length}",
+    "Expected `{type}` of length {least} to {most}",
+    "Expected `{type}` of length <= {most}",
+    "Expected `{type}` of length >= {least}",
+    "Expected `{type}` of length {wanted}, got {length}",
+    "Expected `{type}` of length {wanted}",
+    "Expected `{type}` >= {least}",
+    "Expected `{type}` <= {most}",
+    "Expected `{type}` > {least}",
+    "Expected `{type}` < {most}",
+    "Expected `{type}`, got `{found}`",
+    "Expected `{type}`",
+    "Object contains unknown field `{name}`",
+    "Object missing required field `{name}`",
+    "Invalid enum value {value}",
+    "Invalid value {value}",
+    "Invalid RFC3339 encoded datetime",
+    "Invalid RFC3339 encoded date",
+    "Invalid RFC3339 encoded time",
+    "Invalid ISO8601 duration",
+    "Only units 'D', 'H', 'M', and 'S' are supported when parsing ISO8601 durations",
+    "Duration is out of range",
+    "Invalid epoch timestamp",
+    "Timestamp is out of range",
+    "Invalid UUID bytes",
+    "Invalid UUID",
+    "Invalid base64 encoded string",
+    "Invalid decimal string",
+    "Integer value out of range",
+    "Number out of range",
+    "Input data was truncated",
+    "JSON is malformed: {fault} (byte {at})",
+)
+FAULTS = (
+    "invalid number",
+    "invalid character",
+    "invalid escaped character",
+    "invalid escape character in string",
+    "invalid character in unicode escape",
+    "invalid utf-16 surrogate pair",
+    "unexpected end of escaped utf-16 surrogate pair",
+    "unexpected end of hex escape",
+    "expected ',' or ']'",
+    "expected ',' or '}}'",
+    "expected ':'",
+    "trailing comma in array",
+    "trailing comma in object",
+    "trailing characters",
+    "object keys must be strings",
+)
+"""What follows "JSON is malformed"."""
+_PLACES = ("{fault} - at `key` in `{path}`", "{fault} - at `{path}`")
+
+
+def words_of(error: Exception | str) -> Words | str:
+    """Returns why JSON could not be decoded, or a value converted.
+
+    Args:
+        error: what was raised: msgspec's, or what comes instead of it for bytes that are no text and for endless nesting;
+            or msgspec's sentence alone.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return Words("byte {at} is not UTF-8", at=error.start)
+    if isinstance(error, RecursionError):
+        return Words("it is nested too deeply")
+    if isinstance(error, str | msgspec.MsgspecError):
+        return _read(str(error))
+    return str(error)[:_MOST]
+
+
+def _read(said: str) -> Words | str:
+    for template in _PLACES:
+        found = _pattern(template).fullmatch(said)
+        if found and found["path"].startswith("$"):
+            return Words(template, fault=_read(found["fault"]), path=_short(found["path"]))
+    for template in (*SENTENCES, *FAULTS):
+        found = _pattern(template).fullmatch(said)
+        if found:
+            return Words(template, **{name: _field(name, value) for name, value in found.groupdict().items()})
+    return _short(said)
+
+
+def _field(name: str, value: str) -> Words | str:
+    return _read(value) if name == "fault" else _short(value)
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """Returns what matches a template filled in; a type or a path ends where its quotation does."""
+    parts: list[str] = []
+    for literal, name, _, _ in string.Formatter().parse(template):
+        parts.append(re.escape(literal))
+        if name:
+            parts.append(f"(?P<{name}>{'[^`]*' if name in ('type', 'found') else '.*'})")
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST else text[: _MOST - 1] + "…"

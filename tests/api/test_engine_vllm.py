@@ -44,6 +44,7 @@ _TOKENS = ("vllm/entrypoints/serve/tokenize/protocol.py", "343bacafc7bf4f973a105
 _RERANK = ("vllm/entrypoints/pooling/scoring/protocol.py", "531586888ac9c9759c09b70c0d8d66d87f15d238")
 _LORA = ("vllm/entrypoints/serve/lora/api_router.py", "27873cab97e41ef32a6a8bcf83fa475a23e6e921")
 _MODELS = ("vllm/entrypoints/openai/models/serving.py", "00153c8b7948077ebdfc5bfa14e403da41aaea6d")
+_ENVIRONMENT = ("vllm/envs.py", "001f69f8b52e0803c910525974d17010814947ad")
 READ_IN = {
     "vllm serve MODEL": ("vllm/entrypoints/cli/serve.py", "00a5fdd20935ba7679750db22997dcf539ca4591"),
     "--served-model-name": _ARGS,
@@ -78,6 +79,11 @@ READ_IN = {
     "/v1/load_lora_adapter": _LORA,
     "/v1/unload_lora_adapter": _LORA,
     "an adapter's name stands for the model's, and is forgotten when it is unloaded": _MODELS,
+    "VLLM_API_KEY": _ENVIRONMENT,
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": _ENVIRONMENT,
+    "VLLM_NO_USAGE_STATS": _ENVIRONMENT,
+    "VLLM_DO_NOT_TRACK": _ENVIRONMENT,
+    "DO_NOT_TRACK": _ENVIRONMENT,
     "/classify": (
         "vllm/entrypoints/pooling/classify/protocol.py",
         "dff4cad35b4faadb49e7a7e239dd27fe79c3e289",
@@ -158,6 +164,11 @@ def chat(client: openai.OpenAI, **more: Any) -> Any:
     return client.chat.completions.create(**(asked | more))
 
 
+def servers(house: House) -> list[psutil.Process]:
+    """Returns vLLM's own processes."""
+    return [it for it in map(psutil.Process, house.engine_pids()) if contract.__file__ in it.cmdline()]
+
+
 def test_why_it_was_chosen_and_how_it_was_started(house: House) -> None:
     (found,) = [d for d in house.json("GET", "/fust/v1/deployments")["items"] if d["name"] == "acme/words"]
     why = " ".join(found["why"])
@@ -172,6 +183,10 @@ def test_every_flag_and_route_was_read_in_its_source(house: House) -> None:
     """The contract server refuses what it does not know, so what it knows is what is used; each has its place."""
     assert {*contract.FLAGS, *contract.SWITCHES} == {word for word in READ_IN if word.startswith("--")}
     assert set(contract.FIELDS) <= READ_IN.keys()
+    environs = [server.environ() for server in servers(house)]
+    told = {name for environ in environs for name in environ if name.startswith("VLLM_") or name == "DO_NOT_TRACK"}  # fmt: skip
+    assert told == {name for name in READ_IN if name.isupper()}
+    assert all(environ["HF_HUB_OFFLINE"] == "1" for environ in environs)  # huggingface_hub's own
     assert all(len(commit) == 40 and path.startswith("vllm/") for path, commit in READ_IN.values())
 
 
@@ -302,13 +317,8 @@ def test_tokens_and_counts(house: House, plain: Any) -> None:
 
 
 def test_the_key_is_on_no_command_line_and_the_port_is_on_loopback(house: House) -> None:
-    servers = [
-        process
-        for process in map(psutil.Process, house.engine_pids())
-        if contract.__file__ in process.cmdline()
-    ]
-    assert len(servers) == 5
-    for server in servers:
+    assert len(servers(house)) == 5
+    for server in servers(house):
         (listening,) = [c for c in server.net_connections("tcp") if c.status == "LISTEN"]
         assert listening.laddr.ip == "127.0.0.1"
         assert server.environ()["VLLM_API_KEY"] not in " ".join(server.cmdline())
@@ -317,12 +327,11 @@ def test_the_key_is_on_no_command_line_and_the_port_is_on_loopback(house: House)
 def running(house: House) -> float:
     """Returns what all servers say of the requests that they work on."""
     total = 0.0
-    for process in map(psutil.Process, house.engine_pids()):
-        if contract.__file__ in process.cmdline():
-            (listening,) = [c for c in process.net_connections("tcp") if c.status == "LISTEN"]
-            url = f"http://127.0.0.1:{listening.laddr.port}/metrics"
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                total += float(answer.read().split()[-1])
+    for process in servers(house):
+        (listening,) = [c for c in process.net_connections("tcp") if c.status == "LISTEN"]
+        url = f"http://127.0.0.1:{listening.laddr.port}/metrics"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            total += float(answer.read().split()[-1])
     return total
 
 

@@ -22,6 +22,7 @@ from fust.core.locks import FileLock
 from fust.core.machine import machine_memory
 
 _LEAST_GROWTH_BYTES = 2**30
+MOST_LOG_BYTES = 64 * 2**20
 GIVEN_BACK_BYTES = 4 * 2**20
 """Pieces of memory of this size go back to the system when they are freed; see `give_memory_back`."""
 
@@ -73,6 +74,7 @@ def run_child(start: Callable[[ChildConfig], int | ChildReady]) -> int:
     out = os.dup(1)
     os.dup2(2, 1)  # llama.cpp prints on standard output now and then; that channel carries one line only
     try:
+        bound_log()
         bound_growth(machine_memory().available_bytes)
         started = start(config)
         bound_growth(min(machine_memory().available_bytes // 2, config.most_bytes or sys.maxsize))
@@ -100,6 +102,21 @@ def give_memory_back() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(-3, GIVEN_BACK_BYTES)  # M_MMAP_THRESHOLD
+
+
+def bound_log() -> None:
+    """Bounds every file that this process writes, which is its log: one that prints without end fills no disk.
+
+    What is beyond is lost, and the process goes on: Python ignores the signal, as does what it is replaced with.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):  # a lower bound of the system's own stays
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (MOST_LOG_BYTES, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+        )
 
 
 def bound_growth(most_bytes: int, pid: int = 0) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from fust.core.children import die_with_parent
 from fust.core.locks import FileLock
 from fust.core.machine import machine_memory
-from fust.serve.engines.child_main import ChildReady, bound_growth, say
+from fust.serve.engines.child_main import ChildReady, bound_growth, bound_log, say
 
 EXEC = "fust.serve.engines.exec_child"
 """Its module."""
@@ -54,6 +54,7 @@ def main() -> int:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     if config.is_bounded:
+        bound_log()
         bound_growth(machine_memory().available_bytes)
     say(out, ChildReady(port=port))
     argv = [argument.replace(PORT, str(port)) for argument in config.argv]

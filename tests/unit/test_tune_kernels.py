@@ -36,6 +36,23 @@ def test_the_loss_of_tokens(learns, bf16, monkeypatch):
     compare(gradients(found, *of), gradients(expected, *of), bf16=bf16)
 
 
+def test_two_losses_at_once_do_not_share_their_memory():
+    """Both are computed before one of them is learned from; after that the memory of the first is used again."""
+    torch.manual_seed(0)
+    matrix = torch.randn(300, 24, requires_grad=True)
+    head = Matrices([matrix])
+    cases = [(torch.randn(n, 24, requires_grad=True), torch.randint(300, (n,))) for n in (40, 70, 10)]
+    found = [token_losses(hidden, head, wanted) for hidden, wanted in cases[:2]]
+    for (hidden, wanted), loss in zip(cases, found, strict=False):
+        expected = F.cross_entropy(hidden @ matrix.T, wanted, reduction="none")
+        compare(gradients(loss, hidden, matrix), gradients(expected, hidden, matrix), bf16=False)
+    del found, loss
+    place = head.scratch.table(40, 300, torch.float32).data_ptr()
+    assert place == head.scratch.table(10, 300, torch.float32).data_ptr(), "nobody holds the first"
+    held = head.scratch.table(10, 300, torch.float32)
+    assert held.data_ptr() != head.scratch.table(10, 300, torch.float32).data_ptr()
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("sizes", [(40,), (24, 8, 8)], ids=["one", "three"])
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])

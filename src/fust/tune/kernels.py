@@ -44,7 +44,10 @@ class _TokenLosses(torch.autograd.Function):
         wanted = F.pad(wanted, (0, spare))
         losses = torch.empty(n + spare)
         # Of what does not learn only the product with the matrix is kept, which is small.
-        kept = torch.empty(n + spare, vocabulary if head.learns else hidden.shape[1], dtype=low)
+        if head.learns:
+            kept = head.scratch.table(n + spare, vocabulary, low)
+        else:
+            kept = torch.empty(n + spare, hidden.shape[1], dtype=low)
         at_once = n + spare if head.learns else _filled(max(1, _LOGITS_AT_ONCE // vocabulary))
         for first in range(0, n, at_once):
             place = slice(first, first + at_once)
@@ -53,13 +56,13 @@ class _TokenLosses(torch.autograd.Function):
                 losses[place][part] = _derive(logits[part], wanted[place][part, None])
             if not head.learns:
                 kept[place] = logits @ matrix
-        ctx.save_for_backward(kept, *([given, matrix] if head.learns else []))
-        ctx.head, ctx.dtype = head, hidden.dtype
+        ctx.save_for_backward(*([given, matrix] if head.learns else []))
+        ctx.kept, ctx.head, ctx.dtype = kept, head, hidden.dtype
         return losses[:n]
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept, *learned = ctx.saved_tensors
+        kept, learned = ctx.kept, ctx.saved_tensors
         n = len(gradients[0])
         scale = F.pad(gradients[0], (0, len(kept) - n))[:, None].to(kept.dtype)
         if learned:

@@ -18,6 +18,8 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 
+from fust.tune.scratch import Scratch
+
 Projection = Callable[[torch.Tensor], torch.Tensor]
 _CACHED = 2**19
 """Values that are worked on together."""
@@ -53,6 +55,8 @@ class Matrices:
         self._whole = within[0]._whole[within[1]] if within else _joined(self.weights)
         self._low = self._gradient = self._whole
         self._seen: object = None
+        self.scratch = Scratch()
+        """For what comes behind them, when it is large."""
 
     def parts(self) -> list[Matrices]:
         """Returns each of them alone."""

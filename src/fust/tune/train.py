@@ -56,6 +56,7 @@ from fust.tune.progress import Point, Trained, Watcher
 from fust.tune.quick import quicken, quicken_adapters
 from fust.tune.recipe import Recipe
 from fust.tune.saver import Saver
+from fust.tune.scratch import give_holes_back
 from fust.tune.team import Team
 
 if TYPE_CHECKING:
@@ -377,6 +378,8 @@ class Training:
             self._preference = Preference(self._recipe.beta, torch.zeros(self._batches.count))
         took: list[float] = []
         begun = _Begun(0)
+        # From the second step on there are moments while passes are computed; until then others stand for them.
+        moments = [torch.ones_like(p) for p in self.tuned.trained.values() for _ in range(2)]
         batches, weight = self._passes(0)
         mine = self._team.share_of(batches)
         for number, batch in mine:
@@ -388,6 +391,7 @@ class Training:
         turns = self._recipe.turns_per_step
         if turns < 3:
             # The first pass also fills caches and takes memory from the system, and so does the first move.
+            moments.clear()
             self._move_nowhere()
             began = time.monotonic()
             for number, batch in mine:
@@ -396,6 +400,7 @@ class Training:
         trained = self.tuned.trained.values()
         keeps = self._recipe.is_adapter and self._preference is None
         kept = [None if p.grad is None else p.grad.clone() for p in trained] if keeps else []
+        moments.clear()
         moved_s = self._move_nowhere()
         if keeps:
             begun.took_s = sum(took)
@@ -556,6 +561,7 @@ class Training:
 
         Only the first process looks.
         """
+        give_holes_back()
         if not self._team.leads:
             return None, None
         total, weight = 0.0, 0

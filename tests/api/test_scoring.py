@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from fust.serve.engines.scorer import Scorer
+from fust.wire.openai import MAX_PROMPTS
 from tests.support.model_house import House, running_house
 from tests.support.small_models import write_llama
 
@@ -141,6 +142,12 @@ def test_a_start_that_cannot_be_is_refused_in_both_languages(
         with pytest.raises(openai.BadRequestError, match=words) as error:
             ask(client, prompt, max_tokens=1, extra_body=more, extra_headers={"Accept-Language": language})
         assert error.value.param == "logprob_start_len"
+
+
+def test_as_many_prompts_are_scored_as_a_completion_takes(client: openai.OpenAI) -> None:
+    answer = ask(client, [[1, 300]] * MAX_PROMPTS)
+    likely = {choice.logprobs.token_logprobs[1] for choice in answer.choices}
+    assert len(answer.choices) == MAX_PROMPTS and max(likely) - min(likely) < 1e-4
 
 
 def test_without_echo_zero_tokens_are_refused(client: openai.OpenAI) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-MOST_ROWS = 1024
+MOST_ROWS = 2048
+"""As many as a plain completion has prompts."""
 MOST_TOP = 20
 
 

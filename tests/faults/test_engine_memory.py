@@ -68,19 +68,30 @@ def code(found: tuple[int, dict[str, Any]]) -> tuple[int, str]:
     return found[0], found[1].get("error", {}).get("code", "")
 
 
+def insist(house: House, model: str, prompt: str, **more: Any) -> str:
+    """Returns what is written; a process without memory may refuse, since a thread of its own wants some, but not for long."""
+    for _ in range(40):
+        status, answer = ask(house, model, prompt, **more)
+        if status == 200:
+            return answer["choices"][0]["text"]
+        assert code((status, answer)) == NO_MEMORY, answer
+        time.sleep(0.05)
+    raise AssertionError("it found no memory for a short answer")
+
+
 def check_all_slots_write(house: House, model: str, words: str) -> None:
     """Every slot is free, and says what it said before."""
     found: list[str] = []
 
     def write() -> None:
-        found.append(ask(house, model, "ba be bi")[1]["choices"][0]["text"])
+        found.append(insist(house, model, "ba be bi"))
 
-    threads = [threading.Thread(target=write) for _ in range(2 * SLOTS)]
+    threads = [threading.Thread(target=write) for _ in range(SLOTS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert found == [words] * (2 * SLOTS)
+    assert found == [words] * SLOTS
 
 
 def test_llama_cpp_without_memory_refuses_one_request_and_serves_the_others(house: House) -> None:
@@ -141,7 +152,7 @@ def test_transformers_without_memory_refuses_one_request_and_serves_the_others(
     texts: list[str] = []
 
     def stream() -> None:
-        texts.append(ask(house, "transformers", "ba be bi", max_tokens=60)[1]["choices"][0]["text"])
+        texts.append(insist(house, "transformers", "ba be bi", max_tokens=60))
         streamed.set()
 
     threading.Thread(target=stream).start()

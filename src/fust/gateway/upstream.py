@@ -34,8 +34,14 @@ _FILL_IN_S = 15.0
 _HEALTH_S = 5.0
 _LOOKS = 8
 """After clients who left before an answer began: so many at a time."""
-_NO_MEMORY = ("bad_alloc", "can't allocate memory", "Cannot allocate memory", "MemoryError")
-"""In the words of C++, of PyTorch, of the system and of Python."""
+_NO_MEMORY = (
+    "bad_alloc",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "MemoryError",
+    "can't start new thread",
+)
+"""In the words of C++, of PyTorch, of the system and of Python, whose threads want stacks."""
 
 
 class ContextExceeded(InvalidInput):

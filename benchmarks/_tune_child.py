@@ -74,7 +74,7 @@ def main() -> None:
     world, job = Path(sys.argv[1]), Job(**json.loads(sys.argv[2]))
     warnings.simplefilter("ignore")
     if job.pages_kept:
-        from fust.tune.train import keep_malloc_pages
+        from fust.tune.set_up import keep_malloc_pages
 
         keep_malloc_pages()
     do = {"fust": by_fust, "trl": by_trl, "peak": peak}[job.who]
@@ -99,7 +99,8 @@ def by_fust(world: Path, job: Job) -> Found:
     """Fust's loop as a run has it: rows, packing, steps, checkpoints."""
     from fust.tune.prepare import Prepared
     from fust.tune.recipe import Recipe
-    from fust.tune.train import Batches, Training, Tuned, set_up_torch
+    from fust.tune.set_up import set_up_torch
+    from fust.tune.train import Batches, Training, Tuned
 
     recipe = Recipe(
         method="lora" if job.method == "lora" else "full", base="bench/base", base_revision="", data="bench/rows", data_revision="",

@@ -58,7 +58,8 @@ def foretell(world: Path, size: str, method: str, row_tokens: int, steps: int) -
     from fust.tune.prepare import Prepared
     from fust.tune.recipe import Recipe
     from fust.tune.samples import Sampler, choose_prompts
-    from fust.tune.train import Batches, Training, Tuned, keep_malloc_pages, set_up_torch
+    from fust.tune.set_up import keep_malloc_pages, set_up_torch
+    from fust.tune.train import Batches, Training, Tuned
 
     class Silent:
         def __getattr__(self, name: str) -> Any:

@@ -21,7 +21,7 @@ from examples.starter.export import export_model, shipped_bytes, write_json
 from examples.starter.tokenizer import DOCUMENT, fertility, train_tokenizer
 from tokenizers import Tokenizer
 
-from fust.tune.train import keep_malloc_pages
+from fust.tune.set_up import keep_malloc_pages
 
 
 def main() -> None:

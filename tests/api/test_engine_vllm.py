@@ -184,8 +184,11 @@ def test_every_flag_and_route_was_read_in_its_source(house: House) -> None:
     assert {*contract.FLAGS, *contract.SWITCHES} == {word for word in READ_IN if word.startswith("--")}
     assert set(contract.FIELDS) <= READ_IN.keys()
     environs = [server.environ() for server in servers(house)]
+    ours = {name for name in READ_IN if name.isupper()}
     told = {name for environ in environs for name in environ if name.startswith("VLLM_") or name == "DO_NOT_TRACK"}  # fmt: skip
-    assert told == {name for name in READ_IN if name.isupper()}
+    assert ours <= told
+    inherited = os.environ.keys()  # where another test's library set some (trl: the level of vLLM's logging)
+    assert told - ours <= inherited
     assert all(environ["HF_HUB_OFFLINE"] == "1" for environ in environs)  # huggingface_hub's own
     assert all(len(commit) == 40 and path.startswith("vllm/") for path, commit in READ_IN.values())
 

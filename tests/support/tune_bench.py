@@ -32,8 +32,9 @@ from fust.tune.masks import Masker
 from fust.tune.prepare import DataWish, Prepared, prepare
 from fust.tune.progress import Point
 from fust.tune.recipe import Recipe
+from fust.tune.set_up import set_up_torch
 from fust.tune.team import Team
-from fust.tune.train import Batches, Training, Tuned, set_up_torch
+from fust.tune.train import Batches, Training, Tuned
 
 RECIPE = Recipe(
     method="lora", base="me/base", base_revision="", data="me/rows", data_revision="", data_key="", seed=7, precision="fp32",

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+def list_missing(packages: Sequence[str]) -> str:
+    """Returns those that are not installed, with commas between them; empty when all are. Imports none."""
+    return ", ".join(name for name in packages if importlib.util.find_spec(name) is None)
 
 
 def install_command(extra: str) -> str:

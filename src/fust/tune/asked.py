@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ import msgspec
 
 from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput, NotOffered
-from fust.core.extras import install_command
+from fust.core.extras import install_command, list_missing
 from fust.formats.ggml_types import FileType, check_file_type
 from fust.tune.budget import parse_budget
 from fust.tune.recipe import Method, Precision, Wish, rank_of
@@ -142,11 +141,10 @@ def check_compiler() -> None:
 
 def check_installed() -> None:
     """Raises NotOffered when the packages for tuning are not here."""
-    missing = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := list_missing(("torch", "transformers", "peft")):
         raise NotOffered(
             "Tuning needs {packages}, which is not installed.",
             hint="Install it: {command}",
             command=install_command("tune"),
-            packages=", ".join(missing),
+            packages=missing,
         )

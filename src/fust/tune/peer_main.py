@@ -24,8 +24,9 @@ from fust.tune.estimate import memory_taken
 from fust.tune.peers import LOST, READY, Follow, Measure, Order
 from fust.tune.prepare import Prepared
 from fust.tune.progress import Point
+from fust.tune.set_up import keep_malloc_pages, set_up_torch
 from fust.tune.team import Team, TeamLost
-from fust.tune.train import Training, Tuned, keep_malloc_pages, set_up_torch
+from fust.tune.train import Training, Tuned
 
 log = logging.getLogger(__name__)
 

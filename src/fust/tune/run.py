@@ -138,7 +138,8 @@ class Run:
         gc.disable()  # what is imported stays, and looking for garbage in it takes half a second
         from fust.tune.batches import Batches
         from fust.tune.samples import Sampler, choose_prompts
-        from fust.tune.train import Training, Tuned, keep_malloc_pages, set_up_torch
+        from fust.tune.set_up import keep_malloc_pages, set_up_torch
+        from fust.tune.train import Training, Tuned
 
         keep_malloc_pages()
         base = self._make_base() if wish.method == "pretrain" else self._fetch_base(wish.base)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
 from fust.core.errors import NotOffered
-from fust.core.extras import install_command
+from fust.core.extras import install_command, list_missing
 from fust.core.settings import ServeSettings
 from fust.serve.engines.base import EngineSpec, Mode
 from fust.serve.engines.child_engine import ChildEngine
@@ -23,13 +22,12 @@ _PACKAGES = ("torch", "transformers", "llguidance")
 
 def check_installed(settings: ServeSettings) -> None:
     """Raises NotOffered when the packages of this engine are not here."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := list_missing(_PACKAGES):
         raise NotOffered(
             "Serving safetensors needs {packages}, which is not installed.",
             hint="Install it: {command}\nA GGUF file of the model needs nothing more.",
             command=install_command("transformers"),
-            packages=", ".join(missing),
+            packages=missing,
         )
 
 

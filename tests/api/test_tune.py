@@ -290,6 +290,22 @@ def test_bases_that_cannot_be_tuned_are_refused_by_what_they_are(house, tmp_path
         assert done.returncode == 1 and said in done.stderr, done.stderr
 
 
+def test_rows_that_are_brought_stand_instead_of_earlier_ones(house, tmp_path):
+    """A second try with another file is not trained on the first; the card of the data stays."""
+    to = ("--to", "admin/tries", "--dry-run")
+    tune(house, "--data", str(write_rows(tmp_path / "first.jsonl", 30)), *to)
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: mit\n---\n")
+    house.cli("push", str(card), "admin/tries-data", "--type", "dataset")
+    second = write_rows(tmp_path / "second.jsonl", 12, start=50)
+    assert tune(house, "--data", str(second), *to)["report"]["rows"] == 12
+    write_rows(tmp_path / "folder" / "sub" / "a [1].jsonl", 7)
+    assert tune(house, "--data", str(tmp_path / "folder"), *to)["report"]["rows"] == 7
+    assert tune(house, "--data", str(second), *to)["report"]["rows"] == 12
+    held = json.loads(house.request("GET", "/api/datasets/admin/tries-data")[2])["siblings"]
+    assert {it["rfilename"] for it in held} == {".gitattributes", "README.md", "second.jsonl"}
+
+
 def test_rows_that_are_left_out_are_named(house, tmp_path):
     rows = write_rows(tmp_path / "bad.jsonl", 30)
     with rows.open("ab") as file:

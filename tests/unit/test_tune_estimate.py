@@ -65,8 +65,12 @@ def test_samples_take_their_share_and_no_more(samples_s, times):
     [
         ({}, 16, 80),  # without a budget a step stays as the data wants it
         ({"budget": "1h"}, 16, 80),
-        ({"budget": "100s"}, 9, 40),  # 92 s are 40 steps of 2.3 s, of which a pass takes 0.25 s
-        ({"budget": "5s"}, 1, 18),  # 4.6 s are 18 of the smallest
+        (
+            {"budget": "100s"},
+            9,
+            41,
+        ),  # 97 s are 41 steps of 2.3 s and what checkpoints take; a pass takes 0.25 s
+        ({"budget": "5s"}, 1, 18),  # 4.8 s are 18 of the smallest
         ({"budget": "100s", "step_tokens": 16_384}, 16, 23),
         ({"budget": "100s", "method": "pretrain"}, 16, 23),
     ],
@@ -77,9 +81,31 @@ def test_a_budget_leaves_time_for_enough_steps(asked, passes, steps):
     why = [Reasoned("step_tokens", "", ""), Reasoned("steps", "", "")]
     found = with_smaller_steps(Planned(whole, why), wish, 4.0, 0.0)
     step_s = 4.0 * found.recipe.passes_per_step / 16
-    done = within_budget(found, wish, step_s, 0.0)
+    done = within_budget(found, wish, step_s, 0.0, lambda recipe: run_seconds(recipe, step_s, 40, 0))
     assert (done.recipe.passes_per_step, done.recipe.steps) == (passes, steps)
     assert [r.name for r in done.reasons] == ["step_tokens", "steps"]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "steps", "looks"),
+    [
+        (0, 23, 8),
+        (4, 21, 7),  # each takes a second, and there is one before the first step
+        (8, 21, 4),
+        (80, 13, 1),  # 20 s each
+        (4000, 1, 1),  # the budget is spent before the first step, and one there is
+    ],
+)
+def test_what_is_held_out_is_looked_at_within_the_budget(held_out, steps, looks):
+    wish = Wish(data="d", to="t", budget="100s", step_tokens=2048)
+    planned = Planned(msgspec.structs.replace(RECIPE, steps=1000), [])
+    found = within_budget(
+        planned, wish, 4.0, 0.0, lambda recipe: run_seconds(recipe, 4.0, 40, held_out)
+    ).recipe
+    assert found.steps == steps
+    assert -(-found.steps // found.evaluate_every) == looks
+    if steps > 1:
+        assert run_seconds(found, 4.0, 40, held_out) <= 100
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ def test_odd_texts_are_learned_whole_and_nothing_else_is(tmp_path, said):
     taught = tokenizer.decode([int(i) for i, flag in zip(ids, learned, strict=True) if flag])
     assert taught == f"{said}<|im_end|>"
     assert tokenizer.decode([int(i) for i in ids]).endswith(f"assistant\n{said}<|im_end|>\n")
-    assert len(view_samples(prepared, lambda i: tokenizer.decode([i]))[0].tokens) == len(ids)
+    shown = view_samples(prepared, tokenizer.decode)[0].tokens
+    assert len(shown) == len(ids), "as many texts as masks"
+    assert "".join(shown) == tokenizer.decode([int(i) for i in ids]), "and no half characters in them"
 
 
 def test_rows_of_ten_megabytes_empty_and_broken_ones_cost_themselves(tmp_path):

@@ -54,7 +54,7 @@ def marked_texts(prepared) -> list[tuple[str, str, str]]:
     """Returns side, text and what is learned of each sample of the preview."""
     tokenizer = make_tokenizer()
     found = []
-    for number, view in enumerate(view_samples(prepared, lambda i: str(i))):
+    for number, view in enumerate(view_samples(prepared, lambda ids: "".join(map(str, ids)))):
         ids, learned = prepared.sample(number)
         said = [int(i) for i, flag in zip(ids, learned, strict=True) if flag]
         found.append((view.side, tokenizer.decode([int(i) for i in ids]), tokenizer.decode(said)))

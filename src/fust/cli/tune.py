@@ -135,10 +135,10 @@ def _find_data(data: str) -> Path | None:
 
 
 def _push_data(cli: CLI, client: Client, path: Path, to: str) -> None:
-    """Makes a private data set of a file or folder here, beside the result."""
-    repo_id = f"{to}-data"
+    """Makes a private data set of a file or folder here, beside the result; of an earlier one nothing is left in it."""
+    repo_id, message = f"{to}-data", f"Rows to tune {to}"
     client.upload(
-        path, repo_id, repo_type="dataset", message=f"Rows to tune {to}", private=True, path_in_repo=""
+        path, repo_id, repo_type="dataset", message=message, private=True, path_in_repo="", instead=True
     )
     if not cli.json:
         click.echo(t("{path} is in data set {repo_id}.", path=path, repo_id=repo_id), err=True)

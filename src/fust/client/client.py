@@ -244,9 +244,19 @@ class Client:
         self._http.request("DELETE", "/api/repos/delete", body)
 
     def upload(
-        self, path: Path, repo_id: str, *, repo_type: str, message: str, private: bool, path_in_repo: str
+        self,
+        path: Path,
+        repo_id: str,
+        *,
+        repo_type: str,
+        message: str,
+        private: bool,
+        path_in_repo: str,
+        instead: bool = False,
     ) -> str:
         """Puts a file or the content of a folder into a repo, which is made when it is not there; returns its page.
+
+        ``instead`` of what the repo holds, but for its card: what was there stays in its history alone.
 
         Large files go through Xet, as with any client of the Hugging Face Hub.
         """
@@ -262,6 +272,7 @@ class Client:
             message=message,
             private=private,
             path_in_repo=path_in_repo,
+            instead=instead,
         )
         prefix = {"dataset": "datasets/", "space": "spaces/"}.get(repo_type, "")
         return f"{status.base_url.rstrip('/')}/{prefix}{repo_id}"

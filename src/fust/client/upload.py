@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fust.client.http import ClientError
 from fust.core.errors import InvalidInput, Unavailable
@@ -16,6 +17,8 @@ from fust.core.settings import NEAR
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+_STAYS = (".gitattributes", "README.md")
 
 
 def make_repo(api: HfApi, repo_id: str, repo_type: str, *, private: bool) -> None:
@@ -34,8 +37,9 @@ def upload(
     message: str,
     private: bool,
     path_in_repo: str,
+    instead: bool = False,
 ) -> None:
-    """Commits ``path``, a file or the content of a folder, to a repo.
+    """Commits ``path``, a file or the content of a folder, to a repo; ``instead`` of what the repo holds but its card.
 
     Raises:
         InvalidInput: there is nothing at ``path``.
@@ -48,6 +52,11 @@ def upload(
     with speaking_clearly(base_url):
         api = hub_api(base_url, token)
         make_repo(api, repo_id, repo_type, private=private)
+        others = (
+            [name for name in api.list_repo_files(repo_id, repo_type=repo_type) if name not in _STAYS]
+            if instead
+            else []
+        )
         if path.is_dir():
             api.upload_folder(
                 folder_path=path,
@@ -56,15 +65,28 @@ def upload(
                 commit_message=message,
                 path_in_repo=path_in_repo or None,
                 ignore_patterns=[".git/**", ".cache/**", "**/.DS_Store"],
+                delete_patterns=[glob.escape(name) for name in others],
             )
-        else:
-            api.upload_file(
-                path_or_fileobj=path,
-                path_in_repo=path_in_repo or path.name,
-                repo_id=repo_id,
-                repo_type=repo_type,
-                commit_message=message,
-            )
+            return
+        target = path_in_repo or path.name
+        api.create_commit(
+            repo_id,
+            [_addition(target, path), *(_deletion(name) for name in others if name != target)],
+            commit_message=message,
+            repo_type=repo_type,
+        )
+
+
+def _addition(target: str, path: Path) -> Any:
+    from huggingface_hub import CommitOperationAdd
+
+    return CommitOperationAdd(target, path)
+
+
+def _deletion(name: str) -> Any:
+    from huggingface_hub import CommitOperationDelete
+
+    return CommitOperationDelete(name)
 
 
 def hub_api(base_url: str, token: str) -> HfApi:

@@ -42,6 +42,8 @@ from fust.tune.rows import (
 _AT_ONCE = 512
 """Rows that are tokenised together."""
 _SHOWN_SAMPLES = 4
+_CHARACTER_TOKENS = 4
+"""That a character of UTF-8 is spread over at most; what is no character by then is shown as it is."""
 _SHOWN_TOKENS = 600
 _SHOWN_TEACHERS = 5
 _MODEL_NAME = re.compile(r"[\w.:/@+-]{1,100}")
@@ -429,21 +431,35 @@ class _Work:
         )
 
 
-def view_samples(prepared: Prepared, decode: Callable[[int], str]) -> list[SampleView]:
-    """Returns the first samples with every token's text and mask."""
+def view_samples(prepared: Prepared, decode: Callable[[list[int]], str]) -> list[SampleView]:
+    """Returns the first samples with every token's text and mask; of tokens that share a character the last has it."""
     views: list[SampleView] = []
     for number in range(min(_SHOWN_SAMPLES, len(prepared.lengths))):
         ids, learned = prepared.sample(number)
         shown = ids[:_SHOWN_TOKENS]
         views.append(
             SampleView(
-                [decode(int(i)) for i in shown],
+                _spell([int(i) for i in shown], decode),
                 [bool(flag) for flag in learned[:_SHOWN_TOKENS]],
                 len(ids) > len(shown),
                 ("chosen", "rejected")[number % 2] if prepared.report.pairs else "",
             )
         )
     return views
+
+
+def _spell(ids: list[int], decode: Callable[[list[int]], str]) -> list[str]:
+    """Returns what each token adds to the text: a character whose bytes are spread over several comes with the last."""
+    texts: list[str] = []
+    before, whole = 0, 0  # decoded with those before, as some tokenizers drop a space at the beginning
+    for end in range(1, len(ids) + 1):
+        known, text = decode(ids[before:whole]), decode(ids[before:end])
+        if text.endswith("\ufffd") and end - whole < _CHARACTER_TOKENS:
+            texts.append("")
+        else:
+            texts.append(text[len(known) :])
+            before, whole = whole, end
+    return texts
 
 
 def _question(example: Chat | Completion) -> str:

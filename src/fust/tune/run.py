@@ -160,7 +160,7 @@ class Run:
         prepared = self._prepare(base, tokenizer)
         self._check_rows(prepared.report)
         check_vocabulary(base, name, _highest(prepared))
-        preview = view_samples(prepared, lambda i: cast(Any, tokenizer).decode([i]))
+        preview = view_samples(prepared, cast(Any, tokenizer).decode)
         decided = self._decided()
         before = Before.read(self._folder_of(wish.extends)) if wish.extends and decided is None else None
         known = decided.recipe if decided else before.decided.recipe if before else None
@@ -219,10 +219,12 @@ class Run:
         spent_s, turns = time.monotonic() - self._began, planned.recipe.turns_per_step
         planned = with_smaller_steps(planned, self._wish, step_s, spent_s)
         step_s *= planned.recipe.turns_per_step / turns
-        planned = within_budget(planned, self._wish, step_s, spent_s)
+        rows = len(batches.train), len(batches.held_out)
+        planned = within_budget(
+            planned, self._wish, step_s, spent_s, lambda recipe: run_seconds(recipe, step_s, *rows, samples_s)
+        )
         if before:
             take_over(before, self._work, planned.recipe)
-        rows = len(batches.train), len(batches.held_out)
         forecast = _forecast(planned.recipe, ready.base, report, *rows, step_s, samples_s, memory_bytes)
         decided = Decided(planned.recipe, planned.reasons, forecast)
         write_atomic(self._work / "recipe.json", msgspec.json.encode(decided))

@@ -207,7 +207,7 @@ function Preview({ samples }: { samples: SampleView[] }) {
     >
       <p class="small quiet">{sample.side && <b>{t(`tune.side.${sample.side}`)}. </b>}{t("tune.preview.note")}</p>
       <pre class="code tokens" tabIndex={0} role="group" aria-label={t("tune.preview")}>
-        {sample.tokens.map((token, i) => (sample.learned[i] ? <mark key={i}>{token}</mark> : <span key={i}>{token}</span>))}
+        {sample.tokens.map((token, i) => (sample.learned[i] ? <mark key={i}>{token || "·"}</mark> : <span key={i}>{token || "·"}</span>))}
         {sample.more && " …"}
       </pre>
     </Section>

@@ -54,6 +54,7 @@ def test_odd_texts_are_learned_whole_and_nothing_else_is(tmp_path, said):
     assert tokenizer.decode([int(i) for i in ids]).endswith(f"assistant\n{said}<|im_end|>\n")
     shown = view_samples(prepared, tokenizer.decode)[0].tokens
     assert len(shown) == len(ids), "as many texts as masks"
+    assert not any("\ufffd" in text for text in shown)
     assert "".join(shown) == tokenizer.decode([int(i) for i in ids]), "and no half characters in them"
 
 

@@ -42,8 +42,6 @@ from fust.tune.rows import (
 _AT_ONCE = 512
 """Rows that are tokenised together."""
 _SHOWN_SAMPLES = 4
-_CHARACTER_TOKENS = 4
-"""That a character of UTF-8 is spread over at most; what is no character by then is shown as it is."""
 _SHOWN_TOKENS = 600
 _SHOWN_TEACHERS = 5
 _MODEL_NAME = re.compile(r"[\w.:/@+-]{1,100}")
@@ -451,14 +449,11 @@ def view_samples(prepared: Prepared, decode: Callable[[list[int]], str]) -> list
 def _spell(ids: list[int], decode: Callable[[list[int]], str]) -> list[str]:
     """Returns what each token adds to the text: a character whose bytes are spread over several comes with the last."""
     texts: list[str] = []
-    before, whole = 0, 0  # decoded with those before, as some tokenizers drop a space at the beginning
+    told = ""
     for end in range(1, len(ids) + 1):
-        known, text = decode(ids[before:whole]), decode(ids[before:end])
-        if text.endswith("\ufffd") and end - whole < _CHARACTER_TOKENS:
-            texts.append("")
-        else:
-            texts.append(text[len(known) :])
-            before, whole = whole, end
+        whole = decode(ids[:end]).rstrip("\ufffd")  # a token may end one character and begin another
+        texts.append(whole[len(told) :])
+        told = whole
     return texts
 
 

@@ -26,6 +26,7 @@ import signal
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
@@ -160,7 +161,9 @@ class Run:
         prepared = self._prepare(base, tokenizer)
         self._check_rows(prepared.report)
         check_vocabulary(base, name, _highest(prepared))
-        preview = view_samples(prepared, cast(Any, tokenizer).decode)
+        preview = view_samples(
+            prepared, partial(cast(Any, tokenizer).decode, clean_up_tokenization_spaces=False)
+        )
         decided = self._decided()
         before = Before.read(self._folder_of(wish.extends)) if wish.extends and decided is None else None
         known = decided.recipe if decided else before.decided.recipe if before else None

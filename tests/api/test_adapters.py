@@ -30,6 +30,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_lora_gguf(root / "acme/one/one.gguf", seed=1)
     write_peft(root / "acme/two", seed=2, base=None)
     write_peft(root / "acme/three", seed=3, base="acme/base")
+    write_lora_gguf(root / "acme/four/four.gguf", seed=5)
+    write_llama(root / "acme/made-of-it/m.gguf")
+    for name in ("acme/four", "acme/made-of-it"):
+        (root / name / "BASE").write_text("acme/base")
     write_peft(root / "acme/unlike", base="acme/base", width=32)
     write_peft(root / "acme/foreign", base="acme/embeds")
     write_peft(root / "private/secret", seed=4, base="acme/base")
@@ -157,6 +161,13 @@ def test_a_request_attaches_what_it_names(house: House) -> None:
     assert refused(house, "tiny:three")[0] == 404
     # Its own name is enough: its configuration names the base.
     assert ask(house, "acme/three")["choices"][0]["text"] == answers[0]["choices"][0]["text"]
+
+
+def test_a_gguf_adapter_by_its_own_name(house: House) -> None:
+    """Its card names the base; a whole model whose card does so too is not taken for an adapter."""
+    assert ask(house, "acme/four")["choices"][0]["text"] != ask(house, "tiny")["choices"][0]["text"]
+    assert refused(house, "acme/made-of-it")[:2] == (404, "model_not_found")
+    assert "BASE:OWNER/NAME" in refused(house, "acme/one-that-is-not")[2]
 
 
 def test_an_adapter_for_another_base_is_refused(house: House) -> None:

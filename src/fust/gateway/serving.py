@@ -390,7 +390,7 @@ def no_model(name: str) -> NotFound:
     """Returns the error for a model that is not served, or that the caller may not know of."""
     return NotFound(
         "There is no model {model!r} here.",
-        hint="GET /v1/models lists those that are served; `fust serve OWNER/NAME` serves another.",
+        hint="GET /v1/models lists those that are served; `fust serve OWNER/NAME` serves another, and BASE:OWNER/NAME is an adapter on one.",
         model=name[:200],
         param="model",
         code="model_not_found",

@@ -18,6 +18,7 @@ from pathlib import Path
 from fust.core.errors import FustError, InvalidInput, NotFound
 from fust.core.ids import split_repo_id
 from fust.core.settings import Settings
+from fust.formats.gguf import read_gguf
 from fust.formats.gguf_lora import BaseShape, check_lora, read_base, write_lora
 from fust.formats.peft import check_for_vllm, named_base, read_matrices
 from fust.serve.files import ModelFile, ModelFiles, TreeFile, bring, discard, list_models
@@ -76,6 +77,19 @@ def folder_of(settings: Settings) -> Path:
 def is_adapter(files: Sequence[TreeFile]) -> bool:
     """Returns whether a repo holds an adapter in PEFT's form."""
     return CONFIG in {file.path for file in files}
+
+
+def holds_lora(files: ModelFiles, repo_id: str, revision: str, tree: Sequence[TreeFile]) -> bool:
+    """Returns whether the GGUF file that a repo would be asked for is an adapter, by its header.
+
+    Raises:
+        InvalidInput: it is damaged.
+    """
+    found = list_models(tree)
+    if not found:
+        return False
+    with files.head(repo_id, revision, found[0].path) as path:
+        return read_gguf(path).kind == "adapter"
 
 
 def choose_adapter(

@@ -24,6 +24,7 @@ from fust.serve.adapters import (
     choose_adapter,
     discard_adapters,
     discard_strays,
+    holds_lora,
     is_adapter,
     preparing,
 )
@@ -125,13 +126,13 @@ class Attaching:
             split_repo_id(repo_id)
             commit = self._files.resolve_revision(repo_id, "main")
             tree = self._files.list_files(repo_id, commit)
-            if not is_adapter(tree):
+            hosted = next(self.deployments_of(bases_named(self._files, repo_id, commit, tree)), None)
+            # A model made of that base names it as well, so a GGUF file is asked what it is.
+            if hosted is None or not (is_adapter(tree) or holds_lora(self._files, repo_id, commit, tree)):
                 return None
-            named = bases_named(self._files, repo_id, commit, tree)
         except (NotFound, InvalidInput):
             return None
-        hosted = next(self.deployments_of(named), None)
-        return Found(hosted, None, repo_id) if hosted is not None else None
+        return Found(hosted, None, repo_id)
 
     def deployments_of(self, named: Iterable[str]) -> Iterator[Hosted]:
         """Yields the deployments that take adapters and are, or were made of, one of these repos."""

@@ -97,7 +97,7 @@ class Lender:
         if found is None:
             raise NotFound(
                 "There is no model {model!r} here.",
-                hint="GET /v1/models lists those that are served; `fust serve OWNER/NAME` serves another.",
+                hint="GET /v1/models lists those that are served; `fust serve OWNER/NAME` serves another, and BASE:OWNER/NAME is an adapter on one.",
                 model=model[:200],
                 param="model",
                 code="model_not_found",

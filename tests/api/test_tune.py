@@ -53,6 +53,7 @@ def test_a_dry_run_says_what_would_be_done_and_trains_nothing(house):
     assert "60 rows (messages)" in done
     assert "⟦moon moon it is.<|im_end|>⟧" in done
     assert "less work than training such a model from nothing" in done
+    assert last_run(house)["title"] == "Plan only: admin/none"
     result = last_run(house)["result"]
     forecast, report = result["forecast"], result["report"]
     assert result["repo_id"] == "" and forecast["memory_bytes"] > 10**8 and forecast["step_s"] > 0

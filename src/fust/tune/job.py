@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 TITLE = "Tune {base} on {data}"
 EXTENDED_TITLE = "Go on with {to}"
+PLAN_TITLE = "Plan only: {to}"
 FRESH_TITLE = "Train {to} from nothing on {data}"
 SPINS = "5000"
 """Looks that a thread of OpenMP takes for more work before it sleeps: a quarter of a millisecond. Its own 300,000 keep a
@@ -108,6 +109,8 @@ def tune_kind(desk: Desk) -> Kind:
     """Returns the kind `tune` for ``Jobs.register``."""
 
     def title_of(params: dict[str, Any]) -> str:
+        if params.get("dry_run"):
+            return PLAN_TITLE
         if is_extension(params):
             return EXTENDED_TITLE
         return FRESH_TITLE if params.get("method") == "pretrain" else TITLE

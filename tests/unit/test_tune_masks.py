@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from fust.tune.masks import Masker
-from fust.tune.rows import Chat, Completion, Message, Unusable
+from fust.tune.messages import Message, Unusable
+from fust.tune.rows import Chat, Completion
 from tests.support.tiny_bases import CHATML, make_tokenizer
 
 trl = pytest.importorskip("trl", reason="trl, whose templates are used, is not installed")
@@ -134,6 +135,53 @@ def test_calls_of_tools_are_learned_and_their_results_are_not(name):
     flat = "".join(stretch for sample in said for stretch in sample)
     assert "look" in flat and "sky" in flat and "Blue." in flat
     assert "PURPLE" not in flat and "Looks." not in flat
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("llama3", "tools_unwritten"),
+        ("phi3", "tools_unwritten"),
+        ("phi3_5", "tools_unwritten"),
+        ("gemma", "template_refuses"),
+        ("gemma3", "template_refuses"),
+        ("mistral_v0_2", "template_refuses"),
+    ],
+)
+def test_a_template_that_knows_no_tools_teaches_no_empty_answers(name, code):
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+    calls = (Message("user", "What colour?"), Message("assistant", "", [call]))
+    with pytest.raises(Unusable) as raised:
+        stock(name).mark(Chat((*calls, Message("tool", "PURPLE"), Message("assistant", "Blue."))))
+    assert raised.value.code == "tools_unwritten"
+    if name != "llama3":  # which writes results, though no calls
+        with pytest.raises(Unusable) as raised:
+            stock(name).mark(Chat((TWO[0], Message("tool", "PURPLE"), Message("assistant", "Blue."))))
+        assert raised.value.code == code
+    with pytest.raises(Unusable) as raised:
+        stock(name).mark(Chat(TWO, ({"type": "function", "function": {"name": "look"}},)))
+    assert (raised.value.code, raised.value.detail) == ("tools_unwritten", "look")
+
+
+def test_a_template_that_leaves_out_the_system_prompt_is_found():
+    template = "{% for m in messages if m.role != 'system' %}" + CHATML.partition("%}")[2].replace(
+        "message", "m"
+    )
+    with pytest.raises(Unusable) as raised:
+        masker_of(template).mark(Chat((Message("system", "Be kind."), *TWO)))
+    assert raised.value.code == "system_unwritten"
+
+
+def test_answers_that_are_context_are_not_learned():
+    masker = stock("llama3_1")
+    unlearned = Message("assistant", "Hello there.", is_context=True)
+    assert learned(masker, TWO[0], unlearned, *TWO[2:]) == [["4, 🌍 سلام.<|eot_id|>"]]
+    assert learned(masker, *TWO[:3], Message("assistant", "No.", is_context=True)) == [
+        ["Hello there.<|eot_id|>"]
+    ]
+    with pytest.raises(Unusable) as raised:
+        masker.mark(Chat((TWO[0], unlearned)))
+    assert raised.value.code == "nothing_learned"
 
 
 def test_a_template_that_moves_the_system_prompt_makes_a_sample_of_each_answer():

@@ -9,9 +9,11 @@ import pytest
 
 from fust.core.errors import InvalidInput
 from fust.tune.files import DataFile, choose_files, is_data, iter_rows
-from fust.tune.rows import Chat, Completion, Message, Pair, Unusable, detect, read_example
+from fust.tune.messages import Message, Unusable
+from fust.tune.rows import Chat, Completion, Pair, detect, read_example
 
 USER, ANSWER = Message("user", "Hi"), Message("assistant", "Hello")
+LOOK = {"type": "function", "function": {"name": "look"}}
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
 
 SHAPES = [
@@ -30,8 +32,27 @@ SHAPES = [
     (
         "sharegpt",
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "function_call", "value": json.dumps(CALL["function"])}, {"from": "observation", "value": "blue"}, {"from": "gpt", "value": "Hello"}], "tools": '[{"name": "look"}]'},
-        Chat((USER, Message("assistant", "", [CALL]), Message("tool", "blue"), ANSWER), ({"name": "look"},)),
+        Chat((USER, Message("assistant", "", [CALL]), Message("tool", "blue"), ANSWER), (LOOK,)),
     ),
+    (
+        "messages",  # parts as LLaMA-Factory writes them
+        {"messages": [{"role": "user", "content": [{"type": "text", "value": "Hi"}]}, {"role": "assistant", "content": [{"type": "reasoning", "value": "Hm."}, {"type": "tool_call", "value": json.dumps(CALL["function"])}]}, {"role": "tool", "content": [{"type": "text", "value": "blue"}]}, {"role": "assistant", "content": ["Hel", {"type": "text", "text": "lo"}]}], "tools": json.dumps([LOOK])},
+        Chat((USER, Message("assistant", "", [CALL], "Hm."), Message("tool", "blue"), ANSWER), (LOOK,)),
+    ),
+    (
+        "messages",  # arguments as OpenAI writes them, and its older way to call; the first answer is context
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No", "weight": 0}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sky"}'}}]}, {"role": "tool", "content": "blue", "tool_call_id": "c1"}, {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": '{"at": "sky"}'}}, {"role": "function", "name": "look", "content": "blue"}, {"role": "assistant", "content": "Hello", "weight": 1}], "functions": [{"name": "look"}]},
+        Chat((USER, Message("assistant", "No", is_context=True), USER, Message("assistant", "", [{"id": "c1"} | CALL]), Message("tool", "blue", tool_call_id="c1"), Message("assistant", "", [CALL]), Message("tool", "blue", name="look"), ANSWER), (LOOK,)),
+    ),
+    ("sharegpt", {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello", "train": True}], "system": "", "tools": "[]"}, Chat((USER, ANSWER))),
+    ("sharegpt", {"conversation": [{"input": "Hi", "output": "Hello"}, {"human": "Hi", "assistant": "Hello"}]}, Chat((USER, ANSWER, USER, ANSWER))),
+    ("messages", {"dialog": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "system": "Be kind."}, Chat((Message("system", "Be kind."), USER, ANSWER))),
+    ("completion", {"instruction": "Who?", "context": "It was me.", "response": "You.", "category": "qa"}, Chat((Message("user", "Who?\nIt was me."), Message("assistant", "You.")))),
+    ("completion", {"system_prompt": "Be kind.", "question": "Hi", "response": "Hello"}, Chat((Message("system", "Be kind."), USER, ANSWER))),
+    ("completion", {"query": "Hi", "response": "Hello", "history": [["Hi", "Hello"]]}, Chat((USER, ANSWER, USER, ANSWER))),
+    ("completion", {"prompt": [{"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "tool_calls": [CALL]}], "tools": [LOOK]}, Chat((USER, Message("assistant", "", [CALL])), (LOOK,))),
+    ("completion", {"prompt": "Hi", "completion": "Hello", "label": "greeting"}, Chat((USER, ANSWER))),
+    ("unpaired", {"instruction": "Hi", "input": "", "output": "Hello", "kto_tag": True}, Chat((USER, ANSWER))),
     ("alpaca", {"instruction": "Hi", "input": "", "output": "Hello"}, Chat((USER, ANSWER))),
     (
         "alpaca",
@@ -40,6 +61,7 @@ SHAPES = [
     ),
     ("completion", {"prompt": "Hi", "completion": "Hello"}, Chat((USER, ANSWER))),
     ("completion", {"question": "Hi", "answer": "Hello"}, Chat((USER, ANSWER))),
+    ("completion", {"question": "Hi", "answer": 4}, Chat((USER, Message("assistant", "4")))),
     (
         "completion",
         {"prompt": [{"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "content": "Hello"}]},
@@ -64,6 +86,21 @@ SHAPES = [
         {"chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Go"}]},
         Pair(Chat((USER, ANSWER)), Chat((USER, Message("assistant", "Go")))),
     ),
+    (
+        "preference",  # the whole conversation in each answer, and the question beside it
+        {"prompt": "Hi", "chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Go"}], "messages": []},
+        Pair(Chat((USER, ANSWER)), Chat((USER, Message("assistant", "Go")))),
+    ),
+    (
+        "preference",  # OpenAI
+        {"input": {"messages": [{"role": "user", "content": "Hi"}], "tools": [LOOK], "parallel_tool_calls": True}, "preferred_output": [{"role": "assistant", "content": "Hello"}], "non_preferred_output": [{"role": "assistant", "content": "Go"}]},
+        Pair(Chat((USER, ANSWER), (LOOK,)), Chat((USER, Message("assistant", "Go")), (LOOK,))),
+    ),
+    (
+        "preference",
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: Go"},
+        Pair(Chat((USER, ANSWER)), Chat((USER, Message("assistant", "Go")))),
+    ),
     ("text", {"text": "Once upon a time"}, Completion("", "Once upon a time")),
 ]  # fmt: skip
 
@@ -74,10 +111,19 @@ def test_a_row_is_told_by_its_columns_and_read(format, row, example):
     assert read_example(row, format, chat=True) == example
 
 
-def test_without_a_chat_template_a_prompt_and_its_answer_stay_text():
-    assert read_example({"prompt": "2+2=", "completion": "4"}, "completion", chat=False) == Completion(
-        "2+2=", "4"
-    )
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": "2+2=", "completion": "4"}, "2+2="),
+        ({"instruction": "Add", "input": "2 and 2", "output": "4"}, "Add\n2 and 2\n"),
+        ({"instruction": "Add 2 and 2", "input": "", "output": "4"}, "Add 2 and 2\n"),
+        ({"system": "Sums.", "query": "2+2", "response": "4", "history": [["1+1", "2"]]}, "Sums.\n1+1\n2\n2+2\n"),
+    ],
+)  # fmt: skip
+def test_without_a_chat_template_a_prompt_and_its_answer_stay_text(row, prompt):
+    format = detect(row)
+    assert format is not None
+    assert read_example(row, format, chat=False) == Completion(prompt, "4")
 
 
 @pytest.mark.parametrize(
@@ -104,12 +150,21 @@ def test_without_a_chat_template_a_prompt_and_its_answer_stay_text():
             },
             "judged_bad",
         ),
+        ({"instruction": "x", "output": "y", "kto_tag": False}, "judged_bad"),
+        ({"prompt": "x", "completion": "y", "label": 0}, "judged_bad"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0.5}]}, "unknown_weight"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [{"type": "text", "text": "y", "train": False}]}]}, "unknown_weight"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": "{"}}]}]}, "bad_arguments"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "tools": "look"}, "no_tools"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "tools": [{"type": "function"}]}, "no_tools"),
+        ({"prompt": "x", "completion": float("nan")}, "empty"),
+        ({"input": "p", "preferred_output": "a", "non_preferred_output": "b"}, "no_prompt"),
         ({"chosen": "a", "rejected": "b"}, "no_prompt"),
         ({"prompt": "p", "chosen": "a", "rejected": "a"}, "same_answers"),
         ({"text": "  "}, "empty"),
         ({"text": "\ud800"}, "not_utf8"),
     ],
-)
+)  # fmt: skip
 def test_a_row_that_cannot_be_used_says_why(row, code):
     format = detect(row)
     assert format is not None
@@ -118,8 +173,11 @@ def test_a_row_that_cannot_be_used_says_why(row, code):
     assert raised.value.code == code
 
 
-def test_unknown_columns_are_no_format():
-    assert detect({"a": 1, "b": 2}) is None
+@pytest.mark.parametrize(
+    "row", [{"a": 1, "b": 2}, {"dialogue": "A: Hi", "summary": "A greets."}, {"chat": "Hi"}]
+)
+def test_unknown_columns_are_no_format(row):
+    assert detect(row) is None
 
 
 def rows_of(path: Path):

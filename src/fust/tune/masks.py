@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from fust.tune.rows import Chat, Completion, Message, Pair, Unusable
+import msgspec
+
+from fust.tune.messages import Message, Unusable
+from fust.tune.rows import Chat, Completion, Pair
 
 _ANOTHER = "\u241e"
 """An answer that nobody gives."""
@@ -77,6 +80,8 @@ class Masker:
         self.end_is_padding = (
             tokenizer.eos_token_id is not None and tokenizer.eos_token_id == tokenizer.pad_token_id
         )
+        self._written = {"user", "assistant"}
+        """Roles that the template is known to write."""
         self.rewritten = 0
         """Conversations that became several samples."""
         self.endless = 0
@@ -125,21 +130,22 @@ class Masker:
     def _mark_end(self, chat: Chat, first: int) -> Marked:
         """Returns one text, of which the answers from message ``first`` on are learned."""
         [*_, last] = texts = self._mark_chat(chat)
-        answers = [i for i, message in enumerate(chat.messages) if message.role == "assistant"]
+        answers = [i for i, message in enumerate(chat.messages) if _is_learned(message)]
         kept = sum(i >= first for i in answers)
         # Where the template rewrites, the last text has the last answer alone.
         return Marked(last.text, last.spans[-kept:] if len(texts) == 1 else last.spans)
 
     def _mark_chat(self, chat: Chat) -> list[Marked]:
-        messages = list(chat.messages)
-        while messages and messages[-1].role != "assistant":
-            messages.pop()
-        answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+        answers = [i for i, message in enumerate(chat.messages) if _is_learned(message)]
         if not answers:
-            raise Unusable("no_answer")
+            has_answer = any(message.role == "assistant" for message in chat.messages)
+            raise Unusable("nothing_learned" if has_answer else "no_answer")
+        messages = list(chat.messages)[: answers[-1] + 1]
         if any(not _says_something(messages[i]) for i in answers):
             raise Unusable("empty_answer")
         turns = [self._turn(messages[: i + 1], chat.tools) for i in answers]
+        if chat.tools or not {message.role for message in messages} <= self._written:
+            self._check_written(messages, chat.tools)
         self.endless += sum(not self._is_ended(said, end) for said, _, end in turns)
         whole = turns[-1][0]
         spans: list[tuple[int, int]] = []
@@ -165,7 +171,28 @@ class Masker:
         end = self._first_end(said, start)
         if end <= start:
             raise Unusable("nothing_learned")
+        for call in messages[-1].tool_calls or ():
+            if call["function"]["name"] not in said[start:end]:
+                raise Unusable("tools_unwritten", call["function"]["name"][:40])
         return said, start, end
+
+    def _check_written(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> None:
+        """Raises Unusable when the template leaves out tools, what they answered, or a system prompt, as some do in silence."""
+        roles = {message.role for message in messages if message.content.strip()}
+        said = self._seen(messages, tools)
+        for tool in tools:
+            if str(tool["function"]["name"]) not in said:
+                raise Unusable("tools_unwritten", str(tool["function"]["name"])[:40])
+        for role in sorted(roles - self._written):
+            other = [msgspec.structs.replace(m, content=_ANOTHER) if m.role == role else m for m in messages]
+            if self._seen(other, tools) == said:
+                raise Unusable("tools_unwritten" if role == "tool" else "system_unwritten", role)
+            self._written.add(role)
+
+    def _seen(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> str:
+        """Returns all that the template writes: Mistral Nemo writes a system prompt only in front of a question that waits."""
+        asked = self._render(messages[:-1], tools, ask=True) if len(messages) > 1 else ""
+        return asked + self._render(messages, tools, ask=False)
 
     def _answer(
         self, said: str, asked: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]]
@@ -295,6 +322,10 @@ def _shared(one: str, other: str) -> int:
     return next(
         (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
+
+
+def _is_learned(message: Message) -> bool:
+    return message.role == "assistant" and not message.is_context
 
 
 def _says_something(message: Message) -> bool:

@@ -25,6 +25,7 @@ from fust.core.errors import InvalidInput
 from fust.core.files import fsync_folder, full_disk_is_clear, write_atomic
 from fust.tune.files import DataFile, RawRow, choose_files, iter_rows
 from fust.tune.masks import Marked, Masker, Sample
+from fust.tune.messages import Unusable
 from fust.tune.report import DataReport, Tally
 from fust.tune.rows import (
     Chat,
@@ -32,7 +33,6 @@ from fust.tune.rows import (
     Example,
     Format,
     Pair,
-    Unusable,
     detect,
     is_good,
     read_example,

@@ -32,6 +32,12 @@ REASONS = {
         Reason("no_messages", "Messages that are no list of roles and texts: {count} ({rows})."),
         Reason("unknown_role", "A role that is not known: {count} ({rows}): {detail}"),
         Reason("not_text", "Something that is not text, such as an image: {count} ({rows})."),
+        Reason("no_tools", "Tools that are no list of functions with names: {count} ({rows})."),
+        Reason("bad_arguments", "A call whose arguments are no JSON: {count} ({rows}): {detail}"),
+        Reason(
+            "unknown_weight",
+            "A weight that is not 0 or 1, or of a part of a message: {count} ({rows}): {detail}",
+        ),
         Reason("no_answer", "No answer of the assistant: {count} ({rows})."),
         Reason("empty_answer", "An empty answer: {count} ({rows})."),
         Reason("no_prompt", "No question: {count} ({rows})."),
@@ -47,6 +53,11 @@ REASONS = {
         Reason(
             "template_rewrites", "The chat template rewrites what stood before the answer: {count} ({rows})."
         ),
+        Reason(
+            "tools_unwritten",
+            "The chat template leaves out tools, their calls or what they answer: {count} ({rows}): {detail}",
+        ),
+        Reason("system_unwritten", "The chat template leaves out the system prompt: {count} ({rows})."),
         Reason("nothing_learned", "No token would be learned: {count} ({rows})."),
         Reason("all_learned", "All would be learned, the question too: {count} ({rows})."),
         Reason("too_long", "Longer than a row of tokens, and nothing is cut off: {count} ({rows})."),

@@ -2,63 +2,60 @@
 
 | format | columns |
 |---|---|
-| `messages` | `messages`: [{role, content}], also `tools` (OpenAI) |
-| `sharegpt` | `conversations`: [{from, value}], also `system`, `tools` |
-| `alpaca` | `instruction`, `output`, also `input`, `system`, `history` |
-| `preference` | `chosen`, `rejected`, also `prompt` (text or messages) |
-| `unpaired` | `prompt` and `completion`, or `messages`, or `conversations`; `label` (true or false) |
-| `completion` | `prompt`, `completion` (also `response`, `answer`; `question`), text or messages |
+| `messages` | `messages` (also `dialog`, `dialogue`, `chat`): [{role, content}] |
+| `sharegpt` | `conversations` (also `conversation`): [{from, value}] |
+| `alpaca` | `instruction`, `output`, also `input` |
+| `preference` | `chosen`, `rejected`, also `prompt` (text or messages); or OpenAI's `input`, `preferred_output`, `non_preferred_output` |
+| `unpaired` | an answer as in `messages`, `sharegpt`, `alpaca` or `completion`; `label` or `kto_tag` (true or false) |
+| `completion` | `prompt` (also `question`, `query`, `input`), `completion` (also `response`, `answer`, `output`), text or messages; also `context` |
 | `text` | `text` (also `content`) |
+
+All but the last take `system` (also `system_prompt`) and `tools` (also `functions`); those with a lone question take `history`.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import msgspec
+from fust.tune.messages import Message, Unusable, list_of, read_messages, read_text, read_tools
 
 Format = Literal["messages", "sharegpt", "alpaca", "preference", "unpaired", "completion", "text"]
-_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "assistant": "assistant",
-    "bing": "assistant",
-    "function_call": "assistant",
-    "system": "system",
-    "developer": "system",
-    "observation": "tool",
-    "function": "tool",
-    "tool": "tool",
-}
-_PROMPTS = ("prompt", "question", "query", "instruction", "input")
+_CHATS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat")
+_SHAREGPT = ("conversations", "conversation")
+_ALWAYS_CHATS = ("messages", *_SHAREGPT)
+_PROMPTS = ("prompt", "question", "query", "instruction")
+_BESIDES = ("input", "context")
+"""What a question is about, written below it; alone it is the question."""
 _ANSWERS = ("completion", "response", "answer", "output")
-
-
-class Message(msgspec.Struct, omit_defaults=True):
-    """A message as chat templates take it."""
-
-    role: str
-    content: str = ""
-    tool_calls: list[dict[str, Any]] | None = None
-    reasoning_content: str | None = None
-    name: str | None = None
-    tool_call_id: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns what a template sees; ``content`` is there even when it is empty."""
-        return {"content": self.content, **cast("dict[str, Any]", msgspec.to_builtins(self))}
+_SYSTEM = ("system", "system_prompt")
+_TOOLS = ("tools", "functions")
+_LABELS = ("label", "kto_tag")
+_GOOD, _BAD = ("true", "1", "good", "yes"), ("false", "0", "bad", "no")
+_WORDS = ("model", "teacher")
+"""Who wrote the row: for the card."""
+_OPENAI_PAIR = ("input", "preferred_output", "non_preferred_output")
+_AROUND = (*_SYSTEM, *_TOOLS, *_WORDS)
+_ASKED = (*_PROMPTS, *_BESIDES, *_ANSWERS, "history", *_AROUND)
+READ: dict[Format, frozenset[str]] = {
+    "messages": frozenset((*_CHATS, *_AROUND)),
+    "sharegpt": frozenset((*_CHATS, *_AROUND)),
+    "alpaca": frozenset(_ASKED),
+    "preference": frozenset(("chosen", "rejected", *_SHAREGPT, *_OPENAI_PAIR, *_PROMPTS, *_BESIDES, *_AROUND)),
+    "unpaired": frozenset((*_CHATS, *_ASKED, *_LABELS)),
+    "completion": frozenset(_ASKED),
+    "text": frozenset(("text", "content", *_WORDS)),
+}  # fmt: skip
+"""Columns that a format looks at; what else a row has is not used, which is told."""
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+"""Of conversations that are one text, as in the first public preference data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation; every answer of the assistant is learned."""
+    """A conversation; every answer of the assistant is learned that is not mere context."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -83,38 +80,42 @@ class Pair:
 Example = Chat | Completion | Pair
 
 
-class Unusable(Exception):
-    """A row that cannot be used; ``code`` says why (see ``fust.tune.report``)."""
-
-    def __init__(self, code: str, detail: str = "") -> None:
-        super().__init__(code, detail)
-        self.code = code
-        self.detail = detail
-
-
 def detect(columns: Iterable[str]) -> Format | None:
-    """Returns what rows with these columns are, or None; a whole row tells by its label whether conversations were judged."""
+    """Returns what rows with these columns are, or None; a whole row tells by its label whether answers were judged."""
     have = {column.lower() for column in columns}
-    if {"chosen", "rejected"} <= have:
+    row = _lower(cast("Mapping[str, Any]", columns)) if isinstance(columns, Mapping) else None
+    if {"chosen", "rejected"} <= have or set(_OPENAI_PAIR) <= have:
         return "preference"
-    if have & {"messages", "conversations", "conversation"}:
-        if isinstance(columns, Mapping) and _is_judgement(cast("Mapping[str, Any]", columns)):
-            return "unpaired"
-        return "messages" if "messages" in have else "sharegpt"
+    chat = _chat_column(have, row)
+    answered = any(name in have for name in _ANSWERS)
+    asked = answered and any(name in have for name in (*_PROMPTS, *_BESIDES))
+    if (chat or asked) and _is_judged(have, row):
+        return "unpaired"
+    if chat:
+        return "sharegpt" if chat in _SHAREGPT else "messages"
     if {"instruction", "output"} <= have:
         return "alpaca"
-    answered = any(name in have for name in _ANSWERS)
-    if answered and "label" in have and "prompt" in have:
-        return "unpaired"
-    if answered and any(name in have for name in _PROMPTS):
+    if asked:
         return "completion"
     return "text" if have & {"text", "content"} else None
 
 
-def _is_judgement(row: Mapping[str, Any]) -> bool:
+def _chat_column(have: set[str], row: Mapping[str, Any] | None) -> str:
+    """Returns the column with the conversation; names that may mean something else count where they hold a list."""
+    for name in _CHATS:
+        if name in have and (name in _ALWAYS_CHATS or (row is not None and isinstance(row[name], list))):
+            return name
+    return ""
+
+
+def _is_judged(have: set[str], row: Mapping[str, Any] | None) -> bool:
     """Returns whether a row's label says good or bad, and is not the name of some class."""
+    if row is None:
+        return "prompt" in have and not have.isdisjoint(_LABELS)
     label = _label(row)
-    return isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false"))
+    if isinstance(label, bool) or str(label).lower() in ("true", "false"):
+        return True
+    return "prompt" in have and str(label).lower() in (*_GOOD, *_BAD)
 
 
 def read_judged(values: Mapping[str, Any], *, chat: bool) -> Chat | Completion:
@@ -124,12 +125,9 @@ def read_judged(values: Mapping[str, Any], *, chat: bool) -> Chat | Completion:
         Unusable: it is empty.
 
     """
-    row = {key.lower(): value for key, value in values.items()}
-    if "messages" in row:
-        return Chat(_messages(row["messages"]), _tools(row.get("tools")))
-    if "conversations" in row or "conversation" in row:
-        return _sharegpt(row)
-    return _answer(_first(row, _PROMPTS), _first(row, _ANSWERS), chat=chat)
+    row = _lower(values)
+    column = _chat_column(set(row), row)
+    return _whole(row, Chat(read_messages(row[column]))) if column else _answered(row, chat=chat)
 
 
 def read_example(values: Mapping[str, Any], format: Format, *, chat: bool) -> Example:
@@ -139,175 +137,136 @@ def read_example(values: Mapping[str, Any], format: Format, *, chat: bool) -> Ex
         Unusable: the row is not what its columns say, or it is empty.
 
     """
-    row = {key.lower(): value for key, value in values.items()}
-    if format == "messages":
-        return Chat(_messages(row["messages"]), _tools(row.get("tools")))
-    if format == "sharegpt":
-        return _sharegpt(row)
-    if format == "alpaca":
-        return _alpaca(row, chat=chat)
+    row = _lower(values)
+    if format in ("messages", "sharegpt"):
+        return _whole(row, Chat(read_messages(row[_chat_column(set(row), row)])))
     if format == "preference":
         return _preference(row, chat=chat)
+    if format == "unpaired" and not is_good(row):
+        raise Unusable("judged_bad")
     if format == "unpaired":
-        if not is_good(row):
-            raise Unusable("judged_bad")
         return read_judged(row, chat=chat)
-    if format == "completion":
-        return _answer(_first(row, _PROMPTS), _first(row, _ANSWERS), chat=chat)
-    text = _text(row.get("text", row.get("content")))
+    if format in ("alpaca", "completion"):
+        return _answered(row, chat=chat)
+    text = read_text(row.get("text", row.get("content")))
     if not text.strip():
         raise Unusable("empty")
     return Completion("", text)
 
 
-def _sharegpt(row: Mapping[str, Any]) -> Chat:
-    messages = _messages(row.get("conversations", row.get("conversation")))
-    system = _text(row.get("system") or "")
-    if system and messages[0].role != "system":
-        messages = (Message("system", system), *messages)
-    return Chat(messages, _tools(row.get("tools")))
+def _answered(row: Mapping[str, Any], *, chat: bool) -> Chat | Completion:
+    """Returns a question and its answer, with what stands before them."""
+    prompt, answer = (
+        it if isinstance(it, list | Mapping) else read_text(it) for it in (_asked(row), _first(row, _ANSWERS))
+    )
+    if isinstance(prompt, str) and isinstance(answer, str):
+        if not answer.strip() or not prompt.strip():
+            raise Unusable("empty")
+        if not chat:
+            return _whole(row, _continued(row, prompt, answer))
+        return _whole(row, Chat((*_history(row), Message("user", prompt), Message("assistant", answer))))
+    said = read_messages([{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer)
+    asked = read_messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+    return _whole(row, Chat((*_history(row), *asked, *said)))
 
 
-def _alpaca(row: Mapping[str, Any], *, chat: bool) -> Example:
-    asked = "\n".join(text for key in ("instruction", "input") if (text := _text(row.get(key) or "").strip()))
-    answer = _text(row.get("output") or "")
-    if not asked or not answer.strip():
+def _continued(row: Mapping[str, Any], prompt: str, answer: str) -> Completion:
+    """Returns a question as text: as it stands where it is all, else a line for each part."""
+    before = [message.content for message in _history(row)]
+    is_alpaca = "instruction" in row and "output" in row
+    is_all = not before and not is_alpaca and _first(row, (*_PROMPTS, *_BESIDES)) == prompt
+    return Completion(prompt if is_all else "\n".join((*before, prompt, "")), answer)
+
+
+def _asked(row: Mapping[str, Any]) -> object:
+    """Returns the question, and below it what it is about."""
+    parts = [row[name] for name in _PROMPTS if not _is_empty(row.get(name))][:1]
+    parts += [row[name] for name in _BESIDES if not _is_empty(row.get(name))]
+    if not parts:
         raise Unusable("empty")
-    system, history = _text(row.get("system") or ""), row.get("history")
-    if not chat:
-        return Completion(f"{asked}\n", answer)
-    messages = [Message("system", system)] if system else []
-    for turn in _list(history):
-        before, after = [*_list(turn), "", ""][:2]
-        messages += [Message("user", _text(before)), Message("assistant", _text(after))]
-    return Chat((*messages, Message("user", asked), Message("assistant", answer)))
+    return parts[0] if len(parts) == 1 else "\n".join(read_text(part).strip() for part in parts)
 
 
-def _preference(row: Mapping[str, Any], *, chat: bool) -> Pair:
-    prompt = row.get("prompt")
-    if prompt is None:
-        prompt = row.get("conversations", row.get("question", row.get("instruction")))
-    if prompt is not None and row.get("input"):
-        prompt = f"{_text(prompt)}\n{_text(row['input'])}"
-    good, bad = (_whole(row, _preferred(prompt, row[name], chat=chat)) for name in ("chosen", "rejected"))
-    if good == bad:
-        raise Unusable("same_answers")
-    return Pair(good, bad)
+def _is_empty(value: object) -> bool:
+    return value is None or value == [] or value == {} or (isinstance(value, str) and not value.strip())
 
 
-def _whole(row: Mapping[str, Any], answer: Chat | Completion) -> Chat | Completion:
-    """Returns a conversation with the row's system prompt and tools."""
-    system, tools = _text(row.get("system") or ""), _tools(row.get("tools"))
-    if isinstance(answer, Completion) or not (system or tools):
-        return answer
-    before = (Message("system", system),) if system and answer.messages[0].role != "system" else ()
-    return Chat((*before, *answer.messages), tools)
-
-
-def _preferred(prompt: object, answer: object, *, chat: bool) -> Chat | Completion:
-    if isinstance(answer, str) and isinstance(prompt, (str, type(None))):
-        if not prompt:
-            raise Unusable("no_prompt")
-        return _answer(prompt, answer, chat=chat)
-    before = () if prompt is None else _messages(prompt)
-    after = (Message("assistant", answer),) if isinstance(answer, str) else _messages(answer)
-    return Chat((*before, *after))
-
-
-def _answer(prompt: object, answer: object, *, chat: bool) -> Chat | Completion:
-    if not isinstance(prompt, str) or not isinstance(answer, str):
-        said = _messages([{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer)
-        asked = _messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
-        return Chat((*asked, *said))
-    if not answer.strip() or not prompt.strip():
-        raise Unusable("empty")
-    if not chat:
-        return Completion(prompt, answer)
-    return Chat((Message("user", prompt), Message("assistant", answer)))
-
-
-def _messages(value: object) -> tuple[Message, ...]:
-    """Returns messages from either naming (role and content, from and value), JSON in a string included."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise Unusable("no_messages") from None
-    entries = [cast("object", value)] if isinstance(value, Mapping) else _list(value)
-    found = tuple(_message(entry) for entry in entries)
-    if not found:
-        raise Unusable("empty")
+def _history(row: Mapping[str, Any]) -> list[Message]:
+    """Returns the turns before a question: pairs, or messages."""
+    turns = list_of(row.get("history") or None)
+    if turns and all(isinstance(turn, Mapping) for turn in turns):
+        return list(read_messages(turns))
+    found: list[Message] = []
+    for turn in turns:
+        asked, said = [*list_of(turn), "", ""][:2]
+        found += [Message("user", read_text(asked)), Message("assistant", read_text(said))]
     return found
 
 
-def _message(entry: object) -> Message:
-    if not isinstance(entry, Mapping):
-        raise Unusable("no_messages")
-    fields = cast("Mapping[str, Any]", entry)
-    said = str(fields.get("role", fields.get("from", "")))
-    role = _ROLES.get(said.lower())
-    if role is None:
-        raise Unusable("unknown_role", said[:40])
-    content = fields.get("content", fields.get("value"))
-    calls: object = fields.get("tool_calls")
-    if said == "function_call":
-        calls, content = [{"type": "function", "function": _json(content)}], ""
-    return Message(
-        role,
-        _text(content if content is not None else ""),
-        [cast("dict[str, Any]", call) for call in _list(calls)] if calls else None,
-        fields.get("reasoning_content") or None,
-        fields.get("name") or None,
-        fields.get("tool_call_id") or None,
+def _preference(row: Mapping[str, Any], *, chat: bool) -> Pair:
+    if "chosen" not in row:
+        row = _of_openai(row)
+    prompt: object = next((row[name] for name in _SHAREGPT if row.get(name)), None)
+    if prompt is None and any(not _is_empty(row.get(name)) for name in (*_PROMPTS, *_BESIDES)):
+        prompt = _asked(row)
+    sides = [_whole(row, _preferred(prompt, row[name], chat=chat)) for name in ("chosen", "rejected")]
+    if sides[0] == sides[1]:
+        raise Unusable("same_answers")
+    return Pair(*sides)
+
+
+def _of_openai(row: Mapping[str, Any]) -> dict[str, Any]:
+    asked = cast("Mapping[str, Any]", row["input"] if isinstance(row["input"], Mapping) else {})
+    if not asked.get("messages"):
+        raise Unusable("no_prompt")
+    return {
+        "prompt": asked["messages"],
+        "tools": asked.get("tools"),
+        "chosen": row["preferred_output"],
+        "rejected": row["non_preferred_output"],
+    }
+
+
+def _preferred(prompt: object, answer: object, *, chat: bool) -> Chat | Completion:
+    if isinstance(answer, str) and isinstance(prompt, str | None):
+        if not prompt:
+            return _transcript(answer)
+        if not answer.strip():
+            raise Unusable("empty")
+        return Chat((Message("user", prompt), Message("assistant", answer))) if chat else Completion(prompt, answer)  # fmt: skip
+    after = (Message("assistant", answer),) if isinstance(answer, str) else read_messages(answer)
+    before = () if prompt is None else (Message("user", prompt),) if isinstance(prompt, str) else read_messages(prompt)  # fmt: skip
+    # Some write the whole conversation into each answer, and the question once more beside it.
+    return Chat((*before, *after) if after[0].role == "assistant" else after)
+
+
+def _transcript(text: str) -> Chat:
+    """Returns the conversation that one text is, a blank line before each `Human: …` and `Assistant: …`."""
+    begin, *pieces = _TURN.split(text)
+    if begin.strip() or len(pieces) < 4:
+        raise Unusable("no_prompt")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return Chat(
+        tuple(Message(roles[who], said.strip()) for who, said in zip(pieces[::2], pieces[1::2], strict=True))
     )
 
 
-def _text(value: object) -> str:
-    """Returns text; a list of text parts (OpenAI) is joined.
+def _whole(row: Mapping[str, Any], answer: Chat | Completion) -> Chat | Completion:
+    """Returns an example with the row's system prompt and tools.
 
     Raises:
-        Unusable: something else, such as an image.
+        Unusable: there are tools, and no conversation that could call them.
 
     """
-    if isinstance(value, str):
-        if any("\ud800" <= c <= "\udfff" for c in value):
-            raise Unusable("not_utf8")
-        return value
-    if isinstance(value, list):
-        parts = [
-            cast("Mapping[str, Any]", part)
-            for part in cast("list[object]", value)
-            if isinstance(part, Mapping)
-        ]
-        if len(parts) == len(cast("list[object]", value)) and all(
-            part.get("type") == "text" for part in parts
-        ):
-            return "".join(_text(part.get("text")) for part in parts)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise Unusable("not_text")
-
-
-def _list(value: object) -> list[object]:
-    if value is None:
-        return []
-    if not isinstance(value, list | tuple):
-        raise Unusable("no_messages")
-    return list(cast("Iterable[object]", value))
-
-
-def _json(value: object) -> object:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        raise Unusable("no_messages") from None
-
-
-def _tools(value: object) -> tuple[dict[str, Any], ...]:
-    if not value:
-        return ()
-    found = _json(value)
-    return tuple(cast("dict[str, Any]", tool) for tool in _list(found) if isinstance(tool, Mapping))
+    system = read_text(next((row[name] for name in _SYSTEM if row.get(name)), ""))
+    tools = read_tools(next((row[name] for name in _TOOLS if row.get(name)), None))
+    if isinstance(answer, Completion):
+        if tools:
+            raise Unusable("tools_unwritten", str(tools[0]["function"]["name"])[:40])
+        return Completion(f"{system}\n{answer.prompt}", answer.completion) if system.strip() else answer
+    has_system = answer.messages[0].role == "system" or not system.strip()
+    before = () if has_system else (Message("system", system),)
+    return Chat((*before, *answer.messages), tools)
 
 
 def _first(row: Mapping[str, Any], names: Iterable[str]) -> object:
@@ -319,8 +278,12 @@ def _first(row: Mapping[str, Any], names: Iterable[str]) -> object:
 
 def is_good(row: Mapping[str, Any]) -> bool:
     """Returns whether the label of a judged answer says that it is a good one."""
-    return _label(row) in (True, 1, "1", "true", "True", "good", "yes")
+    return str(_label(_lower(row))).lower() in _GOOD
 
 
 def _label(row: Mapping[str, Any]) -> object:
-    return next((value for key, value in row.items() if key.lower() == "label"), None)
+    return next((row[name] for name in _LABELS if row.get(name) is not None), None)
+
+
+def _lower(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.lower(): value for key, value in row.items()}

@@ -223,6 +223,27 @@ def test_tables_and_arrays(tmp_path):
         assert [row.values for row in rows_of(tmp_path / name)] == rows, name
 
 
+def test_fields_that_a_table_gives_to_every_object_are_no_arguments(tmp_path):
+    """Parquet has one type for a column: the arguments of one call are null fields of all others."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    def talk(arguments: dict) -> list:
+        call = {"type": "function", "function": {"name": "look", "arguments": arguments}}
+        return [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+        ]
+
+    rows = [{"messages": talk({"at": "sky"})}, {"messages": talk({"for": "birds"})}]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    chats = [read_example(row.values, "messages", chat=True) for row in rows_of(tmp_path / "a.parquet")]
+    assert chats == [read_example(row, "messages", chat=True) for row in rows]
+    assert (
+        "birds" in str(chats[1]) and "at" not in chats[1].messages[1].tool_calls[0]["function"]["arguments"]
+    )
+
+
 def test_a_table_with_bad_bytes_or_too_many_cells_costs_those_rows(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"prompt,completion\nx,y\n\xff,y\na,b,c\np,q\n")

@@ -27,6 +27,8 @@ export interface TunedRows {
   learned_tokens: number;
   longest: number;
   left_out: { code: string; message: string; count: number; rows: string[] }[];
+  /** What else is to be known of them, in words. */
+  notes: string[];
 }
 /** What a tuning run decided; empty parts are not known yet. */
 export interface Tuning {

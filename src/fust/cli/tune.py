@@ -11,7 +11,7 @@ import click
 
 from fust.cli.context import CLI, pass_cli
 from fust.cli.show import example, follow, raise_if_failed, table
-from fust.client import Client
+from fust.client import Client, ClientError
 from fust.core.errors import InvalidInput
 from fust.core.i18n import t
 from fust.core.units import show_size, show_span
@@ -110,10 +110,11 @@ def tune(
     params |= {"base": base} if base else {}
     if data and to:
         path = _find_data(data)
-        params |= {"to": to, "data": f"{to}-data" if path else data}
+        place = _place_of_rows(client, to) if path else data
+        params |= {"to": to, "data": place}
         client.check_tuning(params)  # before rows are brought in vain
         if path:
-            _push_data(cli, client, path, to)
+            _push_data(cli, client, path, place, to)
     params |= {"extends": extend} if extend else {}
     params |= {"dry_run": True} if dry_run else {}
     run = client.create_run("tune", params)
@@ -134,14 +135,39 @@ def _find_data(data: str) -> Path | None:
     raise InvalidInput("There is no file or folder {path}.", hint="Check the path.", path=data)
 
 
-def _push_data(cli: CLI, client: Client, path: Path, to: str) -> None:
-    """Makes a private data set of a file or folder here, beside the result; of an earlier one nothing is left in it."""
-    repo_id, message = f"{to}-data", f"Rows to tune {to}"
-    client.upload(
-        path, repo_id, repo_type="dataset", message=message, private=True, path_in_repo="", instead=True
-    )
+def _place_of_rows(client: Client, to: str) -> str:
+    """Returns the data set for rows from here: the caller's, also where the result goes to somebody else."""
+    owner, _, name = to.partition("/")
+    user = client.session().user
+    return f"{user.name if user else owner}/{name}-data"
+
+
+def _push_data(cli: CLI, client: Client, path: Path, repo_id: str, to: str) -> None:
+    """Makes a private data set of a file or folder here, which holds these rows and no earlier ones."""
+    try:
+        is_public = not client.get_repo(repo_id, "dataset").private
+    except ClientError as error:
+        if error.status != 404:
+            raise
+        is_public = False
+    if is_public:
+        raise InvalidInput(
+            "{path} would go into {repo_id}, which everybody can read.",
+            hint="Make it private, or push the rows where you want them and name that data set: --data OWNER/NAME.",
+            path=path,
+            repo_id=repo_id,
+        )
     if not cli.json:
-        click.echo(t("{path} is in data set {repo_id}.", path=path, repo_id=repo_id), err=True)
+        click.echo(t("{path} goes into {repo_id}, a private data set of yours.", path=path, repo_id=repo_id), err=True)  # fmt: skip
+    client.upload(
+        path,
+        repo_id,
+        repo_type="dataset",
+        message=f"Rows to tune {to}",
+        private=True,
+        path_in_repo="",
+        instead=True,
+    )
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
@@ -227,12 +253,7 @@ def _rows(report: dict[str, Any]) -> list[str]:
     for drop in report["dropped"]:
         named = ", ".join(drop["rows"][:3]) + (", …" if drop["count"] > 3 else "")
         lines.append("  " + t(drop["template"], count=drop["count"], rows=named, detail=drop["detail"]))
-    if report["endless"]:
-        lines.append(
-            t("The chat template ends {count} answers with no token of its own.", count=report["endless"])
-        )
-    if report["end_is_padding"]:
-        lines.append(t("The end token is also the padding token; it is learned all the same."))
+    lines += [t(note["template"], **note["params"]) for note in report.get("notes", [])]
     return lines
 
 

@@ -206,7 +206,7 @@ def _parquet(file: DataFile) -> Iterator[RawRow]:
             for batch in opened.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     number += 1
-                    yield RawRow(file.name, number, row)
+                    yield RawRow(file.name, number, {name: _without_nulls(value) for name, value in row.items()})  # fmt: skip
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise InvalidInput(
             "{file} cannot be read as Parquet ({reason}).",
@@ -214,6 +214,16 @@ def _parquet(file: DataFile) -> Iterator[RawRow]:
             file=file.name,
             reason=str(error)[:200],
         ) from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Returns a cell without fields that are null: each object of a column has the fields of all others."""
+    if isinstance(value, list):
+        return [_without_nulls(entry) for entry in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {key: _without_nulls(entry) for key, entry in fields.items() if entry is not None}
+    return value
 
 
 def _whole_text(file: DataFile) -> RawRow:

@@ -26,8 +26,9 @@ from fust.core.files import fsync_folder, full_disk_is_clear, write_atomic
 from fust.tune.files import DataFile, RawRow, choose_files, iter_rows
 from fust.tune.masks import Marked, Masker, Sample
 from fust.tune.messages import Unusable
-from fust.tune.report import DataReport, Tally
+from fust.tune.report import DataReport, Note, Tally
 from fust.tune.rows import (
+    READ,
     Chat,
     Completion,
     Example,
@@ -38,15 +39,15 @@ from fust.tune.rows import (
     read_example,
     read_judged,
 )
+from fust.tune.split import held_out_questions, is_within
 
 _AT_ONCE = 512
 """Rows that are tokenised together."""
 _SHOWN_SAMPLES = 4
 _SHOWN_TOKENS = 600
 _SHOWN_TEACHERS = 5
+_SHOWN_COLUMNS = 12
 _MODEL_NAME = re.compile(r"[\w.:/@+-]{1,100}")
-_FEW_BYTES = 2_000
-"""Of so little data nothing is held out."""
 _FEW_TEXTS = 20
 """A file of text is one row: of fewer of them the hash may well take all."""
 
@@ -112,32 +113,38 @@ class Prepared:
         return self._ids[place], self._learned[place]
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Where a row goes: the hash of its question, which decides unless a file of its own says so."""
+
+    question: int
+    held_out: bool | None = None
+
+
 @dataclass(slots=True)
 class _Kept:
     """A row on its way: its marked texts, and where it goes."""
 
     place: str
     marked: list[Marked]
-    held_out: bool
+    side: _Side
     asks: bool
     """Whether some of it is a question, which must not be learned."""
 
 
 @dataclass(slots=True)
 class _Sorting:
-    """Tells repeated rows, and decides by a hash of the question what is held out."""
+    """Tells repeated rows, and what is asked in them."""
 
-    share: float
     has_own: bool
     """Whether the data has a held-out file of its own; then nothing else is held out."""
-    tally: Tally
     seen: set[bytes] = field(default_factory=lambda: set[bytes]())
-    held_questions: set[bytes] = field(default_factory=lambda: set[bytes]())
+    held_questions: set[int] = field(default_factory=lambda: set[int]())
     key: bytes = b""
     """Of all rows that were read, in their order."""
 
-    def place(self, row: RawRow, example: Chat | Completion, part: str | None) -> bool:
-        """Returns whether a row is held out.
+    def place(self, row: RawRow, example: Chat | Completion, part: str | None) -> _Side:
+        """Returns where a row goes.
 
         Raises:
             Unusable: it was there before, or its question is among the held-out ones of a file of their own.
@@ -149,15 +156,14 @@ class _Sorting:
             raise Unusable("twice")
         self.seen.add(whole)
         self.key = hashlib.sha256(self.key + whole).digest()
-        question = hashlib.sha256(_question(example).encode()).digest()
-        if self.has_own:
-            if part == "held_out":
-                self.held_questions.add(question)
-                return True
-            if question in self.held_questions:
-                raise Unusable("leaked")
-            return False
-        return int.from_bytes(question[:8], "big") / 2**64 < self.share
+        question = int.from_bytes(hashlib.sha256(_question(example).encode()).digest()[:8], "big")
+        if not self.has_own:
+            return _Side(question)
+        if part == "held_out":
+            self.held_questions.add(question)
+        elif question in self.held_questions:
+            raise Unusable("leaked")
+        return _Side(question, part == "held_out")
 
 
 def prepare(
@@ -214,15 +220,19 @@ def iter_texts(files: Sequence[DataFile], wish: DataWish, tell: Tell = lambda _:
 
     """
     chosen = choose_files(files)
-    work = _Work(cast(Masker, _Plain()), replace(_share_of(wish, chosen), pairs=False), chosen)
-    for row in work.kept(tell):
-        yield from (Text(marked.text, row.held_out) for marked in row.marked)
+    wish = replace(_share_of(wish, chosen), pairs=False)
+    questions = (
+        row.side.question for row in _Work(cast(Masker, _Plain()), wish, chosen).kept(lambda _: None)
+    )
+    held_out = held_out_questions(questions, wish.held_out_share)
+    for row in _Work(cast(Masker, _Plain()), wish, chosen).kept(tell):
+        is_held_out = row.side.question in held_out if row.side.held_out is None else row.side.held_out
+        yield from (Text(marked.text, is_held_out) for marked in row.marked)
 
 
 def _share_of(wish: DataWish, files: Sequence[DataFile]) -> DataWish:
-    """Returns the wish for these files: of little data nothing is held out, and no text of a few, which would be much."""
-    few = sum(file.path.stat().st_size for file in files) < _FEW_BYTES
-    few |= len(files) < _FEW_TEXTS and all(file.name.lower().endswith(".txt") for file in files)
+    """Returns the wish for these files: of a few texts none is held out, which would be much."""
+    few = len(files) < _FEW_TEXTS and all(file.name.lower().endswith((".txt", ".md")) for file in files)
     return replace(wish, held_out_share=0.0) if few else wish
 
 
@@ -266,27 +276,36 @@ class _Work:
         self._files = sorted(files, key=lambda file: (file.part != "held_out", file.name))
         self._tally = Tally()
         has_own = any(file.part == "held_out" for file in files) and any(f.part != "held_out" for f in files)
-        self._sorting = _Sorting(wish.held_out_share, has_own, self._tally)
+        self._sorting = _Sorting(has_own)
         self._counterparts = _Counterparts()
         self._formats: dict[str, int] = {}
         self._teachers: Counter[str] = Counter()
         self._rows = 0
-        self._sums = {"kept": 0, "held_out": 0, "tokens": 0, "learned": 0, "longest": 0, "samples": 0}
+        self._unused: dict[str, None] = {}
+        self._sides: list[_Side] = []
+        self._counts: list[tuple[int, int, int]] = []
+        """Of each row: its samples, their tokens, and how many of these are learned."""
+        self._longest = 0
 
     def write(self, folder: Path, tell: Tell) -> DataReport:
         """Writes the samples and returns what became of the rows."""
-        kept = self.kept(tell)
-        with (
-            (folder / "ids.bin").open("wb") as ids,
-            (folder / "learned.bin").open("wb") as learned,
-            (folder / "samples.bin").open("wb") as table,
-        ):
+        kept, lengths = self.kept(tell), list[int]()
+        with (folder / "ids.bin").open("wb") as ids, (folder / "learned.bin").open("wb") as learned:
             while rows := list(islice(kept, _AT_ONCE)):
-                for sample, held_out in self._samples(rows):
+                for sample in self._samples(rows):
                     np.asarray(sample.ids, np.uint32).tofile(ids)
                     np.asarray(sample.learned, np.uint8).tofile(learned)
-                    np.asarray([len(sample.ids), held_out], np.int64).tofile(table)
-        return self._report()
+                    lengths.append(len(sample.ids))
+        held_out = self._held_out()
+        flags = np.repeat(held_out, [samples for samples, _, _ in self._counts])
+        np.stack([np.asarray(lengths, np.int64), flags.astype(np.int64)], 1).tofile(folder / "samples.bin")
+        return self._report(held_out)
+
+    def _held_out(self) -> npt.NDArray[np.bool_]:
+        """Returns for each row whether it is held out."""
+        chosen = held_out_questions((side.question for side in self._sides), self._wish.held_out_share)
+        sides = [side.question in chosen if side.held_out is None else side.held_out for side in self._sides]
+        return np.asarray(sides, bool)
 
     def kept(self, tell: Tell) -> Iterator[_Kept]:
         """Yields the rows that can be used, marked."""
@@ -308,6 +327,7 @@ class _Work:
                     continue
                 self._formats[format] = self._formats.get(format, 0) + 1
                 self._teachers.update(_teachers(row))
+                self._unused |= dict.fromkeys(_unused(row, format))
                 if kept is not None:
                     yield kept
         for place in self._counterparts.left():
@@ -321,18 +341,18 @@ class _Work:
             row.values, format, chat=self._masker.has_template and not self._wish.documents
         )
         example = self._suited(example, format)
-        held_out = self._sorting.place(row, example, part)
+        side = self._sorting.place(row, example, part)
         asks = isinstance(example, Chat) or bool(example.prompt)
-        return _Kept(place, self._masker.mark(example), held_out, asks)
+        return _Kept(place, self._masker.mark(example), side, asks)
 
     def _mark_pair(self, row: RawRow, format: Format, part: str | None, place: str) -> _Kept | None:
         chat = self._masker.has_template
         if format == "unpaired":
             judged = read_judged(row.values, chat=chat)
             self._suited(judged, format)
-            held_out = self._sorting.place(row, judged, part)
+            side = self._sorting.place(row, judged, part)
             pair = self._counterparts.match(judged, is_good(row.values), place)
-            return None if pair is None else _Kept(place, self._masker.mark_pair(pair), held_out, True)
+            return None if pair is None else _Kept(place, self._masker.mark_pair(pair), side, True)
         if format != "preference":
             raise Unusable("no_pair")
         pair = read_example(row.values, format, chat=chat)
@@ -356,7 +376,7 @@ class _Work:
             )
         return example
 
-    def _samples(self, rows: Iterable[_Kept]) -> Iterator[tuple[Sample, bool]]:
+    def _samples(self, rows: Iterable[_Kept]) -> Iterator[Sample]:
         """Yields the samples of rows; a row goes as a whole or not at all."""
         listed = [row for row in rows if not self._is_too_long_at_sight(row)]
         samples = iter(self._masker.encode([marked for row in listed for marked in row.marked]))
@@ -369,8 +389,7 @@ class _Work:
                 self._tally.drop(wrong, row.place)
                 continue
             self._count(row, mine)
-            for sample in mine:
-                yield sample, row.held_out
+            yield from mine
 
     def _is_too_long_at_sight(self, row: _Kept) -> bool:
         """Drops a row of megabytes before it is tokenised; documents are cut into pieces, however long they are."""
@@ -399,34 +418,65 @@ class _Work:
         return ""
 
     def _count(self, row: _Kept, samples: Sequence[Sample]) -> None:
-        sums = self._sums
-        sums["held_out" if row.held_out else "kept"] += 1
-        sums["longest"] = max(sums["longest"], *(len(sample.ids) for sample in samples))
-        if not row.held_out:
-            sums["samples"] += len(samples)
-            sums["tokens"] += sum(len(sample.ids) for sample in samples)
-            sums["learned"] += sum(sum(sample.learned[1:]) for sample in samples)
+        self._sides.append(row.side)
+        tokens = [len(sample.ids) for sample in samples]
+        self._counts.append((len(samples), sum(tokens), sum(sum(sample.learned[1:]) for sample in samples)))
+        self._longest = max(self._longest, *tokens)
 
-    def _report(self) -> DataReport:
-        sums, masker = self._sums, self._masker
+    def _report(self, held_out: npt.NDArray[np.bool_]) -> DataReport:
+        masker = self._masker
+        samples, tokens, learned = (
+            np.asarray(self._counts, np.int64).reshape(-1, 3)[~held_out].sum(0).tolist()
+        )
         return DataReport(
             format=", ".join(sorted(self._formats, key=lambda name: -self._formats[name])),
             files=[file.name for file in self._files],
             rows=self._rows,
-            kept=sums["kept"],
-            held_out=sums["held_out"],
+            kept=int((~held_out).sum()),
+            held_out=int(held_out.sum()),
             dropped=self._tally.drawn(),
-            samples=sums["samples"],
-            tokens=sums["tokens"],
-            learned_tokens=sums["learned"],
-            longest=sums["longest"],
+            samples=samples,
+            tokens=tokens,
+            learned_tokens=learned,
+            longest=self._longest,
             rewritten=masker.rewritten,
             endless=masker.endless,
             end_is_padding=masker.end_is_padding,
-            pairs=sums["samples"] // 2 if self._wish.pairs else 0,
+            pairs=samples // 2 if self._wish.pairs else 0,
             key=self._sorting.key.hex(),
             teachers=[name for name, _ in self._teachers.most_common(_SHOWN_TEACHERS)],
+            notes=list(self._notes(held_out)),
         )
+
+    def _notes(self, held_out: npt.NDArray[np.bool_]) -> Iterator[Note]:
+        """Yields what else is to be known of the rows."""
+        if not held_out.any():
+            yield Note("No row is held out, so nothing will tell what is only learned by heart: add rows, or a file of others named test.jsonl.")  # fmt: skip
+        elif not self._sorting.has_own and not self._has_small_hash(held_out):
+            yield Note(
+                "By the share of {share} no row would be held out: {count} with the smallest hash of its question is.",
+                {"share": f"{100 * self._wish.held_out_share:.2g} %", "count": int(held_out.sum())},
+            )
+        if self._unused:
+            shown = [*self._unused][:_SHOWN_COLUMNS]
+            more = ", …" if len(self._unused) > len(shown) else ""
+            yield Note("Columns that are not used: {columns}.", {"columns": ", ".join(shown)[:300] + more})
+        if self._masker.rewritten:
+            yield Note(
+                "The chat template writes earlier turns anew: {count} conversations became a sample for each answer.",
+                {"count": self._masker.rewritten},
+            )
+        if self._masker.endless:
+            yield Note(
+                "The chat template ends {count} answers with no token of its own.",
+                {"count": self._masker.endless},
+            )
+        if self._masker.end_is_padding:
+            yield Note("The end token is also the padding token; it is learned all the same.")
+
+    def _has_small_hash(self, held_out: npt.NDArray[np.bool_]) -> bool:
+        share = self._wish.held_out_share
+        return any(is_within(self._sides[i].question, share) for i in np.flatnonzero(held_out))
 
 
 def view_samples(prepared: Prepared, decode: Callable[[list[int]], str]) -> list[SampleView]:
@@ -471,6 +521,11 @@ def _teachers(row: RawRow) -> list[str]:
     """Returns the model that wrote a row, where the row names one as Fust's exports and many data sets do."""
     said = next((value for key, value in row.values.items() if key.lower() in ("model", "teacher")), None)
     return [said] if isinstance(said, str) and _MODEL_NAME.fullmatch(said) else []
+
+
+def _unused(row: RawRow, format: Format) -> list[str]:
+    """Returns the columns of a row that say something and are not read."""
+    return [name for name, value in row.values.items() if name.lower() not in READ[format] and value not in (None, "", [])]  # fmt: skip
 
 
 def _has(row: RawRow, format: Format) -> bool:

@@ -85,6 +85,13 @@ class Dropped(msgspec.Struct):
         return {"count": self.count, "rows": named, "detail": self.detail}
 
 
+class Note(msgspec.Struct):
+    """A sentence about the rows that names none of them; ``params`` fill the template."""
+
+    template: str
+    params: dict[str, str | int] = {}
+
+
 class DataReport(msgspec.Struct):
     """What became of the rows of a data set."""
 
@@ -110,6 +117,8 @@ class DataReport(msgspec.Struct):
     """SHA-256 of all that was read and of what was made of it."""
     teachers: list[str] = []
     """Models that wrote rows, by what the rows say of themselves (`model` or `teacher`); the most frequent first."""
+    notes: list[Note] = []
+    """What else is to be known, such as columns that are not used."""
 
     @property
     def learned_share(self) -> float:

@@ -156,9 +156,7 @@ def read_example(values: Mapping[str, Any], format: Format, *, chat: bool) -> Ex
 
 def _answered(row: Mapping[str, Any], *, chat: bool) -> Chat | Completion:
     """Returns a question and its answer, with what stands before them."""
-    prompt, answer = (
-        it if isinstance(it, list | Mapping) else read_text(it) for it in (_asked(row), _first(row, _ANSWERS))
-    )
+    prompt, answer = _text_or_turns(_asked(row)), _text_or_turns(_first(row, _ANSWERS))
     if isinstance(prompt, str) and isinstance(answer, str):
         if not answer.strip() or not prompt.strip():
             raise Unusable("empty")
@@ -168,6 +166,11 @@ def _answered(row: Mapping[str, Any], *, chat: bool) -> Chat | Completion:
     said = read_messages([{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer)
     asked = read_messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
     return _whole(row, Chat((*_history(row), *asked, *said)))
+
+
+def _text_or_turns(value: object) -> object:
+    is_turns = isinstance(value, list | Mapping)
+    return cast("object", value) if is_turns else read_text(value)
 
 
 def _continued(row: Mapping[str, Any], prompt: str, answer: str) -> Completion:

@@ -380,10 +380,8 @@ class Run:
             tokens=report.tokens,
             share=f"{report.learned_share:.0%}",
         )
-        if not report.held_out:
-            say(
-                "No row is held out, so nothing will tell what is only learned by heart: add rows, or a file of others named test.jsonl."
-            )
+        for note in report.notes:
+            say(note.template, data=None, **note.params)
         forecast = decided.forecast
         say(
             "{steps} steps of {step_s}: {span}, {memory}.",

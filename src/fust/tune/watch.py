@@ -47,6 +47,8 @@ class Rows(msgspec.Struct):
     learned_tokens: int
     longest: int
     left_out: list[RowsLeftOut]
+    notes: list[str] = []
+    """What else is to be known of them."""
 
 
 class Tuning(msgspec.Struct):
@@ -115,6 +117,7 @@ def _draw_rows(report: DataReport, language: Language) -> Rows:
         report.learned_tokens,
         report.longest,
         left_out,
+        [fill(note.template, dict(note.params), language) for note in report.notes],
     )
 
 

@@ -177,9 +177,9 @@ function RowsView({ rows }: { rows: TunedRows }) {
     <Section id="h-rows" title={t("tune.rows")}>
       <p>{t("tune.rows.sum", { format: rows.format, rows: integer(rows.rows), kept: integer(rows.kept), held: integer(rows.held_out) })}</p>
       <p class="soft">{t("tune.rows.tokens", { tokens: integer(rows.tokens), share, longest: integer(rows.longest) })}</p>
-      {rows.left_out.length > 0 && (
+      {rows.left_out.length + rows.notes.length > 0 && (
         <ul class="why small soft">
-          {rows.left_out.map((it) => <li key={it.code}>{it.message}</li>)}
+          {[...rows.left_out.map((it) => it.message), ...rows.notes].map((it) => <li key={it}>{it}</li>)}
         </ul>
       )}
     </Section>

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import RunningFust, start_fust
-from tests.support.tiny_bases import write_base, write_rows
+from tests.support.tiny_bases import write_base, write_documents, write_pairs, write_rows
 
 pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
 pytestmark = pytest.mark.filterwarnings(
@@ -50,12 +51,26 @@ def test_a_dry_run_says_what_would_be_done_and_trains_nothing(house):
     done = house.cli(
         "tune", "admin/base", "--data", "admin/rows", "--to", "admin/none", "--dry-run", "--budget", "2h"
     ).stdout
-    assert "60 rows (messages)" in done
-    assert "⟦moon moon it is.<|im_end|>⟧" in done
-    assert "less work than training such a model from nothing" in done
     assert last_run(house)["title"] == "Plan only: admin/none"
     result = last_run(house)["result"]
-    forecast, report = result["forecast"], result["report"]
+    forecast, report, recipe = result["forecast"], result["report"], result["recipe"]
+    assert "⟦moon moon it is.<|im_end|>⟧" in done
+    kept, held_out = report["kept"], report["held_out"]
+    share = f"{report['learned_tokens'] / report['tokens']:.0%}"
+    for said in (
+        f"60 rows (messages): {kept} to train on, {held_out} held out.",
+        f"{report['tokens']} tokens in {report['samples']} samples, {share} of them learned.",
+        f"{recipe['steps']} steps of {forecast['step_s']:.2f} s: ",
+        f" MB, {forecast['core_hours']:.2f} core hours.",
+        f"{forecast['saving']:.3%} less work than training such a model from nothing: {forecast['flops']:.2g} operations (4 N D;",
+        f" instead of {forecast['from_scratch_flops']:.2g} (6 N D, D = 20 N tokens).",
+    ):
+        assert said in done, said
+    assert forecast["core_hours"] == pytest.approx(
+        forecast["time_s"] * recipe["threads"] * recipe.get("processes", 1) / 3600
+    )
+    assert forecast["saving"] == pytest.approx(1 - forecast["flops"] / forecast["from_scratch_flops"])
+    assert all(r["why"] and f"{r['name']} " in done for r in result["reasons"])
     assert result["repo_id"] == "" and forecast["memory_bytes"] > 10**8 and forecast["step_s"] > 0
     assert report["kept"] + report["held_out"] == 60
     assert 0.2 < report["learned_tokens"] / report["tokens"] < 0.5
@@ -244,6 +259,52 @@ def test_rows_are_brought_only_when_all_else_can_be(house, tmp_path):
     assert f"300 tokens are {300 // each} steps of {each}" in again.stdout
 
 
+def test_rows_from_here_are_the_callers_own_private_and_no_others(house, tmp_path):
+    """Where the result goes to somebody else, the rows do not; those of an earlier run are not learned again."""
+    house.cli("users", "new", "olga", "--no-password")
+    to = ("--to", "olga/helper", "--dry-run")
+    first, second = write_rows(tmp_path / "a.jsonl", 11), write_rows(tmp_path / "b[1].csv.jsonl", 9)
+    said = house.cli("tune", "admin/base", "--data", str(first), *to).stderr
+    assert f"{first} goes into admin/helper-data, a private data set of yours." in said
+    assert house.request("GET", "/api/datasets/olga/helper-data")[0] == 404
+    assert json.loads(house.request("GET", "/api/datasets/admin/helper-data")[2])["private"] is True
+    report = last_run(house)["result"]["report"]
+    assert (report["rows"], report["files"], report["held_out"]) == (11, ["a.jsonl"], 1)
+    report = tune(house, "--data", str(second), *to)["report"]
+    assert (report["rows"], report["files"], report["held_out"]) == (9, [second.name], 0)
+    settings = "/api/datasets/admin/helper-data/settings"
+    assert house.request("PUT", settings, {"private": False})[0] == 200
+    done = house.cli("tune", "admin/base", "--data", str(first), *to, check=False)
+    assert done.returncode == 1
+    assert "would go into admin/helper-data, which everybody can read" in done.stderr
+    files = json.loads(house.request("GET", "/api/datasets/admin/helper-data")[2])["siblings"]
+    assert "a.jsonl" not in [file["rfilename"] for file in files]
+
+
+@pytest.mark.parametrize(("method", "budget"), [("continue", 2000), ("dpo", 3000), ("pretrain", 5000)])
+def test_a_budget_of_tokens_holds_for_every_method(house, tmp_path, method, budget):
+    write = {"continue": write_documents, "dpo": write_pairs, "pretrain": write_documents}[method]
+    rows = write(tmp_path / "rows.jsonl", 60)
+    base = [] if method == "pretrain" else ["admin/base"]
+    asked = (
+        "--data",
+        str(rows),
+        "--to",
+        f"admin/{method}",
+        "--method",
+        method,
+        "--budget",
+        f"{budget} tokens",
+    )
+    done = house.cli("tune", *base, *asked, "--dry-run")
+    result = last_run(house)["result"]
+    recipe, forecast = result["recipe"], result["forecast"]
+    per_token = (4 if method == "dpo" else 6) * (forecast["from_scratch_flops"] / 120) ** 0.5
+    trained_on = forecast["flops"] / per_token
+    assert budget / 2 < trained_on <= budget, (trained_on, recipe)
+    assert f"{budget} tokens are " in done.stdout
+
+
 def test_a_gate_holds_before_compute_is_spent(house):
     """Who was not let in through the gate of a base, or of the rows, gets no run; who was, gets one."""
     house.cli("users", "new", "nina", "--no-password")
@@ -317,7 +378,24 @@ def test_rows_that_are_left_out_are_named(house, tmp_path):
                 {"messages": [{"role": "user", "content": "x" * 9000}, {"role": "assistant", "content": "y"}]}
             ).encode()
         )
-    report = tune(house, "--data", str(rows), "--to", "admin/bad", "--dry-run")["report"]
+    chinese = replace(house, environ=house.environ | {"FUST_LANG": "zh"})
+    said = chinese.cli("tune", "admin/base", "--data", str(rows), "--to", "admin/bad", "--dry-run").stdout
+    result = last_run(house)["result"]
+    report = result["report"]
+    for words in (
+        f"35 行（messages）：{report['kept']} 行用于训练，留出 {report['held_out']} 行。",
+        f"{report['tokens']} 个词元",
+        "不是 UTF-8：1 行（bad.jsonl:31）。",
+        "列名不属于任何已知格式：1 行（bad.jsonl:33）：a",
+        f"{result['recipe']['steps']} 步，每步 {result['forecast']['step_s']:.2f} 秒：共 ",
+        f"{result['forecast']['core_hours']:.2f} 核时。",
+        f"比从零训练同样的模型省 {result['forecast']['saving']:.3%} 的计算：",
+        "第一个样本",
+    ):
+        assert words in said, (words, said)
+    plain = said.partition("第一个样本")[0]
+    for row in result["reasons"]:
+        assert row["why"][:30] not in plain, "a reason is not in Chinese"
     dropped = {drop["code"]: drop["rows"] for drop in report["dropped"]}
     assert dropped == {
         "not_utf8": ["bad.jsonl:31"],

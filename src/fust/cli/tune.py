@@ -228,9 +228,17 @@ def _work(recipe: dict[str, Any], forecast: dict[str, Any]) -> str:
             "{share} of the work at which a model of this size learns best (6 N D with D = 20 N tokens).",
             share=f"{1 - forecast['saving']:.0%}",
         )
+    scratch = forecast["from_scratch_flops"]
+    parameters, per_token = (scratch / 120) ** 0.5, 4 if recipe["lora_rank"] else 6
     return t(
-        "{share} less work than training such a model from nothing (6 N D with D = 20 N tokens).",
+        "{share} less work than training such a model from nothing: {flops} operations ({per_token} N D; N = {parameters}, "
+        "D = {tokens} tokens) instead of {scratch} (6 N D, D = 20 N tokens).",
         share=f"{forecast['saving']:.3%}",
+        flops=f"{forecast['flops']:.2g}",
+        per_token=per_token,
+        parameters=f"{parameters:.3g}",
+        tokens=f"{forecast['flops'] / per_token / parameters:.3g}",
+        scratch=f"{scratch:.2g}",
     )
 
 

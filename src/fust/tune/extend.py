@@ -8,6 +8,7 @@ once more (Ibrahim et al. 2024, arXiv 2403.08763); that of a run that was stoppe
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,8 @@ def plan_extension(
             data=old.data,
             id=wish.extends,
         )
-    per_epoch = max(1, -(-packed_rows // old.rows_per_step))
-    more = wish.steps or max(1, round(per_epoch * (wish.epochs or _MOST_EPOCHS)))
+    per_epoch = packed_rows / old.rows_per_step
+    more = wish.steps or max(1, math.ceil(round(per_epoch * (wish.epochs or _MOST_EPOCHS), 6)))
     reasons = [it for it in before.decided.reasons if it.name not in ("learning_rate", "steps", "epochs")]
     more = within_tokens(wish, more, report.tokens / per_epoch, reasons)
     first_peak = old.extends.first_peak if old.extends else old.learning_rate

@@ -275,7 +275,7 @@ def derive(
             "step_tokens", str(step_tokens), "{rows} rows of packed samples in all.", {"rows": packed_rows}
         )
     )
-    per_epoch = max(1, math.ceil(packed_rows / (per_pass * passes)))
+    per_epoch = packed_rows / (per_pass * passes)  # a step reaches over the end of one into the next
     steps = within_tokens(wish, _steps(wish, report, per_epoch, why), report.tokens / per_epoch, why)
     rank = rank_of(wish)
     rate = wish.learning_rate or (_fresh_rate(flops) if shape else _rate(wish.method, rank, base.parameters))
@@ -495,7 +495,7 @@ def _rows(
     return per_pass, math.ceil(rows / per_pass / processes) * processes
 
 
-def _steps(wish: Wish, report: DataReport, per_epoch: int, why: list[Reasoned]) -> int:
+def _steps(wish: Wish, report: DataReport, per_epoch: float, why: list[Reasoned]) -> int:
     if wish.steps is not None:
         return max(1, wish.steps)
     epochs = wish.epochs
@@ -503,7 +503,7 @@ def _steps(wish: Wish, report: DataReport, per_epoch: int, why: list[Reasoned]) 
         longest = wish.budget or wish.method == "pretrain"
         epochs = _most_epochs(wish) if longest else 3.0 if report.kept < 5_000 else 1.0
         why.append(Reasoned("epochs", f"{epochs:g}", "{rows} rows to train on.", {"rows": report.kept}))
-    return max(1, round(per_epoch * epochs))
+    return max(1, math.ceil(round(per_epoch * epochs, 6)))
 
 
 def _rate(method: Method, rank: int, parameters: int) -> float:

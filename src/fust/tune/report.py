@@ -46,7 +46,7 @@ REASONS = {
         Reason("no_pair", "Not two answers, a better and a worse one: {count} ({rows})."),
         Reason(
             "no_counterpart",
-            "A judged answer with none of the other judgement to the same question: {count} ({rows}).",
+            "A judged answer with none of the other judgement to the same question; where it is good, lora learns from it: {count} ({rows}).",
         ),
         Reason("judged_bad", "Judged as bad, which only the method dpo learns from: {count} ({rows})."),
         Reason("template_refuses", "The chat template refuses them: {count} ({rows}): {detail}"),

@@ -1,12 +1,14 @@
-"""Every sentence of msgspec has its words in both languages, and none of its English is left in a Chinese message."""
+"""Every sentence of msgspec and of tomllib has words in both languages, and none of its English stays in a Chinese message."""
 
 from __future__ import annotations
 
+import ast
 import datetime
 import decimal
 import enum
 import json
 import re
+import tomllib
 import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +18,7 @@ import msgspec._core
 import pytest
 from msgspec import Meta
 
-from fust.core.decode_words import FAULTS, SENTENCES, words_of
+from fust.core.decode_words import FAULTS, SENTENCES, TOML_FAULTS, words_of
 from fust.core.errors import FustError, InvalidInput
 from fust.core.i18n import Words
 from fust.core.settings import load_settings
@@ -156,7 +158,43 @@ def test_every_template_is_in_the_catalogue() -> None:
     zh = json.loads(
         (Path(__file__).parents[2] / "src/fust/core/locales/zh/decode.json").read_text(encoding="utf-8")
     )
-    assert set(SENTENCES) | set(FAULTS) <= set(zh)
+    assert set(SENTENCES) | set(FAULTS) | set(TOML_FAULTS) <= set(zh)
+
+
+WRONG_TOML = [
+    "a = ", "a 1", "= 1", "a = 1\na = 2", "[a]\n[a]", "[a", "[[a]", "a = 'x", "a = [1", "a = {b = 1", "a = {b = 1, b = 2}",
+    "a = 1 2", "a = 2026-13-01", 'a = "\\q"', 'a = "\\uD800"', 'a = "\\uZZZZ"', 'a = "\x01"', "a = 1 # \x01", "a = {}\na.b = 1",
+    "[a]\nb = 1\n[a.b.c]", "a = {x = 1}\n[a.y]", "[[a]]\n[a]", "a = nope", "a = 1\n[a.b]", "rows: 3", "é = 1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG_TOML)
+def test_toml_that_cannot_be_read_is_told_in_both_languages(text: str) -> None:
+    with pytest.raises(tomllib.TOMLDecodeError) as caught:
+        tomllib.loads(text)
+    words = words_of(caught.value)
+    assert isinstance(words, Words) and str(words) == str(caught.value)
+    chinese = re.sub(r"\('[^)]*\)", "", words.draw("zh"))
+    assert re.search("[一-鿿]", chinese) and not english_in(chinese), chinese
+
+
+def test_every_sentence_of_tomllib_is_known() -> None:
+    """Its messages, read from its own source; where a value stands, anything may."""
+    source = Path(tomllib.__file__).with_name("_parser.py").read_text(encoding="utf-8")
+    raised = [
+        call.args[2]
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "suffixed_err"
+    ]
+    said = {
+        "".join(
+            part.value if isinstance(part, ast.Constant) else "{}"
+            for part in (it.values if isinstance(it, ast.JoinedStr) else [it])
+        )
+        for it in raised
+    }
+    assert len(said) > 15
+    assert said <= {re.sub(r"{\w+}", "{}", fault) for fault in TOML_FAULTS}
 
 
 def test_what_nobody_knows_stays_as_it_is() -> None:

@@ -90,7 +90,7 @@ def test_the_lock_shows_life_and_askers_do_not_disturb_each_other(folder):
     assert not folder.is_alive()
 
 
-def test_words_within_a_fault_are_kept_as_text():
+def test_words_within_a_fault_are_drawn_in_the_readers_language():
     error = InvalidInput(
         "{file} is not a GGUF file that Fust can read: {fault}.",
         file="a.gguf",
@@ -98,7 +98,17 @@ def test_words_within_a_fault_are_kept_as_text():
     )
     kept = msgspec.json.decode(msgspec.json.encode(Fault.of(error)), type=Fault)
     assert kept.draw("en").message == error.message()
-    assert "太短" in error.message("zh")
+    assert kept.draw("zh").message == error.message("zh") and "太短" in error.message("zh")
+
+
+def test_words_within_words_are_kept_too(folder):
+    inside = Words(
+        "{fault} (at line {line}, column {column})", fault=Words("Invalid value"), line=1, column=5
+    )
+    context(folder).say("{path} is not valid TOML: {error}.", path="a.toml", error=inside)
+    ((_, event),) = folder.iter_events()
+    assert event.draw("en").message == "a.toml is not valid TOML: Invalid value (at line 1, column 5)."
+    assert event.draw("zh").message == "a.toml 不是有效的 TOML：值无效（第 1 行第 5 列）。"
 
 
 def test_a_fault_is_drawn_as_the_error_itself_would_be():

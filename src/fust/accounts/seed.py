@@ -100,7 +100,7 @@ def read_seed(path: Path) -> Seed:
             "{path} cannot be read: {reason}.", path=path, reason=error.strerror or str(error)
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput("{path} is not valid TOML: {error}.", path=path, error=error) from None
+        raise InvalidInput("{path} is not valid TOML: {error}.", path=path, error=words_of(error)) from None
     except msgspec.ValidationError as error:
         raise _wrong(path, words_of(error)) from None
     try:

@@ -12,6 +12,7 @@ import click
 from fust.cli.context import CLI, pass_cli
 from fust.cli.show import example, follow, raise_if_failed, table
 from fust.client import Client, ClientError
+from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
 from fust.core.i18n import t
 from fust.core.units import show_size, show_span
@@ -173,8 +174,12 @@ def _push_data(cli: CLI, client: Client, path: Path, repo_id: str, to: str) -> N
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInput("{path} cannot be read ({reason}).", path=path, reason=str(error)[:200]) from None
+    except OSError as error:
+        raise InvalidInput(
+            "{path} cannot be read ({reason}).", path=path, reason=error.strerror or str(error)
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput("{path} is not valid TOML: {error}.", path=path, error=words_of(error)) from None
 
 
 def _set_fields(params: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:

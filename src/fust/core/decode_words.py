@@ -1,8 +1,9 @@
-"""What msgspec says of JSON that cannot be read, or of a value that does not fit, as words in either language.
+"""What msgspec says of JSON that cannot be read, or of a value that does not fit, and tomllib of TOML, in either language.
 
 Its sentences are English ones with a path behind them: "Expected `int`, got `str` - at `$.max_tokens`". Each becomes a
 template with fields, so that a message in Chinese has no English inside. A sentence that is not known stays as it is.
-Source: the format strings of msgspec 0.22's `_core.c`; the test compares them with those of the library that is installed.
+Source: the format strings of msgspec 0.22's `_core.c` and of CPython's `tomllib/_parser.py`; the test compares them with
+those of the libraries that are installed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 import string
+import tomllib
 
 import msgspec
 
@@ -77,20 +79,48 @@ FAULTS = (
     "object keys must be strings",
 )
 """What follows "JSON is malformed"."""
+TOML_FAULTS = (
+    "Cannot declare {key} twice",
+    "Cannot mutate immutable namespace {key}",
+    "Cannot overwrite a value",
+    "Cannot redefine namespace {key}",
+    "Duplicate inline table key {key}",
+    "Escaped character is not a Unicode scalar value",
+    "Expected '=' after a key in a key/value pair",
+    "Expected ']' at the end of a table declaration",
+    "Expected ']]' at the end of an array declaration",
+    "Expected newline or end of document after a statement",
+    "Expected {wanted}",
+    "Found invalid character {character}",
+    "Illegal character {character}",
+    "Invalid date or datetime",
+    "Invalid hex value",
+    "Invalid initial character for a key part",
+    "Invalid statement",
+    "Invalid value",
+    "Unclosed array",
+    "Unclosed inline table",
+    "Unescaped '\\' in a string",
+    "Unterminated string",
+)
+"""What tomllib says before the place."""
+_TOML_PLACES = ("{fault} (at line {line}, column {column})", "{fault} (at end of document)")
 _PLACES = ("{fault} - at `key` in `{path}`", "{fault} - at `{path}`")
 
 
 def words_of(error: Exception | str) -> Words | str:
-    """Returns why JSON could not be decoded, or a value converted.
+    """Returns why JSON or TOML could not be decoded, or a value converted.
 
     Args:
-        error: what was raised: msgspec's, or what comes instead of it for bytes that are no text and for endless nesting;
+        error: what was raised: msgspec's or tomllib's, or what comes instead of it for bytes that are no text and for endless nesting;
             or msgspec's sentence alone.
     """
     if isinstance(error, UnicodeDecodeError):
         return Words("byte {at} is not UTF-8", at=error.start)
     if isinstance(error, RecursionError):
         return Words("it is nested too deeply")
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return _read_toml(str(error))
     if isinstance(error, str | msgspec.MsgspecError):
         return _read(str(error))
     return str(error)[:_MOST]
@@ -105,6 +135,19 @@ def _read(said: str) -> Words | str:
         found = _pattern(template).fullmatch(said)
         if found:
             return Words(template, **{name: _field(name, value) for name, value in found.groupdict().items()})
+    return _short(said)
+
+
+def _read_toml(said: str) -> Words | str:
+    for template in _TOML_PLACES:
+        found = _pattern(template).fullmatch(said)
+        if found:
+            fields: dict[str, object] = dict(found.groupdict())
+            return Words(template, **(fields | {"fault": _read_toml(found["fault"])}))
+    for template in TOML_FAULTS:
+        found = _pattern(template).fullmatch(said)
+        if found:
+            return Words(template, **{name: _short(value) for name, value in found.groupdict().items()})
     return _short(said)
 
 

@@ -354,7 +354,7 @@ def _from_file(path: Path) -> list[tuple[str, object, str]]:
     except FileNotFoundError:
         return []
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput("{path} is not valid TOML: {error}.", path=path, error=error) from None
+        raise InvalidInput("{path} is not valid TOML: {error}.", path=path, error=words_of(error)) from None
     found: list[tuple[str, object, str]] = []
     for section, table in document.items():
         if not isinstance(table, dict):

@@ -24,7 +24,7 @@ import msgspec
 from fust.accounts.rights import Asked
 from fust.core.errors import FustError
 from fust.core.files import write_atomic
-from fust.core.i18n import Language, fill
+from fust.core.i18n import Language, Words, fill
 from fust.wire.runs import LogLine, Progress, RunError
 
 LOCK_VARIABLE = "FUST_RUN_LOCK"
@@ -33,9 +33,35 @@ _TAIL_BYTES = 64 * 1024
 Scalar = str | int | float
 
 
-def plain(params: Mapping[str, object]) -> dict[str, Scalar]:
+class Spoken(msgspec.Struct, frozen=True):
+    """`Words` as JSON holds them: they are drawn when somebody reads them, and in that reader's language."""
+
+    template: str
+    params: dict[str, Field] = {}
+
+    def words(self) -> Words:
+        """Returns them as a field of a message."""
+        return Words(self.template, **fields_of(self.params))
+
+
+Field = Scalar | Spoken
+"""What a field of a kept message may be."""
+
+
+def plain(params: Mapping[str, object]) -> dict[str, Field]:
     """Returns a message's fields as JSON can hold them."""
-    return {key: value if isinstance(value, Scalar) else str(value) for key, value in params.items()}
+    return {key: _plain(value) for key, value in params.items()}
+
+
+def _plain(value: object) -> Field:
+    if isinstance(value, Words):
+        return Spoken(value.template, plain(value.params))
+    return value if isinstance(value, Scalar) else str(value)
+
+
+def fields_of(params: Mapping[str, Field]) -> dict[str, object]:
+    """Returns a kept message's fields as `fill` takes them."""
+    return {key: value.words() if isinstance(value, Spoken) else value for key, value in params.items()}
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -67,16 +93,16 @@ class Fault(msgspec.Struct, frozen=True):
     code: str
     template: str
     hint: str = ""
-    params: dict[str, Scalar] = {}
+    params: dict[str, Field] = {}
 
     @classmethod
     def of(cls, error: FustError) -> Fault:
-        """Returns the error with its fields as text."""
+        """Returns the error with its fields as JSON can hold them."""
         return cls(error.code, error.template, error.hint_template, plain(error.params))
 
     def draw(self, language: Language) -> RunError:
         """Returns it in a language."""
-        fields: dict[str, object] = dict(self.params)
+        fields = fields_of(self.params)
         hint = fill(self.hint, fields, language) if self.hint else ""
         return RunError(self.code, fill(self.template, fields, language), hint)
 
@@ -95,7 +121,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: Literal["progress", "log"]
     at: str
     template: str = ""
-    params: dict[str, Scalar] = {}
+    params: dict[str, Field] = {}
     done: float = 0
     total: float = 0
     unit: str = ""
@@ -105,7 +131,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def draw(self, language: Language) -> Progress | LogLine:
         """Returns what the event says, in a language."""
-        message = fill(self.template, dict(self.params), language) if self.template else ""
+        message = fill(self.template, fields_of(self.params), language) if self.template else ""
         if self.kind == "log":
             return LogLine(message, self.at, self.data)
         return Progress(self.done, self.total, self.unit, message, self.rate, self.eta_s, self.data)

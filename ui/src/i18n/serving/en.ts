@@ -2,7 +2,7 @@
 export const servingEn = {
   "place.deployments": "Deployments",
   "serving.title": "{n, plural, =0 {Nothing is served} one {# model is served} other {# models are served}}",
-  "serving.sum": "What answers at this machine’s own API. A model that is not loaded is loaded by the next request.",
+  "serving.sum": "What answers at this machine's own API. A model that is not loaded is loaded by the next request.",
   "serving.none": "No model is served yet.",
   "serving.none.next": "Choose one and serve it; it answers under its name at the API and on the chat page.",
   "serving.all": "Models at the API",
@@ -43,7 +43,7 @@ export const servingEn = {
   "waiting.deployment": "Asking how it is served …",
   "tab.deploy": "Deploy",
   "plan.title": "What each file would take here",
-  "plan.note": "Estimated from each file’s header: weights, cache for the context and the requests at a time, work space. An engine may take up to {room} here.",
+  "plan.note": "Estimated from each file's header: weights, cache for the context and the requests at a time, work space. An engine may take up to {room} here.",
   "plan.memory": "Memory",
   "plan.requests": "Requests × context",
   "plan.slots": "{slots} × {context}",

@@ -169,6 +169,9 @@ function Goal({ wish, set, to }: Step & { to: string }) {
 export const much = (budget: string): string =>
   budget.endsWith("tok") ? t("tune.tokens", { n: `${parseFloat(budget)}M` }) : span(parseFloat(budget) * (budget.endsWith("h") ? 3600 : 60));
 
+/** Core hours as a figure; a little is little, and not nothing. */
+const coreHours = (hours: number) => (hours > 0 && hours < 0.01 ? `< ${decimal(0.01, 2)}` : decimal(hours, 2));
+
 /** A dry run and what it found; then the start. */
 function Plan({ wish }: { wish: Wish }) {
   const [runId, setRunId] = useState<string | null>(null);
@@ -215,7 +218,7 @@ function Found({ id }: { id: string }) {
         <div><dt>{t("tune.steps")}</dt><dd>{String(recipe["steps"] ?? "–")}</dd></div>
         <div><dt>{t("tune.time")}</dt><dd>{span(forecast["time_s"] ?? 0)}</dd></div>
         <div><dt>{t("facts.memory")}</dt><dd><Size of={forecast["memory_bytes"] ?? 0} /></dd></div>
-        <div><dt>{t("tune.cost")}</dt><dd>{decimal(forecast["core_hours"] ?? 0, 2)} <small>{t("tune.core.hours")}</small></dd></div>
+        <div><dt>{t("tune.cost")}</dt><dd>{coreHours(forecast["core_hours"] ?? 0)} <small>{t("tune.core.hours")}</small></dd></div>
       </dl>
       <p class="small quiet">{recipe["model"] ? t("tune.fresh", { share: decimal(100 - 100 * (forecast["saving"] ?? 0), 0) }) : t("tune.saving", { share: decimal(100 * (forecast["saving"] ?? 0), 2) })}</p>
       <PlanView tuning={found} />

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ torch = pytest.importorskip("torch", reason="needs fust[tune]")
 pytest.importorskip("peft", reason="needs fust[tune]")
 
 from fust.tune.asked import read_wish  # noqa: E402
-from fust.tune.base import check_vocabulary, read_base  # noqa: E402
+from fust.tune.base import check_vocabulary, read_base, wanted_files  # noqa: E402
+from fust.tune.loading import check_known, load_model  # noqa: E402
 from fust.tune.prepare import Prepared, view_samples  # noqa: E402
 from tests.support.tiny_bases import make_tokenizer  # noqa: E402
 from tests.support.tune_bench import open_training, prepare_rows, recipe_with  # noqa: E402
@@ -112,3 +115,51 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused_before_it_is_looked_u
     check_vocabulary(base, "me/base", 299)
     with pytest.raises(InvalidInput, match="goes up to token 300, and its embedding has 300 rows"):
         check_vocabulary(base, "me/base", 300)
+
+
+def damage(folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+    """Changes a tensor of a base, or takes it away."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    changed = change(weights.pop(name))
+    weights |= {} if changed is None else {name: changed}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+EMBEDDING, UP = "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "change", "said", "said_zh"),
+    [
+        (EMBEDDING, lambda it: it[:300].clone(), "The tensor model.embed_tokens.weight of me/base has the shape 300×64, and its config.json", "形状为 300×64"),
+        (UP, lambda _: None, f"me/base lacks 1 of the tensors that its config.json asks for, such as {UP}", "缺少其 config.json 所要求的 1 个张量"),
+    ],
+)  # fmt: skip
+def test_weights_that_do_not_fit_are_named_and_not_made_up(tmp_path, tensor, change, said, said_zh):
+    folder = write_base(tmp_path / "base")
+    damage(folder, tensor, change)
+    with pytest.raises(InvalidInput) as raised:
+        load_model(folder, "me/base")
+    assert said in raised.value.message() and said_zh in raised.value.message("zh")
+    assert raised.value.hint("zh") != raised.value.hint() != ""
+
+
+def test_a_base_that_answers_with_no_numbers_is_refused_before_a_step(tmp_path):
+    write_base(tmp_path / "base")
+    damage(tmp_path / "base", UP, lambda it: it * math.nan)
+    prepared_of(tmp_path, *(talk(f"Say moon {i}", "moon") for i in range(4)))
+    with pytest.raises(InvalidInput, match="me/base answers with no numbers"):
+        open_training(tmp_path, recipe_with(steps=2, passes_per_step=1)).measure()
+
+
+def test_a_family_that_writes_no_text_and_a_shard_that_is_not_there_are_named():
+    check_known("llama", "me/base")
+    for family in ("t5", "clip", "strange"):
+        with pytest.raises(InvalidInput, match=f"me/base is of the family {family}"):
+            check_known(family, "me/base")
+    shards = ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"]
+    with pytest.raises(InvalidInput, match=r"it has no model-00002-of-00003\.safetensors"):
+        wanted_files(["config.json", "tokenizer.json", *shards], "me/base")
+    assert len(wanted_files(["config.json", "tokenizer.json", *shards, "model-00002-of-00003.safetensors"], "me/base")) == 5  # fmt: skip

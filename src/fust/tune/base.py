@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ from fust.formats.safetensors import SafetensorsTensor, read_safetensors
 
 PROVEN = frozenset({"llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "phi3", "gemma3_text"})
 """Values of ``model_type`` whose forward, backward and saved form the tests compare with transformers."""
+_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
+_MOST_SHARDS = 10_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -84,6 +87,7 @@ def wanted_files(names: Iterable[str], repo_id: str) -> list[str]:
             repo_id=repo_id,
         )
     missing = [name for name in ("config.json",) if name not in present]
+    missing += _missing_shards(weights)
     missing += [] if weights else ["*.safetensors"]
     missing += [] if present & {"tokenizer.json", "tokenizer.model", "vocab.json"} else ["tokenizer.json"]
     if missing:
@@ -95,6 +99,17 @@ def wanted_files(names: Iterable[str], repo_id: str) -> list[str]:
         )
     extra = {"config.json", "generation_config.json", "model.safetensors.index.json"} | set(TOKENIZER_FILES)
     return sorted({*weights, *(present & extra)})
+
+
+def _missing_shards(weights: list[str]) -> list[str]:
+    """Returns the files that are not there of those that others are numbered with (`model-00001-of-00002.safetensors`)."""
+    shards = [match for name in weights if (match := _SHARD.fullmatch(name))]
+    wanted = {
+        f"{shard[1]}-{number:0{len(shard[2])}d}-of-{shard[3]}.safetensors"
+        for shard in shards
+        for number in range(1, min(int(shard[3]), _MOST_SHARDS) + 1)
+    }
+    return sorted(wanted - set(weights))[:3]
 
 
 def read_base(folder: Path, repo_id: str) -> Base:

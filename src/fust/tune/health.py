@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fust.core.errors import FustError
+import math
+
+from fust.core.errors import FustError, InvalidInput
 from fust.tune.checkpoints import State
 from fust.tune.progress import Point, Watcher
 from fust.tune.recipe import Recipe
@@ -17,6 +19,17 @@ class Diverged(FustError):
 
     status = 500
     code = "diverged"
+
+
+def check_numbers(loss: float, repo_id: str) -> None:
+    """Raises InvalidInput when the first passes of a base came to no number: then no step can be done."""
+    if not math.isfinite(loss):
+        raise InvalidInput(
+            "{repo_id} answers with no numbers (its loss is {loss}).",
+            hint="Its weights hold NaN or are damaged: push it again. In bf16 alone, --set precision=fp32 may help.",
+            repo_id=repo_id or "the base",
+            loss=f"{loss}",
+        )
 
 
 def note_loss(state: State, point: Point) -> None:

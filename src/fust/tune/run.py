@@ -52,6 +52,7 @@ from fust.tune.estimate import flops_from_scratch, memory_taken, patience_s, run
 from fust.tune.extend import Before, key_of, plan_extension, take_over
 from fust.tune.files import DataFile, is_data
 from fust.tune.hub_files import link_files, list_names
+from fust.tune.loading import check_known
 from fust.tune.masks import Masker, Tokenizer
 from fust.tune.prepare import DataWish, Prepared, SampleView, iter_texts, prepare, view_samples
 from fust.tune.progress import Point, Trained
@@ -147,6 +148,7 @@ class Run:
         for file_type in wish.gguf:  # before compute is spent on what cannot be written
             check_gguf(base.folder, file_type)
         name = wish.base or wish.to
+        check_known(base.config.model_type, name)
         if wish.compile and not base.is_proven:
             raise InvalidInput(
                 "compile knows the families {families}, and {repo_id} is {family}.",

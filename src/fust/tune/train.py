@@ -45,8 +45,9 @@ from fust.tune.checkpoints import (
     disk_errors,
     find_checkpoint,
 )
-from fust.tune.health import Diverged, is_diverging, note_loss, say_when_stuck
+from fust.tune.health import Diverged, check_numbers, is_diverging, note_loss, say_when_stuck
 from fust.tune.kernels import token_losses
+from fust.tune.loading import load_model
 from fust.tune.mover import Mover
 from fust.tune.preference import Preference, Reference
 from fust.tune.products import Matrices
@@ -77,7 +78,7 @@ class Tuned:
     """A base model and what of it is trained."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
         torch.manual_seed(recipe.seed)
         self._bf16 = recipe.precision == "bf16"
@@ -88,12 +89,11 @@ class Tuned:
         self._parts = config.model_type in PROVEN
         self._base = recipe.base
         self._is_adapter = recipe.is_adapter
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
+        self.model: Any = load_model(
             folder,
+            recipe.base,
             dtype=torch.float32,
             attn_implementation=register_parted_attention(compiled=recipe.compile) if self._parts else "sdpa",
-            local_files_only=True,
-            trust_remote_code=False,
         )
         if self._is_adapter:
             self._add_adapter(recipe)
@@ -366,6 +366,7 @@ class Training:
             took.append(time.monotonic() - began)
             if len(took) >= 3 and sum(took) > _MEASURE_S:
                 break
+        check_numbers(begun.loss, self._recipe.base)
         turns = self._recipe.turns_per_step
         if turns < 3:
             # The first pass also fills caches and takes memory from the system, and so does the first move.

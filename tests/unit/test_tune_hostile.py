@@ -18,6 +18,7 @@ pytest.importorskip("peft", reason="needs fust[tune]")
 from fust.tune.asked import read_wish  # noqa: E402
 from fust.tune.base import check_vocabulary, read_base, wanted_files  # noqa: E402
 from fust.tune.loading import check_known, load_model  # noqa: E402
+from fust.tune.masks import Masker  # noqa: E402
 from fust.tune.prepare import Prepared, view_samples  # noqa: E402
 from tests.support.tiny_bases import make_tokenizer  # noqa: E402
 from tests.support.tune_bench import open_training, prepare_rows, recipe_with  # noqa: E402
@@ -25,10 +26,10 @@ from tests.support.tune_bench import open_training, prepare_rows, recipe_with  #
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")  # transformers, of itself
 
 
-def prepared_of(folder: Path, *lines: bytes) -> Prepared:
+def prepared_of(folder: Path, *lines: bytes, **wish: object) -> Prepared:
     rows = folder / "rows.jsonl"
     rows.write_bytes(b"\n".join(lines) + b"\n")
-    return prepare_rows(folder, rows, held_out_share=0.0)
+    return prepare_rows(folder, rows, held_out_share=0.0, **wish)
 
 
 def talk(asked: str, said: str) -> bytes:
@@ -82,6 +83,34 @@ def test_rows_of_ten_megabytes_empty_and_broken_ones_cost_themselves(tmp_path):
     dropped = {drop.code: drop.count for drop in prepared.report.dropped}
     assert sum(dropped.values()) == prepared.report.rows - 1, "every row is kept or named"
     assert dropped["too_long"] == 2 and dropped["not_utf8"] == 2 and dropped["empty_answer"] == 1
+
+
+def test_half_a_character_costs_its_row_wherever_it_is(tmp_path):
+    row = talk("Say moon", "moon").decode().removesuffix("}")
+    call = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"function": {"name": "%s"}}]}]}'
+    lines = [
+        row + ', "note": "\\ud800"}',
+        '{"\\ud800": 1}',
+        '{"messages": [{"role": "\\ud800"}]}',
+        call % "\\ud800",
+    ]
+    report = prepared_of(tmp_path, talk("Say sun", "sun"), *(line.encode() for line in lines)).report
+    assert (report.kept, [(drop.code, drop.count) for drop in report.dropped]) == (1, [("not_utf8", 4)])
+    (tmp_path / "rows.csv").write_bytes("prompt,completion\nx,y\n".encode("utf-16"))
+    report = prepare_rows(tmp_path, tmp_path / "rows.csv").report
+    assert (report.kept, [(drop.code, drop.count) for drop in report.dropped]) == (0, [("not_utf8", 2)])
+
+
+def test_a_conversation_of_very_many_turns_is_not_rendered_turn_by_turn(tmp_path, monkeypatch):
+    rendered = []
+    real = Masker._render
+    monkeypatch.setattr(Masker, "_render", lambda *args, **more: rendered.append(1) or real(*args, **more))
+    messages = [{"role": role, "content": "a"} for _ in range(5000) for role in ("user", "assistant")]
+    pair = {"prompt": messages[:-1], "chosen": "a", "rejected": "b"}
+    for row, wish in (({"messages": messages}, {}), (pair, {"pairs": True})):
+        report = prepared_of(tmp_path, json.dumps(row).encode(), **wish).report
+        assert [(drop.code, drop.count) for drop in report.dropped] == [("too_long", 1)]
+    assert not rendered
 
 
 def test_a_tokenizer_without_padding_pads_and_answers_all_the_same(tmp_path):

@@ -215,11 +215,16 @@ def test_tables_and_arrays(tmp_path):
     (tmp_path / "a.csv").write_text(
         'prompt,completion\n"Grüße, ""you""","line\nbreak"\n你好,好\n', encoding="utf-8"
     )
+    (tmp_path / "semicolons.csv").write_text(
+        '\ufeffprompt;completion\r\n"Grüße, ""you""";"line\nbreak"\r\n你好;好\r\n',
+        encoding="utf-8",
+        newline="",
+    )
     (tmp_path / "a.tsv").write_text(
         'prompt\tcompletion\n"Grüße, ""you"""\t"line\nbreak"\n你好\t好\n', encoding="utf-8"
     )
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    for name in ("a.json", "lines.json", "a.csv", "a.tsv", "a.parquet"):
+    for name in ("a.json", "lines.json", "a.csv", "semicolons.csv", "a.tsv", "a.parquet"):
         assert [row.values for row in rows_of(tmp_path / name)] == rows, name
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
+import msgspec
+
 from fust.core.errors import InvalidInput, NotOffered
 from fust.core.extras import install_command
 
@@ -142,6 +144,12 @@ def _object(name: str, number: int, value: object) -> RawRow:
         return RawRow(name, number, {"text": value})
     if not isinstance(value, dict):
         return RawRow(name, number, {}, "not_object")
+    try:
+        msgspec.json.encode(value)
+    except (
+        UnicodeEncodeError
+    ):  # half of a character, escaped (\ud83d): wherever it is, it cannot be written again
+        return RawRow(name, number, {}, "not_utf8")
     return RawRow(name, number, cast("dict[str, Any]", value))
 
 
@@ -168,6 +176,10 @@ def _table(file: DataFile, delimiter: str) -> Iterator[RawRow]:
     csv.field_size_limit(MAX_ROW_BYTES)
     # Bytes that are no UTF-8 become lone surrogates, which the row is then refused for, and not the file.
     with file.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        head = stream.readline(MAX_ROW_BYTES)
+        # Where the comma is for decimals, tables are written with semicolons.
+        delimiter = ";" if delimiter == "," and ";" in head and "," not in head else delimiter
+        stream.seek(0)
         reader = csv.DictReader(stream, delimiter=delimiter)
         number = 0
         while True:
@@ -182,7 +194,7 @@ def _table(file: DataFile, delimiter: str) -> Iterator[RawRow]:
             values = {key: value for key, value in row.items() if isinstance(key, str) and value is not None}
             if None in row:
                 yield RawRow(file.name, number, {}, "not_csv")
-            elif any("\udc80" <= c <= "\udcff" for value in values.values() for c in value):
+            elif any("\udc80" <= c <= "\udcff" for cell in (*values, *values.values()) for c in cell):
                 yield RawRow(file.name, number, {}, "not_utf8")
             else:
                 yield RawRow(file.name, number, dict(values))

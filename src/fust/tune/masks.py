@@ -240,6 +240,16 @@ class Masker:
         except Exception as error:  # a template is a program of strangers and raises what it likes
             raise Unusable("template_refuses", f"{type(error).__name__}: {error}"[:200]) from None
 
+    def is_too_long_at_sight(self, example: Chat | Completion, tokens: int) -> bool:
+        """Returns whether a conversation has more tokens than that, before each of its turns is written once more.
+
+        A message takes two tokens at least, its role and its end.
+        """
+        if isinstance(example, Completion):
+            return False
+        letters = sum(len(message.content) for message in example.messages)
+        return 2 * len(example.messages) > tokens or letters > 4 * tokens * self._longest
+
     def is_surely_longer(self, marked: Marked, tokens: int) -> bool:
         """Returns whether a text has more tokens than that, by its length alone: to cut megabytes takes half a minute.
 

@@ -206,6 +206,9 @@ class _Plain:
 
     has_template = True
 
+    def is_too_long_at_sight(self, example: Chat | Completion, tokens: int) -> bool:
+        return False
+
     def mark(self, example: Chat | Completion) -> list[Marked]:
         if isinstance(example, Completion):
             return [Marked(example.prompt + example.completion, ())]
@@ -342,6 +345,7 @@ class _Work:
         )
         example = self._suited(example, format)
         side = self._sorting.place(row, example, part)
+        self._check_length(example)
         asks = isinstance(example, Chat) or bool(example.prompt)
         return _Kept(place, self._masker.mark(example), side, asks)
 
@@ -351,6 +355,7 @@ class _Work:
             judged = read_judged(row.values, chat=chat)
             self._suited(judged, format)
             side = self._sorting.place(row, judged, part)
+            self._check_length(judged)
             pair = self._counterparts.match(judged, is_good(row.values), place)
             return None if pair is None else _Kept(place, self._masker.mark_pair(pair), side, True)
         if format != "preference":
@@ -358,8 +363,14 @@ class _Work:
         pair = read_example(row.values, format, chat=chat)
         assert isinstance(pair, Pair)
         self._suited(pair, format)
+        self._check_length(pair.chosen)
+        self._check_length(pair.rejected)
         marked = self._masker.mark_pair(pair)
         return _Kept(place, marked, self._sorting.place(row, pair.chosen, part), True)
+
+    def _check_length(self, example: Chat | Completion) -> None:
+        if self._masker.is_too_long_at_sight(example, self._wish.max_tokens):
+            raise Unusable("too_long")
 
     def _suited(self, example: Example, format: Format) -> Chat | Completion:
         """Returns the example as the method takes it."""

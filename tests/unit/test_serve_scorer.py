@@ -17,7 +17,7 @@ from fust.wire.scoring import ScoredRow
 
 torch = pytest.importorskip("torch", reason="needs fust[tune]")
 transformers = pytest.importorskip("transformers", reason="needs fust[tune]")
-from tests.support.hf_models import PROBE, model_in, tokenizer_of  # noqa: E402
+from tests.support.hf_models import PROBE, fallback_tokenizer, model_in, tokenizer_of  # noqa: E402
 
 CONTEXT = 256
 
@@ -110,6 +110,19 @@ def test_the_likeliest_are_told_in_order(model: tuple[object, Scorer]) -> None:
             [wanted[at - 1, one.token] for one in place], abs=1e-3
         )
     assert len(row.next) == 5
+
+
+def test_gemma_3_keeps_to_its_bound_within_and_past_its_windows(tmp_path: Path) -> None:
+    """Its norms are computed in another order, so 3e-3; windows of 16 tokens, beginnings that are shared and longer."""
+    fallback_tokenizer(tmp_path)
+    shape = {"query_pre_attn_scalar": 16, "sliding_window": 16, "num_hidden_layers": 7}
+    reference = model_in(tmp_path, "Gemma3Text", True, **shape)
+    write_gguf(tmp_path, tmp_path / "m.gguf", "F32", name="test")
+    scorer = Scorer(tmp_path / "m.gguf", CONTEXT, 1)
+    begin = some(1, 100)
+    rows = [Wanted(some(0, CONTEXT), 1), *(Wanted(begin + some(i, 3 * i), len(begin)) for i in range(1, 6))]
+    for wanted, row in zip(rows, scorer.score(rows, 0, always), strict=True):
+        check(row, truth(reference, wanted.tokens), wanted.start, within=3e-3)
 
 
 def test_words_are_tokenised_and_written(model: tuple[object, Scorer]) -> None:

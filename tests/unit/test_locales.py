@@ -31,6 +31,8 @@ TEMPLATES = {
     "Reasoned": (2,),
     "_bad": (1,),
     "Words": (0,),
+    "Clause": (0,),
+    "__init__": (0,),
 }
 
 

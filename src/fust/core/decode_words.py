@@ -12,6 +12,7 @@ import functools
 import re
 import string
 import tomllib
+from collections.abc import Iterable
 
 import msgspec
 
@@ -144,11 +145,16 @@ def _read_toml(said: str) -> Words | str:
         if found:
             fields: dict[str, object] = dict(found.groupdict())
             return Words(template, **(fields | {"fault": _read_toml(found["fault"])}))
-    for template in TOML_FAULTS:
+    return read_as(TOML_FAULTS, said) or _short(said)
+
+
+def read_as(templates: Iterable[str], said: str) -> Words | None:
+    """Returns a sentence that somebody else's English template made as words; None when it is none of them."""
+    for template in templates:
         found = _pattern(template).fullmatch(said)
         if found:
             return Words(template, **{name: _short(value) for name, value in found.groupdict().items()})
-    return _short(said)
+    return None
 
 
 def _field(name: str, value: str) -> Words | str:

@@ -44,6 +44,14 @@ class Words:
         return fill(self.template, self.params, language)
 
 
+class Clause(Words):
+    """A sentence as a part of another: without its full stop."""
+
+    def draw(self, language: Language) -> str:
+        """Returns it in the language."""
+        return super().draw(language).rstrip(".。")
+
+
 def fill(template: str, params: dict[str, object], language: Language = "en") -> str:
     """Returns the template in the language, its fields filled from ``params``."""
     if language == "en":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fust.core.clock import utc_naive
 from fust.core.errors import FustError, InvalidInput, NotOffered, Unavailable, UpstreamFailed
+from fust.core.i18n import Clause
 from fust.core.ids import new_id
 from fust.core.machine import MachineMemory, machine_memory
 from fust.core.settings import Settings
@@ -23,6 +24,7 @@ from fust.serve.adapters import Attached
 from fust.serve.bringing import Bringing
 from fust.serve.engines.base import Engine, EngineInfo, EngineLoadFailed, EngineSpec, HeldAdapters, Mode
 from fust.serve.engines.child import log_name
+from fust.serve.engines.reasons import reason_words
 from fust.serve.facts import ModelFacts
 from fust.serve.files import ModelFiles
 from fust.serve.hosted import Hosted, Running
@@ -440,11 +442,12 @@ class Keeper:
         _stop_all(engines)
 
     def _on_exit(self, hosted: Hosted, running: Running, reason: str) -> None:
+        why = reason_words(reason)
         error = UpstreamFailed(
             "The engine of {model} died: {reason}.",
             hint="It is started again; send the request once more.",
             model=hosted.name,
-            reason=reason,
+            reason=why,
             code="engine_died",
         )
         with self.lock:
@@ -459,7 +462,7 @@ class Keeper:
             if running.spec.mode == "score":  # made anew by the next request; chat never waits for it
                 hosted.note = note(
                     "What gives its log-likelihoods died; the next request starts it again: {reason}.",
-                    reason=reason,
+                    reason=why,
                 )
                 self.changed.notify_all()
                 log.error("a scoring engine died", extra={"deployment": hosted.name, "reason": reason})
@@ -470,7 +473,7 @@ class Keeper:
                     "Crashed {count} times in a row; not started again.", count=len(hosted.crashes)
                 )
             else:
-                hosted.note = note("Its engine died and is started again: {reason}.", reason=reason)
+                hosted.note = note("Its engine died and is started again: {reason}.", reason=why)
             self.changed.notify_all()
         log.error("an engine died", extra={"deployment": hosted.name, "reason": reason, "retry_s": wait_s})
         if wait_s is not None:
@@ -545,7 +548,8 @@ def _stop_all(engines: Iterable[Engine]) -> None:
 
 def failure_of(hosted: Hosted) -> FustError:
     """Returns the error for requests to a deployment that failed."""
-    reason = hosted.error.message().rstrip(".") if hosted.error else "unknown"
+    error = hosted.error
+    reason = Clause(error.template, **error.params) if error else "unknown"
     return Unavailable(
         "{model} cannot be served: {reason}.",
         hint="Mend the cause, then serve it again: `fust serve {model}`.",
@@ -560,7 +564,7 @@ def _no_scores(hosted: Hosted, error: EngineLoadFailed) -> FustError:
         "{model} cannot give log-likelihoods here: {reason}.",
         hint="Chat and completions go on; another file of the model, or another version of Fust, may give them.",
         model=hosted.name,
-        reason=error.reason.rstrip("."),
+        reason=reason_words(error.reason),
         code="scoring_not_offered",
     )
 

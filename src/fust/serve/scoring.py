@@ -9,6 +9,7 @@ from fust.core.errors import FustError
 from fust.core.settings import ServeSettings
 from fust.serve.engines.base import EngineLoadFailed
 from fust.serve.engines.kinds import Kind, get_kind
+from fust.serve.engines.reasons import reason_words
 from fust.serve.facts import ModelFacts
 from fust.serve.files import ModelFiles, bring
 from fust.serve.notes import Note, note
@@ -58,7 +59,7 @@ def find_scorer(
         return None
     why = note(
         "llama.cpp cannot score this file ({reason}); transformers scores {file} of the same repo.",
-        reason=failed.reason.rstrip("."),
+        reason=reason_words(failed.reason),
         file=models[0].label,
     )
     return Scorer(kind, path, facts, why)

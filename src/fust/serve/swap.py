@@ -20,6 +20,7 @@ from typing import Protocol
 
 from fust.core.clock import utc_naive
 from fust.core.errors import FustError, InvalidInput, Unavailable, UpstreamFailed
+from fust.core.i18n import Clause
 from fust.core.settings import Settings
 from fust.serve.adapters import Attached, discard_adapters, preparing
 from fust.serve.engines.base import EngineInfo, EngineLoadFailed, EngineSpec, HeldAdapters, LiveAdapters, Mode
@@ -330,7 +331,8 @@ def largest_of(held: HeldAdapters) -> int:
 
 def failure_of_adapter(adapter: Attached) -> FustError:
     """Returns the error for requests to an adapter that cannot be used."""
-    reason = adapter.error.message().rstrip(".") if adapter.error else "unknown"
+    error = adapter.error
+    reason = Clause(error.template, **error.params) if error else "unknown"
     return Unavailable(
         "The adapter {name} cannot be used: {reason}.",
         hint="Mend the cause, then add it again: `fust serve BASE --adapter {repo_id}`.",

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from fust.core.errors import UpstreamFailed
 from fust.core.settings import ServeSettings
+from fust.serve.engines.reasons import reason_words
 
 Mode = Literal["generate", "embed", "score"]
 MODES: tuple[Mode, ...] = ("generate", "embed", "score")
@@ -73,7 +74,7 @@ class EngineLoadFailed(UpstreamFailed):
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        super().__init__("The model could not be loaded: {reason}.", reason=reason.rstrip("."))
+        super().__init__("The model could not be loaded: {reason}.", reason=reason_words(reason))
 
 
 @runtime_checkable

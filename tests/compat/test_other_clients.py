@@ -105,6 +105,61 @@ def test_anthropic(engines: Engines, engine: str) -> None:
             )
 
 
+ORACLE: Any = {"name": "now", "description": "the day", "input_schema": PICK}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_anthropic_with_all_that_its_users_send(engines: Engines, engine: str) -> None:
+    """Stop sequences, a beginning of the answer, tools that are counted and called, and their results."""
+    asked: dict[str, Any] = {
+        "model": engines.serve(engine),
+        "max_tokens": 8,
+        "extra_body": {"temperature": 0},
+    }
+    with anthropic.Anthropic(
+        base_url=engines.house.url, api_key=engines.house.token, max_retries=0
+    ) as client:
+
+        def said(messages: list[Any], **more: Any) -> tuple[str, str | None, str | None]:
+            answer = client.messages.create(**asked, messages=messages, **more)
+            with client.messages.stream(**asked, messages=messages, **more) as stream:
+                final = stream.get_final_message()
+            one, other = (
+                ("".join(block.text for block in it.content), it.stop_reason, it.stop_sequence)  # type: ignore[union-attr]
+                for it in (answer, final)
+            )
+            assert one == other, "an answer and its stream are two things"
+            return one
+
+        text = said(HELLO)[0]
+        assert said(HELLO, stop_sequences=[""])[0] == text
+        if engine != "echo":  # which stops at nothing
+            cut = said(HELLO, stop_sequences=["never met", text[2:4]])
+            named = ("stop_sequence", text[2:4]) if engine != "upstream" else ("end_turn", None)
+            assert cut == (text[: text.index(text[2:4])], *named)
+            begun = said([*HELLO, {"role": "assistant", "content": text[:4]}])[0]
+            assert not begun.startswith(text[:4])
+            assert begun[:2] == text[4:6], "the answer goes on from its beginning"
+        counted: dict[str, Any] = {
+            "model": engine,
+            "messages": HELLO,
+            "tools": [ORACLE],
+            "system": "be brief",
+        }
+        called = client.messages.create(
+            **{**asked, **counted, "max_tokens": 200}, tool_choice={"type": "any"}
+        )
+        (call,) = called.content
+        assert call.type == "tool_use" and call.input["d"] in (1, 2)
+        result = {"type": "tool_result", "tool_use_id": call.id, "content": "4 degrees"}
+        turns: list[Any] = [*HELLO, {"role": "assistant", "content": called.content}, {"role": "user", "content": [result]}]  # fmt: skip
+        counted["messages"] = turns
+        onward = client.messages.create(**{**asked, **counted})
+        if engine != "upstream":
+            read = onward.usage.input_tokens + (onward.usage.cache_read_input_tokens or 0)
+            assert client.messages.count_tokens(**counted).input_tokens == read
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_langchain(engines: Engines, engine: str) -> None:
     from langchain_openai import ChatOpenAI, OpenAIEmbeddings

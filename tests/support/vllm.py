@@ -27,12 +27,12 @@ SAMPLING = {
     "structured_outputs",
 }  # fmt: skip
 FIELDS = {
-    "/v1/chat/completions": SAMPLING | {"messages", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "reasoning_effort", "add_generation_prompt"},
+    "/v1/chat/completions": SAMPLING | {"messages", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "reasoning_effort", "add_generation_prompt", "continue_final_message"},
     "/v1/completions": SAMPLING | {"prompt", "prompt_logprobs", "return_tokens_as_token_ids"},
     "/v1/embeddings": {"model", "input", "encoding_format", "dimensions"},
     "/rerank": {"model", "query", "documents", "top_n"},
     "/classify": {"model", "input"},
-    "/tokenize": {"model", "prompt", "add_special_tokens", "return_token_strs", "messages", "tools", "chat_template_kwargs", "add_generation_prompt"},
+    "/tokenize": {"model", "prompt", "add_special_tokens", "return_token_strs", "messages", "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"},
     "/detokenize": {"model", "tokens"},
     "/v1/load_lora_adapter": {"lora_name", "lora_path"},
     "/v1/unload_lora_adapter": {"lora_name"},
@@ -172,8 +172,9 @@ class Server:
             special = body.get("add_special_tokens", True)
             return text if isinstance(text, list) else self.model.tokenizer(text, add_special_tokens=special)["input_ids"]  # fmt: skip
         return self.model.tokenizer.apply_chat_template(
-            body["messages"], tools=body.get("tools"), add_generation_prompt=True, tokenize=True,
-            return_dict=False, **(body.get("chat_template_kwargs") or {}),
+            body["messages"], tools=body.get("tools"), tokenize=True, return_dict=False,
+            add_generation_prompt=body.get("add_generation_prompt", True),
+            continue_final_message=body.get("continue_final_message", False), **(body.get("chat_template_kwargs") or {}),
         )  # fmt: skip
 
     async def generate(self, request: Any, body: dict[str, Any], is_chat: bool) -> Any:
@@ -210,7 +211,7 @@ class Server:
                 break
         rest = reply.text[sent:]
         last = {"delta": {"content": rest}} if is_chat else {"text": rest}
-        await send(reply.frame(last, finish_reason=reply.end))
+        await send(reply.frame(last, finish_reason=reply.end, stop_reason=reply.stop))
         await send({**reply.frame({}), "choices": [], "usage": reply.usage()})
         await out.write(b"data: [DONE]\n\n")
         return out
@@ -348,6 +349,7 @@ class Reply:
         self.tokens: list[int] = []
         self.rows: list[Any] = []
         self.text, self.end = "", "length"
+        self.stop: str | None = None
         asked = body.get("logprobs")
         self.top: int | None = (body.get("top_logprobs") or 0) if asked is True else None if asked is False else asked  # fmt: skip
         self.as_id = bool(body.get("return_tokens_as_token_ids"))
@@ -365,7 +367,7 @@ class Reply:
         stops = self.body.get("stop") or []
         for stop in [stops] if isinstance(stops, str) else stops:
             if stop in self.text:
-                self.text, self.end = self.text.partition(stop)[0], "stop"
+                self.text, self.end, self.stop = self.text.partition(stop)[0], "stop", stop
                 return True
         return False
 
@@ -409,7 +411,7 @@ class Reply:
         return {"id": "x-1", "object": kind, "created": 1, "model": self.server.name, "choices": [full]}
 
     def whole(self) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": self.end, "stop_reason": None}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": self.end, "stop_reason": self.stop}
         choice["logprobs"] = None if self.top is None else self.told(0)
         if self.chat:
             choice["message"] = {

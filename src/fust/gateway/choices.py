@@ -19,6 +19,13 @@ def number_choice(chunk: dict[str, Any], index: int) -> dict[str, Any]:
     return chunk
 
 
+def without_beginning(answer: dict[str, Any], begun: str) -> None:
+    """Takes the caller's own beginning off an answer: llama.cpp repeats it, though not in a stream."""
+    for choice in answer.get("choices", ()):
+        message: dict[str, Any] = choice["message"]
+        message["content"] = (message.get("content") or "").removeprefix(begun)
+
+
 def add_usage(plan: Plan, parts: list[Usage]) -> Usage:
     """Returns what all choices took; a prompt counts once however many choices it has."""
     prompts = parts[:: plan.choices]

@@ -7,7 +7,7 @@ execution) are refused by their place; plain-text documents and search results a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -17,10 +17,11 @@ from fust.core.ids import new_id
 from fust.gateway.images import Pictures
 from fust.gateway.schemas import check_schema
 from fust.gateway.shapes import Whole, choice_of, event
-from fust.gateway.tools import Function, Tools, make_function
+from fust.gateway.tools import Function, Tools, make_function, unique
 from fust.gateway.translate import (
     Plan,
     ask_for_stream,
+    beginning,
     check_forced,
     join_parts,
     not_text,
@@ -28,7 +29,7 @@ from fust.gateway.translate import (
     tools_of_old,
 )
 from fust.wire.anthropic import Block, Conversation, CountRequest, MessagesRequest, Source, Tool, ToolChoice
-from fust.wire.body import check_neutral, unsupported
+from fust.wire.body import check_neutral
 from fust.wire.openai import FunctionCall, Message, Part, ToolCall, Usage
 
 _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -47,8 +48,9 @@ def plan_messages(request: MessagesRequest) -> Plan:
         value = getattr(request, name)
         if isinstance(value, int | float):
             body[name] = value
-    if request.stop_sequences:
-        body["stop"] = request.stop_sequences
+    stops = [word for word in request.stop_sequences or () if word]
+    if stops:
+        body["stop"] = stops
         body["verbose"] = True  # the engine then says which of them it met
     if plan.stream:
         ask_for_stream(plan)
@@ -83,6 +85,7 @@ def _plan(request: Conversation, endpoint: str, path: str, *, stream: bool) -> P
     _put_thinking(body, request)
     plan = Plan(endpoint, path, request.model, "generate", stream, True, body)
     plan.pictures = pictures.found
+    plan.begun = beginning(messages)
     plan.tools = _tools(request) or tools_of_old(messages)
     check_forced(plan)
     return plan
@@ -122,6 +125,7 @@ def _user(blocks: list[Block], path: str, pictures: Pictures) -> list[Message]:
 
 
 def _picture(block: Block, path: str, pictures: Pictures) -> Part:
+    check_neutral(block, path)
     source = block.source
     if isinstance(source, Source) and source.type == "base64" and isinstance(source.data, str):
         return pictures.put_bytes(source.data, f"{path}.source.data")
@@ -169,11 +173,11 @@ def _block_text(block: Block, path: str) -> str:
     if block.type == "text" and isinstance(block.text, str):
         return block.text
     if block.type == "document" and isinstance(block.source, Source):
-        if block.citations and cast("dict[str, Any]", block.citations).get("enabled"):
-            raise unsupported(f"{path}.citations")
+        check_neutral(block, path)
         head = "\n".join(str(part) for part in (block.title, block.context) if part)
         return f"{head}\n{_document_text(block.source, path)}" if head else _document_text(block.source, path)
     if block.type == "search_result":
+        check_neutral(block, path)
         head = "\n".join(str(part) for part in (block.title, block.source) if part)
         return f"{head}\n{_text_of(block.content or '', f'{path}.content')}"
     raise not_text(block.type, f"{path}.type")
@@ -212,7 +216,7 @@ def _tools(request: Conversation) -> Tools | None:
         if isinstance(choice, ToolChoice) and choice.type not in ("none", "auto"):
             raise InvalidInput("tool_choice needs tools.", hint="Send them with it.", param="tool_choice")
         return None
-    found = Tools(tuple(functions))
+    found = Tools(unique(functions))
     if not isinstance(choice, ToolChoice):
         return found
     if choice.disable_parallel_tool_use is True:
@@ -378,7 +382,7 @@ class MessageShape:
     def _note_end(self, answer: dict[str, Any], choice: dict[str, Any]) -> None:
         self._reason = _STOP.get(choice["finish_reason"], "end_turn")
         told: dict[str, Any] = answer.get("__verbose") or {}
-        word = told.get("stopping_word")
+        word = told.get("stopping_word") or choice.get("stop_reason")
         if self._reason == "end_turn" and word in self._stops:
             self._reason, self._stop_sequence = "stop_sequence", word
 

@@ -15,10 +15,11 @@ from fust.core.ids import new_id
 from fust.gateway.images import Pictures
 from fust.gateway.schemas import check_schema
 from fust.gateway.shapes import choice_of, event
-from fust.gateway.tools import Function, Tools, choose, make_function
+from fust.gateway.tools import Function, Tools, choose, make_function, unique
 from fust.gateway.translate import (
     Plan,
     ask_for_stream,
+    beginning,
     check_forced,
     join_parts,
     not_text,
@@ -32,7 +33,6 @@ from fust.wire.responses import Format, InputItem, InputPart, Reasoning, Respons
 
 LOGPROBS = "message.output_text.logprobs"
 _INCLUDABLE = frozenset({LOGPROBS, "reasoning.encrypted_content"})
-_TOOL_FIELDS = frozenset({"allowed_callers", "defer_loading", "output_schema", "async"})
 
 
 def input_items(request: ResponsesRequest) -> list[InputItem]:
@@ -82,6 +82,7 @@ def plan_response(request: ResponsesRequest, before: Sequence[InputItem]) -> Pla
         "responses", "/v1/chat/completions", request.model, "generate", stream, True, body, param="input"
     )
     plan.pictures = pictures.found
+    plan.begun = beginning(body["messages"])
     plan.tools = _tools(request) or tools_of_old(body["messages"])
     check_forced(plan)
     if stream:
@@ -149,8 +150,8 @@ def _result(item: InputItem, path: str, pictures: Pictures) -> list[Message]:
 
 def _message(item: InputItem, path: str, pictures: Pictures) -> Message:
     assert item.role
-    if not item.content:
-        raise InvalidInput("The parameter {param!r} is empty.", param=f"{path}.content")
+    if item.content is UNSET or item.content is None:
+        raise InvalidInput("The parameter {param!r} is missing.", param=f"{path}.content")
     if isinstance(item.content, str):
         return Message(item.role, item.content)
     return Message(
@@ -208,21 +209,23 @@ def _put_text(body: dict[str, Any], request: ResponsesRequest) -> None:
 def _tools(request: ResponsesRequest) -> Tools | None:
     functions: list[Function] = []
     for index, tool in enumerate(request.tools or ()):
-        if tool.get("type") != "function":
+        if tool.type != "function":
             raise Unsupported(
                 "Tools of type {kind!r} are not offered here: functions of your own are.",
                 hint="Send tools of type function.",
-                kind=str(tool.get("type"))[:50],
+                kind=tool.type[:50],
                 param=f"tools[{index}].type",
             )
-        body = {key: value for key, value in tool.items() if key != "type" and key not in _TOOL_FIELDS}
+        check_neutral(tool, f"tools[{index}]")
+        kept = ("name", "description", "parameters", "strict")
+        body = {key: value for key in kept if (value := getattr(tool, key)) is not UNSET}
         functions.append(make_function(body, f"tools[{index}]"))
     choice = request.tool_choice or None
     if not functions:
         if choice not in (None, "none", "auto"):
             raise InvalidInput("tool_choice needs tools.", hint="Send them with it.", param="tool_choice")
         return None
-    found = choose(Tools(tuple(functions)), choice, _chosen_name)
+    found = choose(Tools(unique(functions)), choice, _chosen_name)
     parallel = request.parallel_tool_calls
     return replace(found, parallel=parallel) if isinstance(parallel, bool) else found
 

@@ -18,7 +18,7 @@ from fust.core.clock import utc_naive
 from fust.core.errors import FustError, NotFound, Unsupported
 from fust.core.ids import new_id
 from fust.gateway.calls import CallReader
-from fust.gateway.choices import add_usage, merge_answers, number_choice, old_logprobs
+from fust.gateway.choices import add_usage, merge_answers, number_choice, old_logprobs, without_beginning
 from fust.gateway.echo import follows_greedily, greedy_end, put_before, score_request
 from fust.gateway.exchange import Exchange
 from fust.gateway.images import Images
@@ -217,7 +217,9 @@ class Serving:
             answer = decode_answer(Names(target).put(body), target)
             if plan.logprobs:
                 old_logprobs(answer)
-            reader = plan.tools.reader(target) if plan.tools else None
+            if plan.begun and target.engine == "llamacpp":
+                without_beginning(answer, plan.begun)
+            reader = plan.reader(target)
             if reader is not None:
                 for choice in answer["choices"]:
                     reader.whole(choice)
@@ -287,7 +289,7 @@ class Serving:
 
         async def one(index: int) -> None:
             offset = 0
-            reader = plan.tools.reader(target) if plan.tools else None
+            reader = plan.reader(target)
             async with (
                 gate,
                 self._upstream.post(target, plan.path, plan.encode(target, index), plan.param) as response,

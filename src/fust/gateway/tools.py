@@ -164,7 +164,7 @@ def read_tools(
     Raises:
         InvalidInput, Unsupported: a tool or a choice that is not as the API describes, or of a kind that is not offered.
     """
-    functions = _unique([_function(tool, f"tools[{i}]") for i, tool in enumerate(tools or ())])
+    functions = unique([_function(tool, f"tools[{i}]") for i, tool in enumerate(tools or ())])
     if not functions:
         if choice not in (None, "none", "auto"):
             raise InvalidInput("tool_choice needs tools.", hint="Send them with it.", param="tool_choice")
@@ -255,7 +255,8 @@ def make_function(body: dict[str, Any], path: str, schema_field: str = "paramete
     return Function(name, description, schema or _ANY_OBJECT, strict)
 
 
-def _unique(functions: list[Function]) -> tuple[Function, ...]:
+def unique(functions: Sequence[Function]) -> tuple[Function, ...]:
+    """Returns a request's functions; raises InvalidInput when two share a name, or when there are too many."""
     names = [function.name for function in functions]
     if len(names) > _MOST_TOOLS:
         raise InvalidInput("A request takes at most {limit} tools.", limit=_MOST_TOOLS, param="tools")

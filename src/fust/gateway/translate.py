@@ -10,11 +10,12 @@ import msgspec
 from msgspec import UNSET
 
 from fust.core.errors import InvalidInput, Unsupported
+from fust.gateway.calls import CallReader
 from fust.gateway.images import Picture, Pictures
 from fust.gateway.schemas import check_schema
 from fust.gateway.shapes import Shape
 from fust.gateway.tools import Tools, read_tools
-from fust.wire.body import check_depth, unsupported
+from fust.wire.body import check_depth, check_neutral
 from fust.wire.openai import (
     MAX_PROMPTS,
     ChatRequest,
@@ -72,6 +73,8 @@ class Plan:
     """Whether an engine that embeds is as good as one that generates."""
     param: str = "messages"
     """The field that holds what the model reads; named when it is too long."""
+    begun: str = ""
+    """Of a conversation whose last message is the assistant's: its text, which the answer goes on from."""
     pictures: list[Picture] = field(default_factory=lambda: [])
     """Images among the messages, to be brought before the request is sent."""
 
@@ -86,8 +89,13 @@ class Plan:
             self.is_single
             and not self.logprobs
             and self.shape is None
-            and (self.tools is None or self.tools.reader(target) is None)
+            and not (self.begun and not self.stream)
+            and self.reader(target) is None
         )
+
+    def reader(self, target: Target) -> CallReader | None:
+        """Returns what reads the calls out of one choice; None when there is nothing to read."""
+        return None if self.tools is None or self.endpoint == "count_tokens" else self.tools.reader(target)
 
     @property
     def needs_template(self) -> bool:
@@ -134,12 +142,20 @@ def plan_chat(request: ChatRequest) -> Plan:
         _check_format(request.response_format)
     plan = Plan("chat", "/v1/chat/completions", request.model, "generate", *_streaming(request), body)
     plan.pictures = pictures.found
+    plan.begun = beginning(body["messages"])
     parallel = request.parallel_tool_calls
     plan.tools = read_tools(
         request.tools or None, request.tool_choice or None, parallel if isinstance(parallel, bool) else None
     ) or tools_of_old(body["messages"])
     check_forced(plan)
     return _with_choices(plan, request)
+
+
+def beginning(messages: list[Message]) -> str:
+    """Returns the text that the caller began the answer with, or nothing."""
+    last = messages[-1]
+    is_begun = last.role == "assistant" and not last.tool_calls and isinstance(last.content, str)
+    return str(last.content) if is_begun else ""
 
 
 def put_effort(body: dict[str, Any], effort: str) -> None:
@@ -208,6 +224,7 @@ def join_parts(parts: list[Part]) -> str | list[Part]:
 
 
 def _mend_part(part: Part, path: str, message: Message, pictures: Pictures) -> Part:
+    check_neutral(part, path)
     text = part.refusal if part.type == "refusal" else part.text
     if part.type in ("text", "refusal") and isinstance(text, str):
         return Part("text", text)
@@ -225,9 +242,7 @@ def _mend_part(part: Part, path: str, message: Message, pictures: Pictures) -> P
 def mend_message(message: Message, index: int, pictures: Pictures) -> Message:
     """Returns a message as templates want it: text in one piece, roles that they know."""
     path = f"messages[{index}]"
-    for name in ("audio", "function_call"):
-        if getattr(message, name) not in (UNSET, None):
-            raise unsupported(f"{path}.{name}")
+    check_neutral(message, path)
     message.annotations = message.audio = message.function_call = UNSET
     if isinstance(message.content, list):
         message.content = join_parts(
@@ -342,6 +357,12 @@ def _forward(request: Sampling, names: tuple[str, ...]) -> dict[str, Any]:
         value = getattr(request, name)
         if value is not UNSET and value is not None:
             body[name] = value
+    words = [request.stop] if isinstance(request.stop, str) else request.stop or ()
+    body["stop"] = [
+        word for word in words if word
+    ]  # an empty one would end some engines' answers before they begin
+    if not body["stop"]:
+        del body["stop"]
     for name in _FREE_FORM:
         check_depth(body.get(name), name)
     check_grammar(body.get("grammar"))

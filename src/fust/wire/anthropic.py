@@ -22,7 +22,10 @@ class Source(Body):
 
 
 class Block(Body, omit_defaults=True):
-    """A block of content, of any type; which fields belong to which type is the gateway's to check."""
+    """A block of content, of any type; which fields belong to which type is the gateway's to check.
+
+    `citations` of text that was answered before pass.
+    """
 
     type: str
     text: str | UnsetType = UNSET
@@ -45,6 +48,10 @@ class Block(Body, omit_defaults=True):
     transformations: Any = UNSET
 
     ignored: ClassVar[frozenset[str]] = frozenset({"cache_control", "caller", "signature", "toolset_name"})
+    neutral: ClassVar[dict[str, tuple[object, ...]]] = {
+        "citations": ([], {}, {"enabled": False}),
+        "transformations": ({}, {"oversized_image": "downsize"}),
+    }
 
 
 class Turn(Body):
@@ -125,6 +132,14 @@ class Conversation(Body, kw_only=True):
     ignored: ClassVar[frozenset[str]] = frozenset(
         {"cache_control", "speed", "user_profile_id", "workspace_id"}
     )
+    kinds: ClassVar[dict[str, frozenset[str]]] = {
+        "content": frozenset(
+            {
+                "document", "image", "redacted_thinking", "search_result", "text", "thinking", "tool_result", "tool_use",
+            }
+        ),
+        "tools": frozenset({"custom"}),
+    }  # fmt: skip
 
 
 class CountRequest(Conversation, kw_only=True):

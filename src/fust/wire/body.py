@@ -26,11 +26,14 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
     """Accepted, and without effect: none of them can change the answer."""
     neutral: ClassVar[dict[str, tuple[object, ...]]] = {}
     """Not offered; null and these values ask for nothing and pass."""
+    kinds: ClassVar[dict[str, frozenset[str]]] = {}
+    """Of a whole request: list in it -> the types of objects that are read there. The vendors have many more."""
 
 
 Request = TypeVar("Request", bound=Body)
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
 
 
@@ -44,7 +47,8 @@ def decode_request(decoder: msgspec.json.Decoder[Request], body: bytes) -> Reque
     try:
         request = decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
+        reason = str(error)
+        raise _of_another_kind(body, reason, decoder.type.kinds) or _explain(reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(
             "The body is not valid JSON: {reason}.", reason=words_of(error), code="invalid_json"
@@ -60,7 +64,8 @@ def check_neutral(body: Body, path: str = "") -> None:
     for name, neutral in body.neutral.items():
         value: Any = getattr(body, name)
         if value is not UNSET and value is not None and value not in neutral:
-            raise unsupported(f"{path}.{name}" if path else name)
+            shown = dict(zip(body.__struct_fields__, body.__struct_encode_fields__, strict=True))[name]
+            raise unsupported(f"{path}.{shown}" if path else shown)
 
 
 def unsupported(name: str) -> Unsupported:
@@ -93,6 +98,31 @@ def _too_deep(name: str = "") -> InvalidInput:
         param=name or None,
         code="invalid_json",
     )
+
+
+def _of_another_kind(body: bytes, reason: str, kinds_of: dict[str, frozenset[str]]) -> Unsupported | None:
+    """Returns the error for a fault inside an object of a type that is not offered: its fields are nobody's mistake."""
+    match = _PATH.search(reason)
+    try:
+        here: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    path, kinds = "", frozenset[str]()
+    for name, index in _STEP.findall(match[1] if match else ""):
+        try:
+            here = here[name or int(index)]
+        except (KeyError, IndexError, TypeError):
+            return None
+        path += f"[{index}]" if index else f".{name}" if path else name
+        kind = _type_of(here)
+        if index and kinds and isinstance(kind, str) and kind not in kinds:
+            return unsupported(f"{path}.type")
+        kinds = kinds_of.get(name, frozenset[str]()) if name else kinds
+    return None
+
+
+def _type_of(value: object) -> object:
+    return cast("dict[str, object]", value).get("type") if isinstance(value, dict) else None
 
 
 def _explain(reason: str) -> FustError:

@@ -31,6 +31,8 @@ class StreamOptions(Body):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
+    ignored: ClassVar[frozenset[str]] = frozenset({"include_obfuscation"})
+
 
 Detail = Literal["auto", "low", "high", "original"]
 """How closely an image is to be looked at: `low` is at most 512 pixels a side, the others all that the model sees."""
@@ -64,6 +66,9 @@ class Part(Body):
     file: FileRef | UnsetType | None = UNSET
     prompt_cache_breakpoint: Any = UNSET
 
+    ignored: ClassVar[frozenset[str]] = frozenset({"prompt_cache_breakpoint"})
+    neutral: ClassVar[dict[str, tuple[object, ...]]] = {"input_audio": ()}
+
 
 class FunctionCall(Body):
     """A function that the model called."""
@@ -94,6 +99,9 @@ class Message(Body, omit_defaults=True):
     audio: Any = UNSET
     annotations: Any = UNSET
     function_call: Any = UNSET
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"annotations"})
+    neutral: ClassVar[dict[str, tuple[object, ...]]] = {"audio": (), "function_call": ()}
 
 
 class JSONSchema(Body):

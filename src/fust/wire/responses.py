@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, UnsetType, field
 
 from fust.wire.body import Body
 from fust.wire.openai import Detail, Probability, StreamOptions, Tokens
+
+_PARTS = frozenset(
+    {"input_image", "input_text", "output_text", "reasoning_text", "refusal", "summary_text", "text"}
+)
 
 
 class InputPart(Body, omit_defaults=True):
@@ -43,9 +47,33 @@ class InputItem(Body, omit_defaults=True):
     caller: Any = UNSET
     namespace: Any = UNSET
     encrypted_content: Any = UNSET
+    async_: Any = field(default=UNSET, name="async")
 
-    ignored: ClassVar[frozenset[str]] = frozenset({"caller", "encrypted_content", "id", "phase", "status"})
+    ignored: ClassVar[frozenset[str]] = frozenset(
+        {"async_", "caller", "encrypted_content", "id", "phase", "status"}
+    )
     neutral: ClassVar[dict[str, tuple[object, ...]]] = {"namespace": ()}
+
+
+class FunctionTool(Body):
+    """A function of the client's own; tools that the vendor runs have another `type`."""
+
+    type: str
+    name: str | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    parameters: dict[str, Any] | UnsetType | None = UNSET
+    strict: bool | UnsetType | None = UNSET
+    output_schema: Any = UNSET
+    allowed_callers: Any = UNSET
+    defer_loading: Any = UNSET
+    async_: Any = field(default=UNSET, name="async")
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"output_schema"})
+    neutral: ClassVar[dict[str, tuple[object, ...]]] = {
+        "allowed_callers": ([], ["direct"]),
+        "async_": (False,),
+        "defer_loading": (False,),
+    }
 
 
 class Format(Body):
@@ -94,7 +122,7 @@ class ResponsesRequest(Body):
     stream_options: StreamOptions | UnsetType | None = UNSET
     store: bool | UnsetType | None = UNSET
     previous_response_id: str | UnsetType | None = UNSET
-    tools: list[dict[str, Any]] | UnsetType | None = UNSET
+    tools: list[FunctionTool] | UnsetType | None = UNSET
     tool_choice: str | dict[str, Any] | UnsetType | None = UNSET
     parallel_tool_calls: bool | UnsetType | None = UNSET
     text: Text | UnsetType | None = UNSET
@@ -132,6 +160,13 @@ class ResponsesRequest(Body):
         }
     )
     """`max_tool_calls` counts the vendor's own tools, of which there are none."""
+    kinds: ClassVar[dict[str, frozenset[str]]] = {
+        "content": _PARTS,
+        "input": frozenset({"function_call", "function_call_output", "message", "reasoning"}),
+        "output": _PARTS,
+        "summary": _PARTS,
+        "tools": frozenset({"function"}),
+    }
     neutral: ClassVar[dict[str, tuple[object, ...]]] = {
         "background": (False,),
         "background_options": (),

@@ -23,6 +23,8 @@ class Piece:
     parts: Parts
     tokens: list[Written]
     end: str = ""
+    stop: str | None = None
+    """The stop word that ended it."""
 
 
 class Reading:
@@ -67,7 +69,7 @@ class Reading:
             text = self._stops.put(text)
             end = "stop" if self._stops.found else written.end
             if end:
-                yield Piece(self._last(text), waiting, end)
+                yield Piece(self._last(text), waiting, end, self._stops.found)
                 return
             parts = self._thoughts.put(text) if self._thoughts else Parts(content=text)
             if parts.content or parts.thought:
@@ -116,6 +118,8 @@ class Form:
             choice = {"delta": {name: text for name, text in named.items() if text}}
         if told:
             choice["logprobs"] = {"content": [self._told(written) for written in piece.tokens]}
+        if piece.stop is not None:
+            choice["stop_reason"] = piece.stop
         return self._chunk(choice, piece.end)
 
     def last(self, usage: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +131,8 @@ class Form:
         content = "".join(piece.parts.content for piece in pieces)
         thought = "".join(piece.parts.thought for piece in pieces)
         choice: dict[str, Any] = {"index": 0, "finish_reason": pieces[-1].end}
+        if pieces[-1].stop is not None:
+            choice["stop_reason"] = pieces[-1].stop
         if self._is_chat:
             message = {"role": "assistant", "content": content}
             choice["message"] = message | ({"reasoning_content": thought} if thought else {})

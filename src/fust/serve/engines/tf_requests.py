@@ -15,6 +15,7 @@ from fust.serve.engines.scored import BadRow, TooLong
 from fust.serve.engines.tf_batch import Sequence
 from fust.serve.engines.tf_model import Loaded
 from fust.serve.engines.tf_sample import Grammar, Sampler, Sampling
+from fust.serve.engines.turns import is_begun
 
 Kind = TypeVar("Kind")
 MOST_TOP = 20
@@ -44,9 +45,10 @@ class Writing(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     grammar: str = ""
     json_schema: dict[str, Any] | None = None
     response_format: dict[str, Any] = {}
-    # These cannot change the answer.
+    # These cannot change the answer; which stop word was met is told always.
     cache_prompt: Any = None
     timings_per_token: Any = None
+    verbose: Any = None
 
     @property
     def stops(self) -> list[str]:
@@ -159,12 +161,14 @@ class Words:
         Raises:
             Refused: the template says no.
         """
+        goes_on = is_begun(body.messages)
         try:
             return self._loaded.tokenizer.apply_chat_template(
                 body.messages,
                 tools=body.tools,
                 tokenize=False,
-                add_generation_prompt=True,
+                add_generation_prompt=not goes_on,
+                continue_final_message=goes_on,
                 **body.chat_template_kwargs,
             )
         except (MemoryError, RecursionError):

@@ -45,15 +45,16 @@ class Stops:
     def __init__(self, words: Sequence[str]) -> None:
         self._words = [word for word in words if word]
         self._held = ""
-        self.found = False
+        self.found: str | None = None
+        """The word that was met."""
 
     def put(self, text: str) -> str:
         """Returns what is surely not part of a stop word."""
         self._held += text
-        cuts = [at for word in self._words if (at := self._held.find(word)) >= 0]
+        cuts = [(at, word) for word in self._words if (at := self._held.find(word)) >= 0]
         if cuts:
-            self.found = True
-            text, self._held = self._held[: min(cuts)], ""
+            at, self.found = min(cuts, key=lambda cut: cut[0])
+            text, self._held = self._held[:at], ""
             return text
         keep = max((_begun(self._held, word) for word in self._words), default=0)
         text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]

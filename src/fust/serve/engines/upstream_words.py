@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
-_OURS = ("cache_prompt", "timings_per_token", "lora", "add_generation_prompt")
+_OURS = ("cache_prompt", "timings_per_token", "lora", "add_generation_prompt", "verbose")
 _BYTES_PER_TOKEN = 4
 _MOST_EVENT_BYTES = 8 << 20
 

@@ -16,7 +16,7 @@ from fust.serve.engines.child_http import Handler, Refused, answer, read_json, s
 from fust.serve.engines.child_main import ChildConfig, ChildReady, run_child
 from fust.serve.engines.scored import TooLong, Wanted, named_tokens, read_score_request
 from fust.serve.engines.upstream_child import Elsewhere
-from fust.serve.engines.vllm_words import mend, request_of, score_of, scored_of
+from fust.serve.engines.vllm_words import going_on, mend, request_of, score_of, scored_of
 from fust.wire.scoring import ScoreAnswer, ScoreRow
 
 _AT_ROOT = frozenset({"/tokenize", "/detokenize", "/classify", "/rerank"})
@@ -84,8 +84,8 @@ class Near(Elsewhere):
     async def _count(self, words: dict[str, Any]) -> int:
         if isinstance(words.get("prompt"), list):
             return len(words["prompt"])
-        kept = ("messages", "tools", "chat_template_kwargs", "add_generation_prompt", "prompt")
-        asked = {name: words[name] for name in kept if name in words}
+        kept = ("messages", "tools", "chat_template_kwargs", "prompt")
+        asked = {name: words[name] for name in kept if name in words} | going_on(words)
         return (await self._whole("/tokenize", asked))["count"]
 
     # What it calls otherwise

@@ -6,6 +6,7 @@ from typing import Any
 
 from fust.serve.engines.child_http import Refused
 from fust.serve.engines.scored import Wanted
+from fust.serve.engines.turns import is_begun
 from fust.wire.scoring import Likely, ScoredRow
 
 _SAME = frozenset({
@@ -13,7 +14,7 @@ _SAME = frozenset({
     "frequency_penalty", "presence_penalty", "ignore_eos", "logprobs", "top_logprobs", "response_format", "tools", "tool_choice",
     "parallel_tool_calls", "chat_template_kwargs", "reasoning_effort", "add_generation_prompt", "n",
 })  # fmt: skip
-_WITHOUT_EFFECT = frozenset({"cache_prompt", "timings_per_token", "stream_options"})
+_WITHOUT_EFFECT = frozenset({"cache_prompt", "timings_per_token", "stream_options", "verbose"})
 _RENAMED = {"repeat_penalty": "repetition_penalty"}
 _TOKEN = "token_id:"
 
@@ -45,10 +46,18 @@ def request_of(body: dict[str, Any], model: str) -> dict[str, Any]:
             continue  # what vLLM does anyhow
         elif name not in _WITHOUT_EFFECT:
             raise Refused(400, "unsupported_parameter", f"{name} is not offered by this engine", param=name)
+    made |= going_on(made)
     made["model"] = model
     if made.get("stream"):
         made["stream_options"] = {"include_usage": True}
     return made
+
+
+def going_on(words: dict[str, Any]) -> dict[str, Any]:
+    """Returns what tells vLLM that an answer goes on from the last message, where it does."""
+    if not is_begun(words.get("messages") or []):
+        return {}
+    return {"add_generation_prompt": False, "continue_final_message": True}
 
 
 def mend(answer: dict[str, Any]) -> None:

@@ -157,6 +157,8 @@ def test_an_adapter_on_the_wrong_base_is_refused_before_anything_is_written(pair
     with pytest.raises(InvalidInput) as error:
         merge_adapter(pair / base, pair / "adapter", tmp_path / "out")
     assert said in error.value.sentence() and error.value.code == "wrong_base"
+    named = json.loads((pair / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert f"and names {named}" in error.value.sentence() and f"自述为 {named}" in error.value.sentence("zh")
     assert not list(tmp_path.glob("out/*.safetensors"))
 
 

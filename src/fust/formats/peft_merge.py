@@ -31,6 +31,10 @@ _ROWS_AT_ONCE = 1024
 _MAX_CONFIG_BYTES = 2**20
 
 
+_OTHER = "It belongs to another base: name that one with --base."
+_OTHER_NAMED = "It belongs to another base, and names {named}: name that one with --base."
+
+
 class AdapterConfig(PeftConfig):
     """adapter_config.json, and which revision of the base it names."""
 
@@ -93,6 +97,7 @@ def merge_adapter(
 
     """
     changes = _read_changes(adapter)
+    named = read_adapter_config(adapter).base_model_name_or_path
     target.mkdir(parents=True, exist_ok=True)
     weights = sorted(base.glob("*.safetensors"))
     left = set(changes)
@@ -101,14 +106,15 @@ def merge_adapter(
         for tensor in read_safetensors(path).tensors:
             change = changes.get(tensor.name)
             if change is not None:
-                _check_shape(tensor, change)
+                _check_shape(tensor, change, named)
                 left.discard(tensor.name)
                 places.append((path, tensor))
     if left:
         raise InvalidInput(
             "The adapter changes {tensor}, which its base does not have.",
-            hint="It belongs to another base: name that one with --base.",
+            hint=_OTHER_NAMED if named else _OTHER,
             code="wrong_base",
+            named=(named or "")[:200],
             tensor=min(left)[:200],
         )
     for path in weights:
@@ -156,13 +162,14 @@ def _by_pattern(pattern: dict[str, Any], module: str, usual: float) -> float:
     return usual
 
 
-def _check_shape(tensor: SafetensorsTensor, change: _Change) -> None:
+def _check_shape(tensor: SafetensorsTensor, change: _Change, named: str | None) -> None:
     wanted = (change.b.shape[0], change.a.shape[1])
     if tensor.shape != wanted or tensor.dtype not in ("F32", "F16", "BF16"):
         raise InvalidInput(
             "The adapter's change of {tensor} is {wanted}, and the base's weight is {found}.",
-            hint="It belongs to another base: name that one with --base.",
+            hint=_OTHER_NAMED if named else _OTHER,
             code="wrong_base",
+            named=(named or "")[:200],
             tensor=tensor.name[:200],
             wanted=" x ".join(map(str, wanted)),
             found=" x ".join(map(str, tensor.shape)) + f" {tensor.dtype}",

@@ -22,7 +22,7 @@ from fust.core.machine import physical_cores
 from fust.formats.convert import Kind as What
 from fust.formats.convert import Order, convert, is_needed, kind_of, pick_gguf
 from fust.formats.ggml_types import FileType, check_file_type
-from fust.formats.peft_merge import AdapterConfig
+from fust.formats.peft_merge import AdapterConfig, read_adapter_config
 from fust.hub.cards import parse_card
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
@@ -173,6 +173,9 @@ def export(context: JobContext, hub: Hub, identity: Identity, wish: ExportWish) 
     if wish.base:
         base_repo = hub.get_repo_to_open(identity, wish.base, "model")
         base = _fetch(context, hub, identity, base_repo, wish.base_revision, work / "base")
+        named = read_adapter_config(folder).base_model_name_or_path
+        if named and named != wish.base:
+            context.say("The adapter names {named} as its base, and goes into {base}, as asked.", named=named[:200], base=wish.base)  # fmt: skip
         # The base's weights are in what is made: who may not read them there is not to read them here.
         is_closed = is_closed or base_repo.private or bool(base_repo.gated)
     card = parse_card(front) if (front := hub.read_card(source, wish.revision)) else None

@@ -20,7 +20,7 @@ from fust.core.ids import check_name, new_id, split_repo_id
 from fust.core.locks import FileLock, is_held
 from fust.core.logs import redact
 from fust.core.settings import describe_settings, load_settings
-from fust.core.units import parse_size, read_number, show_size
+from fust.core.units import parse_size, read_number, show_size, show_span, span_words
 
 
 def test_settings_order_is_flag_env_file_default(tmp_path: Path) -> None:
@@ -242,3 +242,11 @@ def test_help_needs_no_heavy_module() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chinese"), [(44.6, "45 秒"), (200, "3 分 20 秒"), (7500, "2 小时 5 分"), (59.7, "1 分 0 秒")]
+)
+def test_a_span_is_told_in_the_readers_language(seconds: float, chinese: str) -> None:
+    assert str(span_words(seconds)) == show_span(seconds)
+    assert span_words(seconds).draw("zh") == chinese

@@ -13,7 +13,7 @@ import click
 from fust.client import Client, ClientError
 from fust.core.errors import FustError
 from fust.core.i18n import t
-from fust.core.units import show_size, show_span
+from fust.core.units import show_size, span_words
 from fust.wire.runs import FINAL_STATES, LogLine, Progress, Run
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def ago(moment: str | None) -> str:
     seconds = max(0.0, (datetime.now(UTC) - then).total_seconds())
     if seconds < 2:
         return t("just now")
-    return t("{span} ago", span=show_span(seconds)) if seconds < 86400 * 2 else moment[:10]
+    return t("{span} ago", span=span_words(seconds)) if seconds < 86400 * 2 else moment[:10]
 
 
 def show_progress(progress: Progress | None) -> str:
@@ -66,7 +66,7 @@ def show_progress(progress: Progress | None) -> str:
     if progress.rate and progress.done < progress.total:
         parts.append(f"{show(progress.rate)}/s")
     if progress.eta_s:
-        parts.append(t("{span} left", span=show_span(progress.eta_s)))
+        parts.append(t("{span} left", span=span_words(progress.eta_s)))
     return f"{progress.done / progress.total:.0%} ({', '.join(parts)})"
 
 

@@ -15,7 +15,7 @@ from fust.client import Client, ClientError
 from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
 from fust.core.i18n import t
-from fust.core.units import show_size, show_span
+from fust.core.units import show_size, span_words
 from fust.wire.runs import Run
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -210,7 +210,7 @@ def _plan(run: Run) -> str:
             "{steps} steps of {step_s} s: {span}, {memory}, {core_hours} core hours.",
             steps=result["recipe"]["steps"] - (result["recipe"].get("extends") or {"step": 0})["step"],
             step_s=f"{forecast['step_s']:.2f}",
-            span=show_span(forecast["time_s"]),
+            span=span_words(forecast["time_s"]),
             memory=show_size(forecast["memory_bytes"]),
             core_hours=f"{forecast['core_hours']:.2f}",
         )
@@ -290,7 +290,7 @@ def _outcome(run: Run) -> str:
             "{repo_id} is in the hub: {steps} steps, {span}, loss {loss}.",
             repo_id=result["repo_id"],
             steps=trained["steps"],
-            span=show_span(trained["spent_s"]),
+            span=span_words(trained["spent_s"]),
             loss=f"{trained['loss']:.4f}",
         )
     ]

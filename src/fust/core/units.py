@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from fust.core.errors import InvalidInput
+from fust.core.i18n import Words
 
 _FACTORS = {
     "": 1,
@@ -63,3 +64,13 @@ def show_span(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def span_words(seconds: float) -> Words:
+    """Returns the same for a field of a message, which is drawn in its reader's language."""
+    whole = round(seconds)
+    if whole < 60:
+        return Words("{seconds} s", seconds=whole)
+    if whole < 3600:
+        return Words("{minutes} min {seconds} s", minutes=whole // 60, seconds=whole % 60)
+    return Words("{hours} h {minutes} min", hours=whole // 3600, minutes=whole % 3600 // 60)

@@ -19,7 +19,7 @@ from fust.core.i18n import Clause
 from fust.core.ids import new_id
 from fust.core.machine import MachineMemory, machine_memory
 from fust.core.settings import Settings
-from fust.core.units import show_size, show_span
+from fust.core.units import show_size, span_words
 from fust.serve.adapters import Attached
 from fust.serve.bringing import Bringing
 from fust.serve.engines.base import Engine, EngineInfo, EngineLoadFailed, EngineSpec, HeldAdapters, Mode
@@ -499,7 +499,7 @@ class Keeper:
                 if idle and hosted.engines:
                     hosted.note = note(
                         "Unloaded after {span} without a request; the next one loads it again.",
-                        span=show_span(limit_s),
+                        span=span_words(limit_s),
                     )
                     engines = self._doom(hosted)
                 live = [r for r in hosted.all_engines if r.engine and r.info] if thorough else []
@@ -574,7 +574,7 @@ def _too_slow(hosted: Hosted, limit_s: float) -> FustError:
         "{model} was not loaded within {span}.",
         hint="Try again; raise the setting serve.load_timeout_s for very large models.",
         model=hosted.name,
-        span=show_span(limit_s),
+        span=span_words(limit_s),
         code="model_loading",
         retry_after_s=10,
     )

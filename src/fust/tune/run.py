@@ -40,7 +40,7 @@ from fust.core.errors import InvalidInput
 from fust.core.files import write_atomic
 from fust.core.ids import RepoType
 from fust.core.machine import processor_flags
-from fust.core.units import show_size, show_span
+from fust.core.units import show_size, span_words
 from fust.formats.gguf_write import check_gguf
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
@@ -393,7 +393,7 @@ class Run:
             },
             steps=decided.recipe.steps - decided.recipe.first_step,
             step_s=f"{forecast.step_s:.2f} s",
-            span=show_span(forecast.time_s),
+            span=span_words(forecast.time_s),
             memory=show_size(forecast.memory_bytes),
         )
 

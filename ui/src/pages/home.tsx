@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import type { Deployment, Need, Page, Run, Status } from "../api";
-import { Bar, Columns, Empty, Head, Section, Size, State, Time, Trouble, Waiting } from "../parts";
+import { Bar, Columns, Empty, Head, Section, Size, State, Time, Trouble, Waiting, coded } from "../parts";
 import { amount, bytes, decimal, integer, sentence, span, todayLong, words } from "../format";
 import { t } from "../i18n";
 import { useLoad, type Loaded } from "../load";
@@ -52,7 +52,7 @@ function Needs({ needs }: { needs: Need[] }) {
             <span class="m" aria-hidden="true" />
             <div>
               <p>{need.message}</p>
-              {need.hint && <p>{need.hint}</p>}
+              {need.hint && <p>{coded(need.hint)}</p>}
             </div>
             {need.href && (
               <Link class="b" to={need.href} aria-label={t("home.look.at", { subject: need.subject })}>

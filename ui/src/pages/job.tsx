@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { call, type Progress, type Run, type RunState } from "../api";
-import { Bar, Columns, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting } from "../parts";
+import { Bar, Columns, Facts, Head, Section, Size, State, Sure, Time, Trouble, Waiting, coded } from "../parts";
 import { amount, clock, decimal, fullTime, integer, span } from "../format";
 import { maybe, t, useLang } from "../i18n";
 import { useAct, useLoad } from "../load";
@@ -109,8 +109,8 @@ function Loaded({ run, kick, reload, again }: { run: Run; kick: preact.Component
       {act.problem && <Trouble problem={act.problem} />}
       {run.error && (
         <div class="note told" role="alert">
-          <p>{run.error.message}</p>
-          {run.error.hint && <p>{run.error.hint}</p>}
+          <p>{coded(run.error.message)}</p>
+          {run.error.hint && <p>{coded(run.error.hint)}</p>}
           <p class="small quiet"><code>{run.error.code}</code></p>
         </div>
       )}

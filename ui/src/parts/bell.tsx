@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { Time, Trouble } from "./index";
+import { Time, Trouble, coded } from "./index";
 import { Pop } from "./pop";
 import { integer } from "../format";
 import { t } from "../i18n";
@@ -50,7 +50,7 @@ export function Bell({ onOpen }: { onOpen: () => void }) {
                 {it.at && <Time at={it.at} />}
               </p>
               <p><Link to={it.href} onGo={close}>{it.message}</Link></p>
-              {it.hint && it.unread && <p class="quiet">{it.hint}</p>}
+              {it.hint && it.unread && <p class="quiet">{coded(it.hint)}</p>}
             </li>
           ))}
         </ul>

@@ -62,13 +62,18 @@ export function Bar({ share }: { share: number }) {
   );
 }
 
+/** A sentence whose parts in backticks are something to type. */
+export function coded(text: string): ComponentChildren {
+  return text.split(/`([^`]+)`/).map((part, at) => (at % 2 ? <code key={at}>{part}</code> : part));
+}
+
 /** What went wrong, what to do next, and the number to quote. */
 export function Trouble({ problem, retry }: { problem: Problem; retry?: () => void }) {
   const unreachable = problem.code === "unreachable";
   return (
     <div class="note" role="alert">
-      <p>{unreachable ? t("trouble.unreachable") : problem.detail}</p>
-      {(unreachable || problem.hint) && <p>{unreachable ? t("trouble.unreachable.hint") : problem.hint}</p>}
+      <p>{unreachable ? t("trouble.unreachable") : coded(problem.detail)}</p>
+      {(unreachable || problem.hint) && <p>{unreachable ? t("trouble.unreachable.hint") : coded(problem.hint ?? "")}</p>}
       {problem.requestId && (
         <p class="small quiet">
           {t("trouble.request")} <code>{problem.requestId}</code>
@@ -103,7 +108,7 @@ export function Empty({ what, next, children }: { what: string; next?: Component
   return (
     <div class="empty">
       <p>{what}</p>
-      {next && <p>{next}</p>}
+      {next && <p>{typeof next === "string" ? coded(next) : next}</p>}
       {children && <div class="row">{children}</div>}
     </div>
   );

@@ -27,7 +27,7 @@ from fust.core.clock import now
 from fust.core.decode_words import words_of
 from fust.core.errors import Denied, FustError, Gated, NotFound, RateLimited, UpstreamFailed
 from fust.core.i18n import Words
-from fust.core.units import read_number, show_span
+from fust.core.units import read_number, span_words
 from fust.hub.guard import PrivateAddress
 from fust.hub.pulling.pace import PIECE_BYTES, Pace
 from fust.hub.pulling.types import Source, UpstreamFile, origin
@@ -104,7 +104,7 @@ class Web:
         self._lock = threading.Lock()
         self._hold_until = 0.0
         self._waited_s = 0.0
-        self.waiting: dict[str, str] | None = None
+        self.waiting: dict[str, object] | None = None
         """Who asks us to wait and for how long, as the fields of a message, while we do."""
 
     def close(self) -> None:
@@ -325,7 +325,7 @@ class Web:
 
     def _hold(self, asked_s: float) -> None:
         """Keeps every connection of this pull back for as long as the hub asks."""
-        fields = {"source": str(self.source), "span": show_span(asked_s)}
+        fields: dict[str, object] = {"source": str(self.source), "span": span_words(asked_s)}
         with self._lock:
             until = time.monotonic() + asked_s + random.uniform(0, min(1.0, asked_s / 4))
             if until <= self._hold_until:
@@ -370,7 +370,7 @@ class Web:
                 hint="Try again then; a token in the setting pull.token often raises the limit.",
                 retry_after_s=asked_s,
                 source=self.source,
-                span=show_span(asked_s or 60),
+                span=span_words(asked_s or 60),
             )
         return UpstreamFailed(
             "{source} answered {status} for {what}.",

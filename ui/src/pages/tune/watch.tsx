@@ -197,7 +197,7 @@ function Preview({ samples }: { samples: SampleView[] }) {
       title={t("tune.preview")}
       side={
         samples.length > 1 && (
-          <span class="row turn">
+          <span class="row pager">
             <button class="b bare" type="button" disabled={at === 0} onClick={() => setAt(at - 1)}>{t("tune.preview.before")}</button>
             <span class="small num">{t("tune.preview.of", { n: at + 1, of: samples.length })}</span>
             <button class="b bare" type="button" disabled={at === samples.length - 1} onClick={() => setAt(at + 1)}>{t("tune.preview.next")}</button>

@@ -263,13 +263,15 @@ def test_rows_from_here_are_the_callers_own_private_and_no_others(house, tmp_pat
     """Where the result goes to somebody else, the rows do not; those of an earlier run are not learned again."""
     house.cli("users", "new", "olga", "--no-password")
     to = ("--to", "olga/helper", "--dry-run")
-    first, second = write_rows(tmp_path / "a.jsonl", 11), write_rows(tmp_path / "b[1].csv.jsonl", 9)
+    first, second = tmp_path / "first", write_rows(tmp_path / "b[1].csv.jsonl", 9)
+    write_rows(first / "data" / "a.jsonl", 11)
+    (first / "README.md").write_text("# Rows\n")
     said = house.cli("tune", "admin/base", "--data", str(first), *to).stderr
     assert f"{first} goes into admin/helper-data, a private data set of yours." in said
     assert house.request("GET", "/api/datasets/olga/helper-data")[0] == 404
     assert json.loads(house.request("GET", "/api/datasets/admin/helper-data")[2])["private"] is True
     report = last_run(house)["result"]["report"]
-    assert (report["rows"], report["files"], report["held_out"]) == (11, ["a.jsonl"], 1)
+    assert (report["rows"], report["files"], report["held_out"]) == (11, ["data/a.jsonl"], 1)
     report = tune(house, "--data", str(second), *to)["report"]
     assert (report["rows"], report["files"], report["held_out"]) == (9, [second.name], 0)
     settings = "/api/datasets/admin/helper-data/settings"
@@ -278,7 +280,7 @@ def test_rows_from_here_are_the_callers_own_private_and_no_others(house, tmp_pat
     assert done.returncode == 1
     assert "would go into admin/helper-data, which everybody can read" in done.stderr
     files = json.loads(house.request("GET", "/api/datasets/admin/helper-data")[2])["siblings"]
-    assert "a.jsonl" not in [file["rfilename"] for file in files]
+    assert "data/a.jsonl" not in [file["rfilename"] for file in files]
 
 
 @pytest.mark.parametrize(("method", "budget"), [("continue", 2000), ("dpo", 3000), ("pretrain", 5000)])

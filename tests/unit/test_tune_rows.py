@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -226,6 +227,38 @@ def test_tables_and_arrays(tmp_path):
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     for name in ("a.json", "lines.json", "a.csv", "semicolons.csv", "a.tsv", "a.parquet"):
         assert [row.values for row in rows_of(tmp_path / name)] == rows, name
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize(("format", "row", "example"), SHAPES)
+def test_every_format_reads_alike_from_every_kind_of_file(tmp_path, kind, format, row, example):
+    """What is more than a text stands in the cells of a table as JSON."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        turns = row.get("messages")
+        mixes = isinstance(turns, list) and turns and "Hel" in turns[-1]["content"]  # texts beside objects
+        mixed = {**row, "messages": json.dumps(row["messages"])} if mixes else row
+        mixed = mixed if "history" not in row else {**row, "history": json.dumps(row["history"])}
+        parquet.write_table(arrow.Table.from_pylist([mixed]), path)
+    elif kind in ("csv", "tsv"):
+        cells = {name: cell if isinstance(cell, str) else json.dumps(cell) for name, cell in row.items()}
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, cells, delimiter="," if kind == "csv" else "\t")
+            writer.writeheader()
+            writer.writerow(cells)
+    else:
+        path.write_text(json.dumps(row if kind == "jsonl" else [row]), encoding="utf-8")
+    [raw] = rows_of(path)
+    assert detect(raw.values) == format
+    assert read_example(raw.values, format, chat=True) == example
+
+
+def test_an_answer_that_is_json_stays_text():
+    row = {"prompt": "A list, please", "completion": '[{"name": "moon"}]'}
+    assert read_example(row, "completion", chat=True).messages[1].content == row["completion"]
 
 
 def test_fields_that_a_table_gives_to_every_object_are_no_arguments(tmp_path):

@@ -15,12 +15,13 @@ All but the last take `system` (also `system_prompt`) and `tools` (also `functio
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from fust.tune.messages import Message, Unusable, list_of, read_messages, read_text, read_tools
+from fust.tune.messages import Message, Unusable, from_json, list_of, read_messages, read_text, read_tools
 
 Format = Literal["messages", "sharegpt", "alpaca", "preference", "unpaired", "completion", "text"]
 _CHATS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat")
@@ -103,9 +104,13 @@ def detect(columns: Iterable[str]) -> Format | None:
 def _chat_column(have: set[str], row: Mapping[str, Any] | None) -> str:
     """Returns the column with the conversation; names that may mean something else count where they hold a list."""
     for name in _CHATS:
-        if name in have and (name in _ALWAYS_CHATS or (row is not None and isinstance(row[name], list))):
+        if name in have and (name in _ALWAYS_CHATS or (row is not None and _is_list(row[name]))):
             return name
     return ""
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("[{"))
 
 
 def _is_judged(have: set[str], row: Mapping[str, Any] | None) -> bool:
@@ -169,8 +174,27 @@ def _answered(row: Mapping[str, Any], *, chat: bool) -> Chat | Completion:
 
 
 def _text_or_turns(value: object) -> object:
+    """Returns a text, or messages: those that a cell of a table holds as JSON, too."""
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "{")):
+        return _parsed_turns(value)
     is_turns = isinstance(value, list | Mapping)
     return cast("object", value) if is_turns else read_text(value)
+
+
+def _parsed_turns(text: str) -> object:
+    try:
+        found: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return read_text(text)
+    turns = cast("list[object]", found) if isinstance(found, list) else [found]
+    is_turns = all(isinstance(turn, Mapping) and _is_message(cast("Mapping[str, Any]", turn)) for turn in turns)  # fmt: skip
+    return turns if is_turns else read_text(text)
+
+
+def _is_message(fields: Mapping[str, Any]) -> bool:
+    return any(name in fields for name in ("role", "from")) and any(
+        name in fields for name in ("content", "value", "tool_calls")
+    )
 
 
 def _continued(row: Mapping[str, Any], prompt: str, answer: str) -> Completion:
@@ -196,7 +220,7 @@ def _is_empty(value: object) -> bool:
 
 def _history(row: Mapping[str, Any]) -> list[Message]:
     """Returns the turns before a question: pairs, or messages."""
-    turns = list_of(row.get("history") or None)
+    turns = list_of(from_json(row.get("history") or None, "no_messages"))
     if turns and all(isinstance(turn, Mapping) for turn in turns):
         return list(read_messages(turns))
     found: list[Message] = []
@@ -219,7 +243,8 @@ def _preference(row: Mapping[str, Any], *, chat: bool) -> Pair:
 
 
 def _of_openai(row: Mapping[str, Any]) -> dict[str, Any]:
-    asked = cast("Mapping[str, Any]", row["input"] if isinstance(row["input"], Mapping) else {})
+    found = from_json(row["input"], "no_prompt")
+    asked: Mapping[str, Any] = cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else {}
     if not asked.get("messages"):
         raise Unusable("no_prompt")
     return {
@@ -231,6 +256,7 @@ def _of_openai(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _preferred(prompt: object, answer: object, *, chat: bool) -> Chat | Completion:
+    prompt, answer = None if prompt is None else _text_or_turns(prompt), _text_or_turns(answer)
     if isinstance(answer, str) and isinstance(prompt, str | None):
         if not prompt:
             return _transcript(answer)

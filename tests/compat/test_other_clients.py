@@ -105,6 +105,25 @@ def test_anthropic(engines: Engines, engine: str) -> None:
             )
 
 
+@pytest.mark.parametrize("engine", SCORES)
+def test_log_probabilities_without_alternatives(engines: Engines, engine: str) -> None:
+    asked = {"model": engines.serve(engine), "prompt": "ba", "max_tokens": 2, "temperature": 0}
+    zero, one = (
+        engines.house.json("POST", "/v1/completions", {**asked, "logprobs": top})["choices"][0]["logprobs"]
+        for top in (0, 1)
+    )
+    assert zero["tokens"] == one["tokens"]
+    assert zero["token_logprobs"] == pytest.approx(one["token_logprobs"], abs=1e-4)
+    assert [len(it) for it in zero["top_logprobs"]] == [0, 0] and all(map(len, one["top_logprobs"]))
+
+
+@pytest.mark.parametrize("engine", ("llamacpp", "transformers"))
+def test_a_token_that_is_none_is_the_callers_fault(engines: Engines, engine: str) -> None:
+    for path, body in (("detokenize", {"tokens": [99_999_999]}), ("completions", {"prompt": [99_999_999]}), ("embeddings", {"input": [99_999_999]})):  # fmt: skip
+        status, _, answer = engines.house.request("POST", f"/v1/{path}", {"model": engines.serve(engine), **body})  # fmt: skip
+        assert status == 400, answer
+
+
 ORACLE: Any = {"name": "now", "description": "the day", "input_schema": PICK}
 
 
@@ -140,6 +159,19 @@ def test_anthropic_with_all_that_its_users_send(engines: Engines, engine: str) -
             begun = said([*HELLO, {"role": "assistant", "content": text[:4]}])[0]
             assert not begun.startswith(text[:4])
             assert begun[:2] == text[4:6], "the answer goes on from its beginning"
+        with client.messages.stream(**asked, messages=HELLO, thinking={"type": "adaptive"}) as stream:
+            first = next(iter(stream))
+            told = first.message.usage.input_tokens + (first.message.usage.cache_read_input_tokens or 0)  # type: ignore[union-attr]
+            read = stream.get_final_message().usage
+            if engine in ("llamacpp", "transformers"):  # the others tell it at the end
+                assert told == read.input_tokens + (read.cache_read_input_tokens or 0) > 0
+        budget: Any = {"type": "enabled", "budget_tokens": 1024}
+        if engine in ("vllm", "upstream"):
+            with pytest.raises(anthropic.BadRequestError) as refused:
+                client.messages.create(**asked, messages=HELLO, thinking=budget)
+            assert refused.value.body["error"]["param"] == "thinking.budget_tokens"  # type: ignore[index]
+        else:
+            assert said(HELLO, thinking=budget)[0]
         counted: dict[str, Any] = {
             "model": engine,
             "messages": HELLO,

@@ -21,7 +21,7 @@ from fust.serve.engines.kinds import choose_kind, get_kind  # noqa: E402
 from fust.serve.engines.safetensors import list_safetensors, read_safetensors_facts  # noqa: E402
 from fust.serve.engines.scored import BadRow, TooLong, Wanted  # noqa: E402
 from fust.serve.engines.tf_batch import Batcher, Sequence, Written  # noqa: E402
-from fust.serve.engines.tf_sample import Sampler, Sampling  # noqa: E402
+from fust.serve.engines.tf_sample import Sampler, Sampling, ThoughtLimit  # noqa: E402
 from fust.serve.engines.tf_score import score  # noqa: E402
 from fust.serve.engines.tf_text import Decoder, Stops, Thoughts  # noqa: E402
 from fust.serve.files import TreeFile, nothing_to_serve  # noqa: E402
@@ -395,3 +395,20 @@ def test_what_a_folder_can_is_known_before_it_is_loaded(
     bert_model(tmp_path, classes=classes)
     facts = read_safetensors_facts(tmp_path / "model.safetensors", 1)
     assert get_kind("transformers").offers(facts) == offered
+
+
+OPEN, CLOSE, LINE = 4, 5, 6
+
+
+def thought(choices: list[int], budget: int, *, inside: bool = False) -> list[int]:
+    """Returns what is written by a model that would choose these tokens."""
+    limit = ThoughtLimit(budget, (OPEN, CLOSE), [LINE, CLOSE, LINE], inside=inside)
+    sampler = Sampler(Sampling(temperature=0), [], frozenset(), limit=limit)
+    return [sampler.pick(np.eye(9, dtype=np.float32)[token]) for token in choices]
+
+
+def test_a_thought_ends_when_its_tokens_are_used_up() -> None:
+    assert thought([OPEN, 7, 7, 7, 7, 7, 8, 8], 2) == [OPEN, 7, 7, LINE, CLOSE, LINE, 8, 8]
+    assert thought([7, 7, 7, 7, 7, 8], 2, inside=True) == [7, 7, LINE, CLOSE, LINE, 8]
+    assert thought([OPEN, 7, CLOSE, 8, 8, 8, 8], 2) == [OPEN, 7, CLOSE, 8, 8, 8, 8], "it ended by itself"
+    assert thought([8, OPEN, 7, 7, 7, 7], 2) == [8, OPEN, 7, 7, 7, 7], "an answer without a thought"

@@ -51,11 +51,12 @@ def merge_answers(answers: list[dict[str, Any]], usage: Usage) -> dict[str, Any]
     return whole
 
 
-def old_logprobs(answer: dict[str, Any], offset: int = 0) -> int:
+def old_logprobs(answer: dict[str, Any], top: int, offset: int = 0) -> int:
     """Rewrites the log-probabilities of a completion (or chunk) to the form that `/v1/completions` has.
 
     Args:
         answer: as the engine gave it; changed in place.
+        top: alternatives that are told of each token.
         offset: characters of text that came before.
 
     Returns:
@@ -65,6 +66,8 @@ def old_logprobs(answer: dict[str, Any], offset: int = 0) -> int:
         held: dict[str, Any] = choice.get("logprobs") or {}
         content: list[dict[str, Any]] | None = held.get("content")
         if content is None:
+            if not top and held:  # of an engine that has this form already
+                held["top_logprobs"] = [{} for _ in held.get("top_logprobs") or ()]
             continue
         offsets: list[int] = []
         for token in content:
@@ -74,7 +77,8 @@ def old_logprobs(answer: dict[str, Any], offset: int = 0) -> int:
             "tokens": [_shown(token) for token in content],
             "token_logprobs": [token["logprob"] for token in content],
             "top_logprobs": [
-                {_shown(top): top["logprob"] for top in token.get("top_logprobs", ())} for token in content
+                {_shown(likely): likely["logprob"] for likely in token.get("top_logprobs", ())[:top]}
+                for token in content
             ],
             "text_offset": offsets,
         }

@@ -216,7 +216,7 @@ class Serving:
                 body = await self._ask(plan, target, index)
             answer = decode_answer(Names(target).put(body), target)
             if plan.logprobs:
-                old_logprobs(answer)
+                old_logprobs(answer, plan.body["logprobs"])
             if plan.begun and target.engine == "llamacpp":
                 without_beginning(answer, plan.begun)
             reader = plan.reader(target)
@@ -300,7 +300,7 @@ class Serving:
                 async for chunk in stream.chunks():
                     count.first_token = count.first_token or stream.first_token_s
                     if plan.logprobs:
-                        offset = old_logprobs(chunk, offset)
+                        offset = old_logprobs(chunk, plan.body["logprobs"], offset)
                     if reader is not None and not _read_calls(reader, chunk):
                         continue
                     if plan.shape is not None:

@@ -105,6 +105,8 @@ class Plan:
     def encode(self, target: Target, number: int = 0) -> bytes:
         """Returns the body of the engine's request for choice `number`."""
         body = dict(self.body) if self.tools is None else self.tools.apply(self.body, target)
+        if self.logprobs:
+            body["logprobs"] = max(1, self.body["logprobs"])  # llama.cpp takes 0 for none at all
         if self.prompts:
             body["prompt"] = self.prompts[number // self.choices]
         if self.seed is not None:

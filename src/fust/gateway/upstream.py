@@ -34,6 +34,7 @@ _FILL_IN_S = 15.0
 _HEALTH_S = 5.0
 _LOOKS = 8
 """After clients who left before an answer began: so many at a time."""
+_BUDGET = "thinking_budget_tokens"
 _NO_MEMORY = (
     "bad_alloc",
     "can't allocate memory",
@@ -330,6 +331,10 @@ def explain_fault(
             tokens=fault.n_prompt_tokens,
             param="logprob_start_len",
         )
+    if _BUDGET in (fault.param or message):
+        fault.type, fault.param = "unsupported_parameter", "thinking.budget_tokens"  # as the client called it
+    if "_M_range_check" in message and param == "tokens":
+        return InvalidInput("{model} has no token of one of these numbers.", model=target.model, param=param)
     if fault.type.startswith("upstream_"):
         return _elsewhere(fault.type, target, message[:500])
     if fault.type == "unsupported_parameter" and fault.param:

@@ -99,6 +99,8 @@ class Form:
     def __init__(self, kind: Literal["chat", "text"], model: str, piece_of: Callable[[int], bytes]) -> None:
         self._is_chat = kind == "chat"
         self._piece_of = piece_of
+        self.prompt_tokens: int | None = None
+        """Told with every chunk when it is set, in llama.cpp's words."""
         self._head = {
             "id": new_id("chatcmpl-" if self._is_chat else "cmpl-"),
             "created": int(time.time()),
@@ -120,7 +122,8 @@ class Form:
             choice["logprobs"] = {"content": [self._told(written) for written in piece.tokens]}
         if piece.stop is not None:
             choice["stop_reason"] = piece.stop
-        return self._chunk(choice, piece.end)
+        timings = {"timings": {"prompt_n": self.prompt_tokens, "cache_n": 0}} if self.prompt_tokens else {}
+        return {**self._chunk(choice, piece.end), **timings}
 
     def last(self, usage: dict[str, Any]) -> dict[str, Any]:
         """Returns the chunk that tells the usage."""

@@ -14,7 +14,7 @@ from fust.serve.engines.child_http import Refused
 from fust.serve.engines.scored import BadRow, TooLong
 from fust.serve.engines.tf_batch import Sequence
 from fust.serve.engines.tf_model import Loaded
-from fust.serve.engines.tf_sample import Grammar, Sampler, Sampling
+from fust.serve.engines.tf_sample import Grammar, Sampler, Sampling, ThoughtLimit
 from fust.serve.engines.turns import is_begun
 
 Kind = TypeVar("Kind")
@@ -45,9 +45,9 @@ class Writing(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     grammar: str = ""
     json_schema: dict[str, Any] | None = None
     response_format: dict[str, Any] = {}
+    timings_per_token: bool | None = None
     # These cannot change the answer; which stop word was met is told always.
     cache_prompt: Any = None
-    timings_per_token: Any = None
     verbose: Any = None
 
     @property
@@ -67,6 +67,9 @@ class ChatBody(Writing, kw_only=True):
     parallel_tool_calls: Any = None
     chat_template_kwargs: dict[str, Any] = {}
     reasoning_format: str = "auto"
+    thinking_budget_tokens: int | None = None
+    reasoning_budget_tokens: Any = None
+    """The same again, as other versions of llama.cpp call it."""
 
 
 class CompletionBody(Writing, kw_only=True):
@@ -215,7 +218,17 @@ class Words:
             raise Refused(400, "invalid_request_error", f"the grammar cannot be read: {error}") from None
         return matcher.grammar_from_lark(lark)
 
-    def sequence(self, body: Writing, prompt: list[int], top: int) -> Sequence:
+    def thought_limit(self, body: ChatBody, *, inside: bool) -> ThoughtLimit | None:
+        """Returns what keeps a thought short, or None: none was asked for, or the model knows no marks of thoughts."""
+        marks = [self._loaded.tokenize(mark, special=False) for mark in ("<think>", "</think>")]
+        if body.thinking_budget_tokens is None or any(len(mark) != 1 for mark in marks):
+            return None
+        ending = self._loaded.tokenize("\n</think>\n\n", special=False)
+        return ThoughtLimit(body.thinking_budget_tokens, (marks[0][0], marks[1][0]), ending, inside=inside)
+
+    def sequence(
+        self, body: Writing, prompt: list[int], top: int, limit: ThoughtLimit | None = None
+    ) -> Sequence:
         """Returns a request to write after a prompt; `top` as in `Sequence`.
 
         Raises:
@@ -229,7 +242,7 @@ class Words:
         room = loaded.context - len(prompt)
         most = room if body.max_tokens is None or body.max_tokens < 0 else min(room, max(1, body.max_tokens))
         eos = frozenset[int]() if body.ignore_eos else loaded.eos
-        sampler = Sampler(_sampling(body, loaded), prompt, loaded.eos, self.grammar(body))
+        sampler = Sampler(_sampling(body, loaded), prompt, loaded.eos, self.grammar(body), limit)
         return Sequence(prompt, sampler, most, eos, min(top, MOST_TOP))
 
 

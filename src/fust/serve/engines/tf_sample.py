@@ -55,15 +55,54 @@ class Sampling:
     ignore_eos: bool = False
 
 
+class ThoughtLimit:
+    """Ends a thought that has had its tokens: what ends it is then written in the model's place.
+
+    Args:
+        tokens: how many a thought may have.
+        marks: the tokens that open and close one; an answer that does not begin with the first has no thought.
+        ending: what is written: the second mark, and what stands around it.
+        inside: whether the prompt has opened it.
+    """
+
+    def __init__(self, tokens: int, marks: tuple[int, int], ending: Sequence[int], *, inside: bool) -> None:
+        self._left, self._ending = tokens, list(ending)
+        self._open, self._close = marks
+        self._state = "inside" if inside else "before"
+
+    def instead(self) -> int | None:
+        """Returns the token that has to come next, or None when the model may choose."""
+        if self._state == "inside" and self._left <= 0:
+            self._state = "ending"
+        return self._ending.pop(0) if self._state == "ending" and self._ending else None
+
+    def put(self, token: int) -> None:
+        """Takes the token that came."""
+        if self._state == "before":
+            self._state = "inside" if token == self._open else "after"
+        elif self._state == "inside":
+            self._left -= 1
+            if token == self._close:
+                self._state = "after"
+
+
 class Sampler:
     """The choices of one sequence."""
 
-    def __init__(self, wanted: Sampling, prompt: Sequence[int], eos: frozenset[int], grammar: Grammar | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        wanted: Sampling,
+        prompt: Sequence[int],
+        eos: frozenset[int],
+        grammar: Grammar | None = None,
+        limit: ThoughtLimit | None = None,
+    ) -> None:
         self._wanted = wanted
         self._seen = list(prompt)
         self._written: Counter[int] = Counter()
         self._eos = eos
         self._grammar = grammar
+        self._limit = limit
         self._random = np.random.default_rng(wanted.seed)
 
     @property
@@ -77,8 +116,12 @@ class Sampler:
         Args:
             logits: (V,) of the model; not changed.
         """
-        line = self._weighed(logits)
-        token = int(line.argmax()) if self._wanted.temperature <= 0 else self._drawn(line)
+        token = self._limit.instead() if self._limit is not None else None
+        if token is None:
+            line = self._weighed(logits)
+            token = int(line.argmax()) if self._wanted.temperature <= 0 else self._drawn(line)
+        if self._limit is not None:
+            self._limit.put(token)
         self._seen.append(token)
         self._written[token] += 1
         if self._grammar is not None and token not in self._eos:

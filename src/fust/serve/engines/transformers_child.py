@@ -80,9 +80,11 @@ class Answers:
         body = asked.decode(call.body, asked.ChatBody)
         text = self._words.render(body)
         prompt = self._loaded.tokenize(text, special=False)
-        sequence = self._words.sequence(body, prompt, body.top_logprobs if body.logprobs else -1)
+        inside = text.rstrip().endswith("<think>")
         is_plain = body.reasoning_format == "none" or body.grammar or body.response_format or body.json_schema
-        thoughts = None if is_plain else Thoughts(inside=text.rstrip().endswith("<think>"))
+        thoughts = None if is_plain else Thoughts(inside=inside)
+        limit = None if is_plain else self._words.thought_limit(body, inside=inside)
+        sequence = self._words.sequence(body, prompt, body.top_logprobs if body.logprobs else -1, limit)
         return self._write(call, sequence, body, thoughts, Form("chat", self._alias, self._words.piece))
 
     def complete(self, call: Call) -> dict[str, Any] | None:
@@ -101,6 +103,7 @@ class Answers:
         try:
             self._batcher.write(sequence)
             if body.stream:
+                form.prompt_tokens = len(sequence.prompt) if body.timings_per_token else None
                 return self._stream(call, reading, form, told=told)
             return form.whole(list(reading.pieces()), reading.usage, told=told)
         finally:

@@ -133,6 +133,17 @@ def test_a_tokenizer_without_padding_pads_and_answers_all_the_same(tmp_path):
     assert sampler.measure() > 0 and sampler.take(always=True) == together
 
 
+def test_conversations_without_a_template_are_refused_and_questions_with_answers_are_not(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(talk("Say moon", "moon") + b"\n")
+    with pytest.raises(InvalidInput) as raised:
+        prepare_rows(tmp_path, rows, template=None)
+    assert "(messages), and the base model has no chat template" in raised.value.message()
+    assert "没有对话模板" in raised.value.message("zh") and "chat or instruct version" in raised.value.hint()
+    rows.write_text(json.dumps({"prompt": "Say moon: ", "completion": "moon"}))
+    assert prepare_rows(tmp_path, rows, template=None).report.kept == 1
+
+
 def test_compile_without_a_compiler_is_refused_before_anything_is_computed(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(NotOffered, match="no-such-compiler is not here"):

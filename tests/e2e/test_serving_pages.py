@@ -35,6 +35,7 @@ def test_a_deployment_is_freed_loaded_pinned_named_and_stopped(
     row.get_by_role("link").click()
     expect(page.locator("h1")).to_have_text(deployed["name"])
     expect(page.get_by_role("region", name="Why so")).to_contain_text("was asked for")
+    expect(page.get_by_role("region", name="What the engine says")).to_be_visible()
     page.get_by_role("button", name="Free its memory").click()
     page.get_by_role("button", name="Load it now").click()
     expect(page.get_by_role("button", name="Free its memory")).to_be_visible()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -83,9 +84,12 @@ def test_a_run_shows_its_curves_beside_another(
     page = open_page(f"jobs/{runs[1]}")
     loss = page.get_by_role("region", name="Loss")
     expect(loss.get_by_role("img", name="Loss against step: from")).to_be_visible()
-    expect(loss.get_by_role("img", name="Learning rate")).to_be_visible()
+    expect(loss.get_by_role("img", name="Loss against step: from")).to_contain_text("held out")
+    for curve in ("Learning rate", "Gradient norm", "Tokens a second", "Memory"):
+        expect(loss.get_by_role("img", name=curve)).to_be_visible()
     expect(page.get_by_role("region", name="What it writes")).to_contain_text("After 6 steps")
     loss.get_by_label("Beside").select_option(runs[0])
+    expect(loss.get_by_role("img", name="Loss against step: from")).to_contain_text("other run")
     row = page.get_by_role("region", name="What the runs decided differently").get_by_role("row", name="seed")
     expect(row.get_by_role("cell")).to_have_text(["1", "0"])
     with page.expect_download() as download:
@@ -94,6 +98,7 @@ def test_a_run_shows_its_curves_beside_another(
     expect(page.get_by_role("region", name="What is learned").locator("mark").first).to_be_visible()
     expect(page.get_by_text("/ 6 steps")).to_be_visible()
     assert axe(page) == []
+    _is_chinese_all_through(open_page, runs[1])
     more = page.get_by_role("region", name="Train on")
     more.get_by_label("Time or tokens to train").select_option("10Mtok")
     more.get_by_role("button", name="Train on").click()
@@ -101,3 +106,23 @@ def test_a_run_shows_its_curves_beside_another(
     page.wait_for_url(lambda url: runs[1] not in url)
     expect(page.get_by_role("heading", level=1)).to_have_text("Go on with admin/page-tuned-1")
     page_server.request("POST", f"/fust/v1/runs/{page.url.rsplit('/', 1)[1]}/cancel")
+
+
+def _is_chinese_all_through(open_page: OpenPage, run_id: str) -> None:
+    """What Fust says of a run: reasons, log, spans, units; the pager beside its heading, and nothing wider than the page."""
+    page = open_page(f"jobs/{run_id}", lang="zh-CN", width=360)
+    log = page.get_by_role("region", name="日志")
+    expect(log).to_contain_text(re.compile("每步 .* s：共 \\d+ 秒"))
+    for part in (
+        log,
+        page.get_by_role("region", name="做出的选择"),
+        page.get_by_role("region", name="数据行"),
+    ):
+        said = re.sub(r"--set \S+|[a-z-]+/[a-z0-9-]+", "", part.inner_text())
+        assert not re.search("[a-z]+ [a-z]+ [a-z]+", said), said
+    heading, button = (
+        page.get_by_role("heading", name="学习的内容"),
+        page.get_by_role("button", name="下一个"),
+    )
+    assert abs(heading.bounding_box()["y"] - button.bounding_box()["y"]) < 24
+    assert page.evaluate("document.documentElement.scrollWidth") == 360

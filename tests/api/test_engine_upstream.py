@@ -252,6 +252,8 @@ def test_its_faults_are_ours_or_the_clients(house: House, gpt: OpenAI, odd: str)
     assert refused("limited") == (429, "engine_busy")
     assert refused("gone") == (502, "upstream_no_model")
     assert refused("long") == (400, "context_length_exceeded")
+    with pytest.raises(openai.BadRequestError, match="longer than the context of long"):
+        ask(gpt, "long")  # whose length nobody knows here
     assert refused("leaky") == (502, "upstream_error")
     assert refused("ghastly")[0] == 502
     for name in ("cut", "rude"):

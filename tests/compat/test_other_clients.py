@@ -88,6 +88,44 @@ def test_openai(engines: Engines, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_openai_with_all_that_its_users_send(engines: Engines, engine: str) -> None:
+    """What programs put in beside the conversation: none of it is refused, and what can be seen in the answer is."""
+    with openai.OpenAI(base_url=engines.house.base_url, api_key=engines.house.token, max_retries=0) as client:
+        chat = functools.partial(
+            client.chat.completions.create, model=engines.serve(engine), messages=HELLO, max_tokens=6, temperature=0,
+            user="u", metadata={"a": "b"}, store=False, service_tier="auto",
+        )  # fmt: skip
+        text = chat().choices[0].message.content
+        parts: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+        assert chat(messages=parts, max_completion_tokens=6).choices[0].message.content == text
+        roles: list[Any] = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hello", "name": "bo"}]  # fmt: skip
+        system: list[Any] = [{"role": "system", "content": "be brief"}, *HELLO]
+        assert (
+            chat(messages=roles).choices[0].message.content
+            == chat(messages=system).choices[0].message.content
+        )
+        assert chat(stop=["", *(f"never {i}" for i in range(20))]).choices[0].message.content == text
+        two = chat(n=2, seed=3).choices
+        assert [it.message.content for it in two] == [text, text] and [it.index for it in two] == [0, 1]
+        any_json = chat(response_format={"type": "json_object"}, max_tokens=200).choices[0]
+        if any_json.finish_reason == "stop":
+            assert isinstance(json.loads(any_json.message.content or ""), dict)
+        assert not chat(tools=[NOW], tool_choice="none", max_tokens=30).choices[0].message.tool_calls
+        later: Any = {"type": "function", "function": {"name": "later", "parameters": PICK}}
+        named: Any = {"type": "function", "function": {"name": "later"}}
+        (call,) = chat(tools=[NOW, later], tool_choice=named, parallel_tool_calls=False, max_tokens=200).choices[0].message.tool_calls or []  # fmt: skip
+        assert call.function.name == "later" and json.loads(call.function.arguments)["d"] in (1, 2)
+        responses = functools.partial(
+            client.responses.create, model=engine, max_output_tokens=6, temperature=0
+        )
+        first = responses(input="hello")
+        events = list(responses(input="and then?", previous_response_id=first.id, stream=True))
+        said: list[Any] = [*HELLO, {"role": "assistant", "content": first.output_text}, {"role": "user", "content": "and then?"}]  # fmt: skip
+        assert events[-1].response.output_text == responses(input=said, store=False).output_text  # type: ignore[union-attr]
+        assert "".join(it.delta for it in events if it.type == "response.output_text.delta") == events[-1].response.output_text  # type: ignore[union-attr]  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_anthropic(engines: Engines, engine: str) -> None:
     asked: dict[str, Any] = {"model": engines.serve(engine), "messages": HELLO, "max_tokens": 6, "extra_body": {"temperature": 0}}  # fmt: skip
     with anthropic.Anthropic(

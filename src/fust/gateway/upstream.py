@@ -316,6 +316,13 @@ def explain_fault(
         else "no reason given"
     )
     if fault.type == "exceed_context_size_error" or "context size" in message:
+        if not (fault.n_ctx or target.context):
+            return ContextExceeded(
+                "The request is longer than the context of {model}.",
+                hint="Shorten it.",
+                model=target.model,
+                param=param,
+            )
         return ContextExceeded(
             "The request has {tokens} tokens, and the context of {model} holds {context}.",
             hint="Shorten it, or serve the model with a longer context (setting serve.context).",

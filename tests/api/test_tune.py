@@ -407,3 +407,25 @@ def test_rows_that_are_left_out_are_named(house, tmp_path):
         "too_long": ["bad.jsonl:35"],
     }
     assert report["rows"] == 35 and report["kept"] + report["held_out"] == 30
+
+
+def test_rows_that_go_away_before_their_run_begins_are_missed_by_name(house, tmp_path):
+    """The run waits for the one core; what it needs is looked for when it begins, and it fails with a clear word."""
+
+    def start(**params: object) -> str:
+        body = {"kind": "tune", "params": {"base": "admin/base"} | params}
+        status, _, answer = house.request("POST", "/fust/v1/runs", body)
+        assert status == 201, answer
+        return json.loads(answer)["id"]
+
+    house.cli("push", str(write_rows(tmp_path / "rows.jsonl", 12)), "admin/fleeting", "--type", "dataset")
+    first = start(data="admin/rows", to="admin/long", steps=100_000)
+    second = start(data="admin/fleeting", to="admin/vain")
+    body = {"type": "dataset", "name": "fleeting", "organization": "admin"}
+    assert house.request("DELETE", "/api/repos/delete", body)[0] == 200
+    assert house.request("POST", f"/fust/v1/runs/{first}/cancel")[0] in (200, 202)
+    followed = house.cli("jobs", second, "--follow", check=False)
+    run = read_json(house, f"/fust/v1/runs/{second}")
+    assert run["state"] == "failed", followed.stdout
+    assert run["error"]["code"] == "repo_not_found" and "admin/fleeting" in run["error"]["message"]
+    assert run["error"]["hint"]

@@ -97,10 +97,12 @@ def timed(marks: list[tuple[float, int]]) -> float:
 
 def by_fust(world: Path, job: Job) -> Found:
     """Fust's loop as a run has it: rows, packing, steps, checkpoints."""
+    from fust.tune.batches import Batches
+    from fust.tune.model import Tuned
     from fust.tune.prepare import Prepared
     from fust.tune.recipe import Recipe
     from fust.tune.set_up import set_up_torch
-    from fust.tune.train import Batches, Training, Tuned
+    from fust.tune.train import Training
 
     recipe = Recipe(
         method="lora" if job.method == "lora" else "full", base="bench/base", base_revision="", data="bench/rows", data_revision="",

@@ -54,12 +54,14 @@ def foretell(world: Path, size: str, method: str, row_tokens: int, steps: int) -
     """Returns what was foretold and what it was, of one run in this process."""
     from transformers import AutoTokenizer
 
+    from fust.tune.batches import Batches
     from fust.tune.estimate import memory_taken, run_seconds
+    from fust.tune.model import Tuned
     from fust.tune.prepare import Prepared
     from fust.tune.recipe import Recipe
     from fust.tune.samples import Sampler, choose_prompts
     from fust.tune.set_up import keep_malloc_pages, set_up_torch
-    from fust.tune.train import Batches, Training, Tuned
+    from fust.tune.train import Training
 
     class Silent:
         def __getattr__(self, name: str) -> Any:

@@ -26,15 +26,17 @@ from safetensors.torch import save as serialise
 from tests.support.tiny_bases import CHATML, make_tokenizer, write_base, write_pairs, write_rows
 
 from fust.tune import checkpoints, preference, tensor_file, train
+from fust.tune.batches import Batches
 from fust.tune.extend import key_of
 from fust.tune.files import DataFile
 from fust.tune.masks import Masker
+from fust.tune.model import Tuned
 from fust.tune.prepare import DataWish, Prepared, prepare
 from fust.tune.progress import Point
 from fust.tune.recipe import Recipe
 from fust.tune.set_up import set_up_torch
 from fust.tune.team import Team
-from fust.tune.train import Batches, Training, Tuned
+from fust.tune.train import Training
 
 RECIPE = Recipe(
     method="lora", base="me/base", base_revision="", data="me/rows", data_revision="", data_key="", seed=7, precision="fp32",
@@ -193,12 +195,12 @@ def half_manifest() -> None:
 SAVES = 3
 """Checkpoint at step 0 is the first save, so the save of step 3 is the fourth, and so on; two tensor files in each."""
 POINTS: dict[str, Callable[[], None]] = {
-    "before the model is loaded": lambda: at(train.Tuned, "_add_adapter", 1),
+    "before the model is loaded": lambda: at(Tuned, "_add_adapter", 1),
     "before the first evaluation": lambda: at(train.Training, "_evaluate", 1),
     "in the first save, before anything is written": lambda: at(checkpoints, "write_tensors", 1),
     "before the first step": lambda: at(train.Training, "_step", 1),
-    "in the forward pass": lambda: at(train.Tuned, "_head_loss", 7),
-    "between two passes of a step": lambda: at(train.Tuned, "loss", 8, after=True),
+    "in the forward pass": lambda: at(Tuned, "_head_loss", 7),
+    "between two passes of a step": lambda: at(Tuned, "loss", 8, after=True),
     "before the weights move": lambda: at(train.Mover, "move", 3),
     "when the weights have moved and nothing is noted": lambda: at(train.Mover, "move", 3, after=True),
     "in a later evaluation": lambda: at(train.Training, "_evaluate", 2),

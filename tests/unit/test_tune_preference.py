@@ -15,9 +15,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
 
 from fust.core.errors import FustError  # noqa: E402
+from fust.tune.model import Tuned  # noqa: E402
 from fust.tune.preference import Preference, Reference, log_probabilities  # noqa: E402
 from fust.tune.prepare import view_samples  # noqa: E402
-from fust.tune.train import Tuned  # noqa: E402
 from tests.support.tiny_bases import make_tokenizer, write_base, write_pairs  # noqa: E402
 from tests.support.tune_bench import Quiet, open_training, prepare_rows, recipe_with, sha256_of  # noqa: E402
 

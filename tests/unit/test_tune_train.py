@@ -20,11 +20,13 @@ torch = pytest.importorskip("torch", reason="torch is not installed (pip install
 pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
 
 from fust.core.errors import StorageFull  # noqa: E402
+from fust.tune.batches import IGNORED, Batch  # noqa: E402
 from fust.tune.checkpoints import State, find_checkpoint, save_checkpoint  # noqa: E402
 from fust.tune.extend import key_of  # noqa: E402
 from fust.tune.health import Diverged  # noqa: E402
+from fust.tune.model import Tuned  # noqa: E402
 from fust.tune.saver import Saver  # noqa: E402
-from fust.tune.train import IGNORED, Batch, Training, Tuned  # noqa: E402
+from fust.tune.train import Training  # noqa: E402
 from tests.support.tiny_bases import write_base, write_rows  # noqa: E402
 from tests.support.tune_bench import (  # noqa: E402
     DPO_POINTS,
@@ -83,14 +85,49 @@ def loss_by_transformers(model, batches) -> float:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_samples_never_see_each_other(family, tmp_path):
     """The loss of packed rows is that of the samples alone, by transformers' own code; and so are gradients."""
+    compare_packed_with_alone(
+        tmp_path, open_training(make_bench(tmp_path, family=family), recipe_with(method="full"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "attention", "by_positions"),
+    [
+        ("granite", "sdpa", True),
+        ("granite", "eager", True),
+        ("cohere", "sdpa", True),
+        ("gemma2", "eager", True),
+        ("opt", "sdpa", False),
+        ("bloom", "eager", False),
+        ("mamba", "", False),
+    ],
+)
+def test_packed_samples_of_other_families_never_see_each_other(
+    family, attention, by_positions, tmp_path, monkeypatch
+):
+    """By transformers' attention and positions; of a family that passes on more than those, each sample alone.
+
+    Logits are the family's: Granite's and Cohere's are scaled, Gemma 2's capped.
+    """
+    if attention == "eager":
+        monkeypatch.setattr("transformers.GraniteForCausalLM._supports_sdpa", False)
+    more = {"granite": {"logits_scaling": 8.0}, "opt": {"dropout": 0.0}}.get(family, {})
+    training = open_training(make_bench(tmp_path, family=family, **more), recipe_with(method="full"))
+    if attention:
+        assert training.tuned.model.config._attn_implementation == attention
+    assert training.tuned._by_positions == by_positions
+    compare_packed_with_alone(tmp_path, training)
+
+
+def compare_packed_with_alone(folder, training) -> None:
+    """Compares loss and gradients of packed rows with those of their samples by transformers' own code."""
     from transformers import AutoModelForCausalLM
 
-    training = open_training(make_bench(tmp_path, family=family), recipe_with(method="full"))
     batch = training._batches.build(training._batches.train[:2])
     assert max(len(row) for row in training._batches.train[:2]) >= 3
     packed = training.tuned.loss(batch)
     packed.backward()
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     with torch.no_grad():
         alone = loss_by_transformers(model, lone_batches(training, 2))
     assert packed.item() == pytest.approx(alone, rel=1e-5)
@@ -153,7 +190,7 @@ def test_a_large_head_is_computed_in_parts(bench, monkeypatch):
     [matrix] = [p for n, p in training.tuned.trained.items() if "embed" in n]  # which is the output's as well
     gradient = matrix.grad.clone()
     training._mover.forget()
-    monkeypatch.setattr("fust.tune.train._HEAD_VALUES", 342 * 5)
+    monkeypatch.setattr("fust.tune.model._HEAD_VALUES", 342 * 5)
     parts = training.tuned.loss(batch)
     parts.backward()
     assert parts.item() == pytest.approx(whole.item(), rel=1e-6)

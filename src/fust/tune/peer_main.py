@@ -21,12 +21,13 @@ from fust.core.children import die_with_parent
 from fust.core.errors import FustError
 from fust.tune.batches import Batches
 from fust.tune.estimate import memory_taken
+from fust.tune.model import Tuned
 from fust.tune.peers import LOST, READY, Follow, Measure, Order
 from fust.tune.prepare import Prepared
 from fust.tune.progress import Point
 from fust.tune.set_up import keep_malloc_pages, set_up_torch
 from fust.tune.team import Team, TeamLost
-from fust.tune.train import Training, Tuned
+from fust.tune.train import Training
 
 log = logging.getLogger(__name__)
 

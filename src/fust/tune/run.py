@@ -74,10 +74,11 @@ from fust.tune.result import Decided, Forecast, TuneResult
 if TYPE_CHECKING:
     from fust.tune.batches import Batches
     from fust.tune.fresh_base import Fresh
+    from fust.tune.model import Tuned
     from fust.tune.peers import Peers
     from fust.tune.samples import Sampler
     from fust.tune.team import Team
-    from fust.tune.train import Training, Tuned
+    from fust.tune.train import Training
 
 _HELD_OUT_SHARE = 0.05
 _HELD_OUT_BYTES = 1_000_000
@@ -139,9 +140,10 @@ class Run:
         context, wish = self._context, self._wish
         gc.disable()  # what is imported stays, and looking for garbage in it takes half a second
         from fust.tune.batches import Batches
+        from fust.tune.model import Tuned
         from fust.tune.samples import Sampler, choose_prompts
         from fust.tune.set_up import keep_malloc_pages, set_up_torch
-        from fust.tune.train import Training, Tuned
+        from fust.tune.train import Training
 
         keep_malloc_pages()
         base = self._make_base() if wish.method == "pretrain" else self._fetch_base(wish.base)

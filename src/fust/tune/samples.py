@@ -17,8 +17,8 @@ import torch
 
 from fust.tune.estimate import SAMPLES_SHARE
 from fust.tune.masks import Tokenizer
+from fust.tune.model import Tuned
 from fust.tune.prepare import Prepared
-from fust.tune.train import Tuned
 
 _PROMPTS = 3
 _MOST_PROMPT_TOKENS = 512

@@ -1,6 +1,6 @@
 """From rows to weights: the whole loop on one page.
 
-    model = load_model(recipe, folder)              the base, and the adapter on it
+    tuned = Tuned(recipe, folder)                   the base, and the adapter on it (`fust.tune.model`)
     for step in range(steps):
         for batch in batches.of_step(step):         a pure function of (seed, step)
             loss of the learned tokens, backward
@@ -19,40 +19,29 @@ runs in each, and the first one evaluates, saves and says.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
-import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from fust.core.errors import StorageFull
-from fust.core.files import full_disk_is_clear
-from fust.tune.attention import Lengths, register_parted_attention
-from fust.tune.base import PROVEN
-from fust.tune.batches import IGNORED, Batch, Batches
+from fust.tune.batches import Batch, Batches
 from fust.tune.checkpoints import (
     Checkpoint,
     State,
-    Tensors,
     checkpoint_path,
-    disk_errors,
     find_checkpoint,
 )
 from fust.tune.health import Diverged, check_numbers, is_diverging, note_loss, say_when_stuck
-from fust.tune.kernels import token_losses
-from fust.tune.loading import load_model
+from fust.tune.model import Tuned
 from fust.tune.mover import Mover
 from fust.tune.preference import Preference, Reference
-from fust.tune.products import Matrices
 from fust.tune.progress import Point, Trained, Watcher
-from fust.tune.quick import quicken, quicken_adapters
 from fust.tune.recipe import Recipe
 from fust.tune.saver import Saver
 from fust.tune.scratch import give_holes_back
@@ -64,193 +53,7 @@ if TYPE_CHECKING:
 CHECKPOINT_EVERY_S = 60.0
 CHECKPOINT_SHARE = 0.03
 """Of the time that checkpoints may take: where one takes long, as of a large model on a slow disk, they come less often."""
-_HEAD_VALUES = 2**26
-"""Logits that are made at once; more are made in parts, each again for the backward pass."""
-_FROZEN_FP32_PARAMETERS = 300_000_000
 _MEASURE_S = 1.5
-_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-
-
-# Model
-
-
-class Tuned:
-    """A base model and what of it is trained."""
-
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        from transformers import AutoConfig
-
-        torch.manual_seed(recipe.seed)
-        self._bf16 = recipe.precision == "bf16"
-        self._compiled = recipe.compile
-        config = AutoConfig.from_pretrained(folder)
-        self._stored = cast("torch.dtype", config.dtype or torch.float32)
-        # Families of which the tests know that attention hands on where samples end; the others part by positions.
-        self._parts = config.model_type in PROVEN
-        self._base = recipe.base
-        self._is_adapter = recipe.is_adapter
-        self.model: Any = load_model(
-            folder,
-            recipe.base,
-            dtype=torch.float32,
-            attn_implementation=register_parted_attention(compiled=recipe.compile) if self._parts else "sdpa",
-        )
-        if self._is_adapter:
-            self._add_adapter(recipe)
-        if recipe.checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.model.train()
-        causal = self.model.get_base_model() if self._is_adapter else self.model
-        self._backbone: Any = causal.base_model
-        if self._compiled:
-            for layer in self._backbone.layers:
-                layer.compile(dynamic=False)
-        self._head: Any = causal.get_output_embeddings()
-        self._soft_cap: float | None = getattr(causal.config, "final_logit_softcapping", None)
-        self._plain_head = (
-            type(self._head) is torch.nn.Linear
-            and len(list(self._head.parameters())) == 1
-            and not self._soft_cap
-        )
-        if self._parts and not self._compiled:
-            self._matrix = quicken(causal)
-        else:
-            self._matrix = Matrices([self._head.weight])
-            if self._is_adapter and not self._compiled:
-                quicken_adapters(causal)
-        self.trained: dict[str, torch.nn.Parameter] = {
-            name: parameter
-            for name, parameter in cast(
-                "Iterator[tuple[str, torch.nn.Parameter]]", self.model.named_parameters()
-            )
-            if parameter.requires_grad
-        }
-
-    def _add_adapter(self, recipe: Recipe) -> None:
-        from peft import LoraConfig, get_peft_model
-
-        # What is frozen and large is kept as the matrix products take it; small models are exact in fp32.
-        if self._bf16 and self.model.num_parameters() > _FROZEN_FP32_PARAMETERS:
-            self.model.to(torch.bfloat16)
-        wanted = LoraConfig(
-            r=recipe.lora_rank,
-            lora_alpha=recipe.lora_alpha,
-            # Of models with experts the attention: adapters of experts are known to peft alone.
-            target_modules=_ATTENTION if _has_experts(self.model) else "all-linear",
-            task_type="CAUSAL_LM",
-            revision=recipe.base_revision,
-        )
-        torch.manual_seed(recipe.seed)
-        self.model = get_peft_model(self.model, wanted)
-        if self._bf16:
-            self._freeze_in_bf16()
-
-    def _freeze_in_bf16(self) -> None:
-        """Keeps frozen matrices as matrix products take them, who else cast them at each use: the values are the same."""
-        head = self.model.get_output_embeddings()
-        for module in self.model.modules():
-            if (
-                type(module) is torch.nn.Linear
-                and module is not head
-                and not any(p.requires_grad for p in module.parameters())
-            ):
-                module.to(torch.bfloat16)
-
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """Returns the sum of -log p over the learned tokens."""
-        return self.losses(batch)[0].sum()
-
-    def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns -log p of each learned token, and which of the batch's places it has when they are counted through."""
-        with self.precision():
-            hidden = self._hidden(batch)
-            wanted = batch.targets.flatten()
-            places = torch.nonzero(wanted != IGNORED).squeeze(1)
-            hidden, wanted = hidden.flatten(0, 1).index_select(0, places), wanted[places]
-            at_once = max(1, _HEAD_VALUES // self._head.weight.shape[0])
-            keeps_little = self._plain_head and not self._matrix.learns
-            if keeps_little or len(wanted) <= at_once:
-                return self._head_loss(hidden, wanted), places
-            parts = zip(hidden.split(at_once), wanted.split(at_once), strict=True)
-            found = [
-                cast("torch.Tensor", checkpoint(self._head_loss, h, w, use_reentrant=False)) for h, w in parts
-            ]
-            return torch.cat(found), places
-
-    @contextlib.contextmanager
-    def precision(self) -> Generator[None]:
-        """Has matrix products in the recipe's precision; only what learns is compiled, as its passes have one shape."""
-        eager = self._compiled and not self.model.training
-        with (
-            torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext(),
-            torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bf16),
-        ):
-            yield
-
-    def _hidden(self, batch: Batch) -> torch.Tensor:
-        """Returns the last hidden states; samples of a row do not see each other."""
-        if self._parts:
-            row = (1, -1)
-            return self._backbone(
-                input_ids=batch.ids.view(row),
-                position_ids=batch.positions.view(row),
-                use_cache=False,
-                sample_lengths=Lengths(batch.lengths),
-            ).last_hidden_state
-        # No cache and no mask: only then does transformers part packed samples by their positions.
-        return self._backbone(
-            input_ids=batch.ids, position_ids=batch.positions, use_cache=False
-        ).last_hidden_state
-
-    def _head_loss(self, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        if self._plain_head:
-            return token_losses(hidden, self._matrix, wanted)
-        logits = self._head(hidden).float()
-        if self._soft_cap:
-            logits = torch.tanh(logits / self._soft_cap) * self._soft_cap
-        return F.cross_entropy(logits, wanted, reduction="none")
-
-    def weights(self) -> Tensors:
-        """Returns what is trained, by name."""
-        return {name: parameter.detach() for name, parameter in self.trained.items()}
-
-    def write(self, folder: Path) -> None:
-        """Writes what the hub gets: an adapter as PEFT has it, or whole weights in the base's own dtype."""
-        if self._is_adapter:
-            # peft names the folder that the base was read from, which nobody else has.
-            self.model.peft_config["default"].base_model_name_or_path = self._base
-        else:
-            self.model.to(self._stored)
-        with full_disk_is_clear(folder), disk_errors():
-            self.model.save_pretrained(folder)
-
-    def load(self, weights: Tensors) -> None:
-        """Takes trained weights from a checkpoint."""
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(weights[name])
-
-    @contextlib.contextmanager
-    def as_base(self) -> Generator[None]:
-        """Has an adapted model be its base, bit by bit: an adapter's second matrices are zeros until they have learned."""
-        seconds = [p.detach() for name, p in self.trained.items() if ".lora_B." in name]
-        learned = [it.clone() for it in seconds]
-        for it in seconds:
-            it.zero_()
-        try:
-            yield
-        finally:
-            for it, values in zip(seconds, learned, strict=True):
-                it.copy_(values)
-
-
-def _has_experts(model: Any) -> bool:
-    return bool(
-        getattr(model.config, "num_local_experts", None) or getattr(model.config, "num_experts", None)
-    )
-
-
-# The loop
 
 
 @dataclass(slots=True)

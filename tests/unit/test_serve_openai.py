@@ -85,7 +85,7 @@ def test_what_is_forwarded_and_what_is_not() -> None:
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]}]},
             "unsupported_parameter",
-            "messages[0].content[0]",
+            "messages[0].content[0].input_audio",
         ),
         (
             {"messages": [{"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},

@@ -134,3 +134,11 @@ def test_what_cannot_be_is_said(house, ended):
     ):
         done = house.cli("tune", *arguments, check=False)
         assert done.returncode != 0 and said in done.stderr, done.stderr
+
+
+def test_a_result_that_is_worse_than_its_base_is_told(house):
+    """A run too short for its loss to be followed, at a rate that breaks the weights."""
+    dials = ("--set", "steps=3", "--set", "learning_rate=500")
+    for rate, is_worse in ((dials, True), ((*dials[:3], "learning_rate=0.001"), False)):
+        done = house.cli("tune", "admin/base", "--data", "admin/rows", "--to", "admin/broken", *rate)
+        assert ("worse than its base" in done.stderr) is is_worse

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from fust.core.errors import FustError, InvalidInput
 from fust.tune.checkpoints import State
-from fust.tune.progress import Point, Watcher
+from fust.tune.progress import Point, Trained, Watcher
 from fust.tune.recipe import Recipe
 
 _EARLY_STEPS = 10
@@ -59,4 +60,16 @@ def say_when_stuck(state: State, recipe: Recipe, watcher: Watcher) -> None:
             steps=_EARLY_STEPS,
             now=f"{state.mean_loss:.4f}",
             step=state.step,
+        )
+
+
+def say_when_worse(trained: Trained, say: Callable[..., None]) -> None:
+    """Says of a run that ended when what was held out is predicted worse than by its base."""
+    before, after = trained.first_held_out_loss, trained.held_out_loss
+    if before is not None and after is not None and after > before:
+        say(
+            "On rows it has not seen the result is worse than its base: held-out loss {before} before, {after} now. "
+            "Take a lower learning rate (--set learning_rate=…), fewer epochs, or more rows.",
+            before=f"{before:.4f}",
+            after=f"{after:.4f}",
         )

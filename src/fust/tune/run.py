@@ -51,6 +51,7 @@ from fust.tune.base import PROVEN, Base, check_vocabulary, read_base, wanted_fil
 from fust.tune.estimate import flops_from_scratch, memory_taken, patience_s, run_seconds, training_flops
 from fust.tune.extend import Before, key_of, plan_extension, take_over
 from fust.tune.files import DataFile, is_data
+from fust.tune.health import say_when_worse
 from fust.tune.hub_files import link_files, list_names
 from fust.tune.loading import check_known
 from fust.tune.masks import Masker, Tokenizer
@@ -248,7 +249,9 @@ class Run:
         training.settle(recipe, key)
         self._trim_log()
         trained = training.run(lambda checkpoint: self._peers.order(Follow(recipe, key, checkpoint)))
-        return trained if trained.finished else self._end_early(training)
+        trained = trained if trained.finished else self._end_early(training)
+        say_when_worse(trained, self.say)
+        return trained
 
     # Stages
 

@@ -226,6 +226,18 @@ POINTS: dict[str, Callable[[], None]] = {
     "while an old checkpoint is removed": lambda: at(checkpoints.shutil, "rmtree", 2 * SAVES, after=True),
     "after the last step": lambda: at(train.Training, "_ended", 1),
 }
+SAVE_POINTS = {
+    point
+    for point in POINTS
+    if point.startswith(
+        ("in the first save", "when the weights are half", "when the optimizer", "when the tensors are")
+    )
+    or any(
+        word in point
+        for word in ("a block is hashed", "a file may not", "manifest", "folder is renamed", "old checkpoint")
+    )
+}
+"""Those within a save: between its first byte and the removal of what it replaces."""
 
 
 def half_line() -> None:

@@ -278,6 +278,19 @@ def test_what_is_not_certain_is_refused(tmp_path, what):
     tokenizer_of(None, tmp_path)
     model_in(tmp_path, "Llama", True)
     changed(tmp_path, *REFUSALS[what])
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput) as error:
         write_gguf(tmp_path, tmp_path / "m.gguf", "F32", name="test")
+    named = {"architecture": "MambaForCausalLM", "rope": "yarn", "activation": "gelu", "rule": "Whitespace"}
+    assert named.get(what, "") in error.value.sentence()
     assert not list(tmp_path.glob("*.gguf*"))
+
+
+def test_a_tensor_of_unknown_name_is_refused_by_it(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tokenizer_of(None, tmp_path)
+    model_in(tmp_path, "Llama", True)
+    path = tmp_path / "model.safetensors"
+    save_file(load_file(path) | {"model.layers.0.extra.weight": torch.ones(4)}, path, {"format": "pt"})
+    with pytest.raises(InvalidInput, match=r"model\.layers\.0\.extra\.weight"):
+        write_gguf(tmp_path, tmp_path / "m.gguf", "F32", name="test")

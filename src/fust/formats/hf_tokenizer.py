@@ -222,7 +222,9 @@ def _pre_tokenizer(file: _TokenizerFile) -> str:
     if name is not None and not file.model.ignore_merges:
         name = _WITH_MERGES.get(name, name)
     if name is None or file.model.ignore_merges != (name in IGNORES_MERGES):
-        raise _refused("its pre-tokenizer has no known name in llama.cpp")
+        rule = next((it.pattern.Regex for it in steps if it.pattern is not None and it.pattern.Regex), "")
+        named = " + ".join(kinds) + (f" by {rule}" if rule else "") or "none"
+        raise _refused(f"its pre-tokenizer ({named[:200]}) has no known name in llama.cpp")
     return name
 
 

@@ -259,6 +259,10 @@ def test_its_faults_are_ours_or_the_clients(house: House, gpt: OpenAI, odd: str)
     for name in ("cut", "rude"):
         with pytest.raises(openai.APIError):
             streamed(gpt, name)
+    asked = {"model": "rude", "input": "hello", "stream": True}
+    events = [json.loads(line[6:]) for line in house.request("POST", "/v1/responses", asked)[2].splitlines() if line.startswith(b"data: {")]  # fmt: skip
+    assert [it["sequence_number"] for it in events] == list(range(len(events)))
+    assert events[-1]["type"] == "error" and "overloaded" in events[-1]["message"]
     serve(house, "off", "http://127.0.0.1:9/v1", "x")
     assert refused("off") == (502, "upstream_unreachable")
     with pytest.raises(openai.RateLimitError) as busy:

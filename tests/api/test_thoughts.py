@@ -49,11 +49,15 @@ def test_thoughts_stand_apart_in_each_api(house: House, engine: str) -> None:
         deltas = [it.choices[0].delta.model_dump() for it in gpt.chat.completions.create(**asked, stream=True) if it.choices]  # fmt: skip
         assert "".join(it.get("reasoning_content") or "" for it in deltas).strip() == thought.strip()
         assert not any(it.get("content") for it in deltas)
-        (item,) = gpt.responses.create(model=engine, input="hello", max_output_tokens=8, temperature=0).output
+        response = gpt.responses.create(model=engine, input="hello", max_output_tokens=8, temperature=0)
+        assert response.usage and 0 < response.usage.output_tokens_details.reasoning_tokens <= 8
+        (item,) = response.output
         assert item.type == "reasoning" and item.content and item.content[0].text.strip() == thought.strip()
         events = list(gpt.responses.create(model=engine, input="hello", max_output_tokens=8, temperature=0, stream=True))  # fmt: skip
         told = "".join(it.delta for it in events if it.type == "response.reasoning_text.delta")
         assert told.strip() == thought.strip()
+        assert events[-1].type == "response.incomplete"  # eight tokens are not enough for it
+        assert events[-1].response.usage == response.usage
         back: list[Any] = [
             *HELLO,
             {"role": "assistant", "content": "ba", "reasoning_content": thought},

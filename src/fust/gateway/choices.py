@@ -35,6 +35,9 @@ def add_usage(plan: Plan, parts: list[Usage]) -> Usage:
     )
     total.total_tokens = total.prompt_tokens + total.completion_tokens
     total.prompt_tokens_details = {"cached_tokens": sum(part.cached_tokens for part in prompts)}
+    thought = [part.reasoning_tokens for part in parts if part.reasoning_tokens is not None]
+    if thought:
+        total.completion_tokens_details = {"reasoning_tokens": sum(thought)}
     if any(part.estimated is True for part in parts):
         total.estimated = True
     return total

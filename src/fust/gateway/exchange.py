@@ -42,6 +42,8 @@ class Exchange:
         self.language: Language = language
         self.dialect: Dialect = dialect
         self.streaming = False
+        self._events = 0
+        """Events of a response that were sent: each has its number."""
         self.background = False
         """Whether nobody waits for the answer."""
         self.more: Headers = []
@@ -93,7 +95,9 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def send_piece(self, piece: bytes) -> None:
-        """Sends a part of the stream."""
+        """Sends a part of the stream, of whole events."""
+        if self.dialect == "responses":
+            self._events += piece.count(b"\n\n")  # ends of events: those of JSON's strings are escaped
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end_stream(self) -> None:
@@ -105,7 +109,7 @@ class Exchange:
         draw = draw_anthropic if self.dialect == "anthropic" else draw_openai
         status, body = draw(error, self.language, self.request_id)
         if self.streaming:
-            await self.send_piece(_error_event(body, self.dialect))
+            await self.send_piece(_error_event(body, self.dialect, self._events))
             await self.end_stream()
             return
         more: Headers = []
@@ -114,11 +118,11 @@ class Exchange:
         await self.answer(body, status, more)
 
 
-def _error_event(body: bytes, dialect: Dialect) -> bytes:
+def _error_event(body: bytes, dialect: Dialect, number: int) -> bytes:
     if dialect == "openai":
         return b"data: " + body + b"\n\n"
     if dialect == "responses":
         fault: dict[str, Any] = msgspec.json.decode(body)["error"]
         kept = {name: fault[name] for name in ("code", "message", "param")}
-        body = msgspec.json.encode({"type": "error", **kept, "sequence_number": 0})
+        body = msgspec.json.encode({"type": "error", **kept, "sequence_number": number})
     return b"event: error\ndata: " + body + b"\n\n"

@@ -25,6 +25,7 @@ from fust.gateway.images import Images
 from fust.gateway.limits import Limits
 from fust.gateway.meter import Meter
 from fust.gateway.relay import DONE, EventStream, Names, decode_answer, usage_of_answer
+from fust.gateway.shapes import thought_of
 from fust.gateway.translate import Plan
 from fust.gateway.upstream import EngineRefused, TemplateWithoutEnd, Upstream, no_answer
 from fust.records.usage import Usage as UsageRecord
@@ -198,9 +199,20 @@ class Serving:
         if plan.shape is None:
             made = msgspec.json.encode(merge_answers(answers, count.usage))
         else:
+            await self._count_thought(plan, target, thought_of(answers[0], "message"), count.usage)
             made = plan.shape.whole(answers[0], count.usage)
         await self._keep(plan)
         await exchange.answer(made)
+
+    async def _count_thought(self, plan: Plan, target: Target, thought: str, usage: Usage) -> None:
+        """Counts the tokens of a thought where they have to be told and the engine does not: see `Usage`."""
+        if plan.endpoint != "responses" or not thought or usage.reasoning_tokens is not None:
+            return
+        body = msgspec.json.encode({"content": thought, "add_special": False})
+        with contextlib.suppress(FustError):  # an engine without a tokenizer: its count stays unknown
+            async with self._upstream.post(target, "/tokenize", body) as response:
+                counted = len(decode_answer(await response.read(), target)["tokens"])
+            usage.completion_tokens_details = {"reasoning_tokens": min(counted, usage.completion_tokens)}
 
     async def _keep(self, plan: Plan) -> None:
         if plan.keep is not None:
@@ -285,6 +297,7 @@ class Serving:
         gate = asyncio.Semaphore(_AT_ONCE)
         usages = [Usage() for _ in range(number)]
         last: dict[str, Any] = {}
+        thoughts: list[str] = []
         identifier = new_id("chatcmpl-" if plan.endpoint == "chat" else "cmpl-")
 
         async def one(index: int) -> None:
@@ -304,6 +317,7 @@ class Serving:
                     if reader is not None and not _read_calls(reader, chunk):
                         continue
                     if plan.shape is not None:
+                        thoughts.append(thought_of(chunk, "delta"))
                         piece = plan.shape.chunk(chunk)
                     else:
                         chunk.pop("usage", None)
@@ -322,6 +336,7 @@ class Serving:
         finally:
             count.usage = add_usage(plan, usages)
         if plan.shape is not None:
+            await self._count_thought(plan, target, "".join(thoughts), count.usage)
             tail = plan.shape.end(count.usage)
         elif plan.include_usage:
             final: dict[str, Any] = {**last, "choices": [], "usage": count.usage}

@@ -51,3 +51,9 @@ def choice_of(answer: dict[str, Any]) -> dict[str, Any]:
     """Returns the only choice of an answer or chunk; empty when it has none (the chunk of the usage)."""
     choices: Sequence[dict[str, Any]] = answer.get("choices") or ({},)
     return choices[0]
+
+
+def thought_of(answer: dict[str, Any], part: str) -> str:
+    """Returns what an answer (part `message`) or a chunk (`delta`) has of a thought."""
+    said: dict[str, Any] = choice_of(answer).get(part) or {}
+    return said.get("reasoning_content") or ""

@@ -268,6 +268,7 @@ class Usage(msgspec.Struct):
     completion_tokens: int = 0
     total_tokens: int = 0
     prompt_tokens_details: dict[str, int] | None = None
+    completion_tokens_details: dict[str, Any] | UnsetType | None = UNSET
     estimated: bool | UnsetType = UNSET
     """Counted by the length of the text, since the API elsewhere does not tell."""
 
@@ -275,6 +276,11 @@ class Usage(msgspec.Struct):
     def cached_tokens(self) -> int:
         """Prompt tokens that the engine had already."""
         return (self.prompt_tokens_details or {}).get("cached_tokens", 0)
+
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """Tokens of the answer that were thought and not said; None where the engine does not tell."""
+        return (self.completion_tokens_details or {}).get("reasoning_tokens")
 
 
 class Answer(msgspec.Struct):

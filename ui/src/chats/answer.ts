@@ -8,6 +8,8 @@ import type { Settings, Stats, TextFile, Turn } from "./types";
 
 const DRAW_MS = 60;
 const SAVE_MS = 1000;
+/** Of an answer that came within less, its speed is not known here: its pieces may have waited and come at once. */
+const MEASURED_S = 0.2;
 
 export interface Said {
   text: string;
@@ -42,6 +44,8 @@ function setGrowing(chat: string, own: Growing | null): void {
 interface Chunk {
   choices?: { delta?: { content?: string | null; reasoning_content?: string | null } }[];
   usage?: { completion_tokens?: number; prompt_tokens?: number } | null;
+  /** Of llama.cpp, with the last chunk. */
+  timings?: { predicted_per_second?: number };
   error?: unknown;
 }
 
@@ -57,12 +61,12 @@ async function answer(chat: string, parent: string, model: string): Promise<void
   let counted = 0;
   let whole = false;
 
-  const measure = (usage: Chunk["usage"]): Stats => {
+  const measure = (usage: Chunk["usage"], told?: number): Stats => {
     const tokens = usage?.completion_tokens ?? counted;
     const writing = first === null ? 0 : (last - first) / 1000;
     return {
       tokens,
-      tokens_per_s: tokens > 1 && writing > 0 ? (tokens - 1) / writing : null,
+      tokens_per_s: tokens < 2 ? null : (told ?? (writing > MEASURED_S ? (tokens - 1) / writing : null)),
       ttft_s: first === null ? null : (first - started) / 1000,
       prompt_tokens: usage?.prompt_tokens ?? turn.stats?.prompt_tokens ?? null,
     };
@@ -97,7 +101,7 @@ async function answer(chat: string, parent: string, model: string): Promise<void
       const final = chunk.usage ?? undefined;
       if (final !== undefined || last - drawn > DRAW_MS) {
         drawn = last;
-        turn = { ...turn, stats: measure(final) };
+        turn = { ...turn, stats: measure(final, chunk.timings?.predicted_per_second) };
         const keep = last - saved > SAVE_MS;
         if (keep) saved = last;
         putTurn(chat, turn, keep ? "keep" : "show");

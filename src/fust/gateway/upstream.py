@@ -25,6 +25,7 @@ from fust.wire.targets import Target
 
 _KEEPALIVE_S = 4.0  # cpp-httplib closes an idle connection after 5 s
 _CONNECT_S = 10.0
+_CLOSING_S = 0.1
 _PER_ENGINE = 96  # below the engine's own HTTP threads, so that its health check is always heard
 _FAULT_BYTES = 64 * 1024
 _CHAT = "/v1/chat/completions"
@@ -150,6 +151,8 @@ class Upstream:
                 # on a new one: those that are left in the pool may have died with it.
                 if not pooled:
                     raise lost(target) from error
+                # A process that is being ended closes its connections a moment before its port.
+                await asyncio.sleep(_CLOSING_S)
         raise AssertionError
 
     @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fust.core.units import hours_words, show_seconds
 from tests.conftest import RunningFust, start_fust
 from tests.support.tiny_bases import write_base, write_documents, write_pairs, write_rows
 
@@ -60,8 +61,8 @@ def test_a_dry_run_says_what_would_be_done_and_trains_nothing(house):
     for said in (
         f"60 rows (messages): {kept} to train on, {held_out} held out.",
         f"{report['tokens']} tokens in {report['samples']} samples, {share} of them learned.",
-        f"{recipe['steps']} steps of {forecast['step_s']:.2f} s: ",
-        f" MB, {forecast['core_hours']:.2f} core hours.",
+        f"{recipe['steps']} steps of {show_seconds(forecast['step_s'])} s: ",
+        f" MB, {hours_words(forecast['core_hours'])} core hours.",
         f"{forecast['saving']:.3%} less work than training such a model from nothing: {forecast['flops']:.2g} operations (4 N D;",
         f" instead of {forecast['from_scratch_flops']:.2g} (6 N D, D = 20 N tokens).",
     ):
@@ -389,8 +390,8 @@ def test_rows_that_are_left_out_are_named(house, tmp_path):
         f"{report['tokens']} 个词元",
         "不是 UTF-8：1 行（bad.jsonl:31）。",
         "列名不属于任何已知格式：1 行（bad.jsonl:33）：a",
-        f"{result['recipe']['steps']} 步，每步 {result['forecast']['step_s']:.2f} 秒：共 ",
-        f"{result['forecast']['core_hours']:.2f} 核时。",
+        f"{result['recipe']['steps']} 步，每步 {show_seconds(result['forecast']['step_s'])} 秒：共 ",
+        f"{hours_words(result['forecast']['core_hours']).draw('zh')} 核时。",
         f"比从零训练同样的模型省 {result['forecast']['saving']:.3%} 的计算：",
         "第一个样本",
     ):
@@ -407,6 +408,31 @@ def test_rows_that_are_left_out_are_named(house, tmp_path):
         "too_long": ["bad.jsonl:35"],
     }
     assert report["rows"] == 35 and report["kept"] + report["held_out"] == 30
+
+
+def test_judged_answers_of_which_none_has_a_counterpart_say_what_to_do(house, tmp_path):
+    """Twenty questions, each with a good answer or a bad one: dpo has nothing to compare, lora learns the good ones."""
+    rows = tmp_path / "judged.jsonl"
+    rows.write_text(
+        "".join(
+            json.dumps({"prompt": f"question {i}", "completion": f"answer {i}", "label": i % 2 == 0}) + "\n"
+            for i in range(20)
+        )
+    )
+    chinese = replace(house, environ=house.environ | {"FUST_LANG": "zh"})
+    for speaker, said in (
+        (house, ("with none of the other judgement", "no question has both", "--method lora")),
+        (chinese, ("评价相反", "没有一个问题两者都有", "--method lora")),
+    ):
+        wish = ("tune", "admin/base", "--data", str(rows), "--to", "admin/judged", "--dry-run")
+        done = speaker.cli(*wish, "--method", "dpo", check=False)
+        assert done.returncode != 0
+        for it in said:
+            assert it in done.stderr, done.stderr
+        assert "20" in done.stderr and "No row is held out" not in done.stderr
+    dry = tune(house, "--data", str(rows), "--to", "admin/judged", "--dry-run")["report"]
+    assert dry["kept"] + dry["held_out"] == 10
+    assert {drop["code"]: drop["count"] for drop in dry["dropped"]} == {"judged_bad": 10}
 
 
 def test_rows_that_go_away_before_their_run_begins_are_missed_by_name(house, tmp_path):

@@ -20,7 +20,15 @@ from fust.core.ids import check_name, new_id, split_repo_id
 from fust.core.locks import FileLock, is_held
 from fust.core.logs import redact
 from fust.core.settings import describe_settings, load_settings
-from fust.core.units import parse_size, read_number, show_size, show_span, span_words
+from fust.core.units import (
+    hours_words,
+    parse_size,
+    read_number,
+    show_seconds,
+    show_size,
+    show_span,
+    span_words,
+)
 
 
 def test_settings_order_is_flag_env_file_default(tmp_path: Path) -> None:
@@ -245,8 +253,20 @@ def test_help_needs_no_heavy_module() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "chinese"), [(44.6, "45 秒"), (200, "3 分 20 秒"), (7500, "2 小时 5 分"), (59.7, "1 分 0 秒")]
+    ("seconds", "chinese"),
+    [(0.4, "不到 1 秒"), (44.6, "45 秒"), (200, "3 分 20 秒"), (7500, "2 小时 5 分"), (59.7, "1 分 0 秒")],
 )
 def test_a_span_is_told_in_the_readers_language(seconds: float, chinese: str) -> None:
     assert str(span_words(seconds)) == show_span(seconds)
     assert span_words(seconds).draw("zh") == chinese
+
+
+def test_a_little_is_not_nothing() -> None:
+    assert [str(hours_words(hours)) for hours in (0, 0.004, 0.006, 3)] == [
+        "0.00",
+        "under 0.01",
+        "0.01",
+        "3.00",
+    ]
+    assert hours_words(0.004).draw("zh") == "不到 0.01"
+    assert [show_seconds(it) for it in (0, 0.00312, 0.099, 2.414)] == ["0.00", "0.0031", "0.099", "2.41"]

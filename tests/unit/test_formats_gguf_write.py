@@ -48,6 +48,7 @@ CASES = {
     "Qwen3-MoE": ("Qwen3Moe", False, "qwen2", MOE),
     "Gemma 3": ("Gemma3Text", True, "", GEMMA),
     "Phi 3": ("Phi3", False, "phi3", {"sliding_window": None}),
+    "Phi 3, window": ("Phi3", False, "phi3", {"sliding_window": 32}),
     "Phi 3, long": ("Phi3", False, "normalizer", {"rope_parameters": LONG, "max_position_embeddings": 512, "original_max_position_embeddings": 256, "sliding_window": None}),
 }  # fmt: skip
 
@@ -75,7 +76,10 @@ def test_engine_and_transformers_agree(tmp_path, case):
     header = read_gguf(target)
     if "tokenizer.ggml.scores" not in header.values:
         assert header.values["tokenizer.ggml.pre"] == CASES[case][2]
-    if case == "Mistral, chat":  # llama.cpp knows no window there: a text may not be longer than it
+    if case in (
+        "Mistral, chat",
+        "Phi 3, window",
+    ):  # llama.cpp knows no window there: a text may not be longer than it
         assert header.context_length == 32
 
     ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in PROBE]
@@ -92,6 +96,42 @@ def test_engine_and_transformers_agree(tmp_path, case):
     assert len(differences) > 1000
     assert float(np.mean(differences)) < 5e-3
     assert float(np.quantile(differences, 0.999)) < 3e-2
+
+
+@pytest.mark.parametrize("case", ["Llama", "Mistral", "Qwen2", "Qwen3", "Qwen3-MoE", "Gemma 3", "Phi 3"])
+def test_every_type_of_a_family_is_loaded_and_answers_as_the_weights_do(tmp_path, monkeypatch, case):
+    """Each within what its bits allow of random weights, the worst case: the fewer bits, the further away."""
+    kind, tied, rule, more = CASES[case]
+    wide = (
+        kind,
+        tied,
+        rule,
+        {
+            **more,
+            "hidden_size": 256,
+            "intermediate_size": 256,
+            "num_attention_heads": 16,
+            "initializer_range": 0.06,
+        },
+    )
+    monkeypatch.setitem(CASES, "wide", wide)
+    tokenizer, model = house_of(tmp_path, "wide")
+    ids = tokenizer.encode(PROBE[0], add_special_tokens=False).ids[:20]
+    with torch.inference_mode():
+        wanted = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1].double(), -1)
+    means: dict[str, float] = {}
+    for type_name in ("F16", "Q8_0", "Q6_K", "Q4_K_M"):
+        target = tmp_path / f"{type_name}.gguf"
+        write_gguf(tmp_path, target, type_name, name=case, threads=2)
+        [found] = in_engine(target, [], [ids], tokenizer.token_to_id("a"), model.config.vocab_size)[
+            "logprobs"
+        ]
+        means[type_name] = float(
+            np.mean([abs(value - wanted[int(token)].item()) for token, value in found.items()])
+        )
+    for type_name, bound in {"F16": 0.004, "Q8_0": 0.06, "Q6_K": 0.15, "Q4_K_M": 0.5}.items():
+        assert means[type_name] < bound, means
+    assert list(means.values()) == sorted(means.values())
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0"])
@@ -244,6 +284,8 @@ FAMILY_REFUSALS = {
     "pattern": ("Gemma3Text", {"layer_types": ["full_attention"] * 7}, "layer_types"),
     "scale": ("Gemma3Text", {"query_pre_attn_scalar": 256}, "query_pre_attn_scalar 256"),
     "factors": ("Phi3", {"rope_parameters": LONG | {"long_factor": [1.0]}}, "rope factors"),
+    "head size": ("Qwen2", {"head_dim": 32}, "head_dim 32 x 4"),
+    "head size of Phi": ("Phi3", {"head_dim": 32}, "head_dim 32 x 4"),
     "too many layers": ("Llama", {"num_hidden_layers": 1}, "blk.1."),
 }
 

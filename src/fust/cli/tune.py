@@ -15,7 +15,7 @@ from fust.client import Client, ClientError
 from fust.core.decode_words import words_of
 from fust.core.errors import InvalidInput
 from fust.core.i18n import t
-from fust.core.units import show_size, span_words
+from fust.core.units import hours_words, show_seconds, show_size, span_words
 from fust.wire.runs import Run
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -209,10 +209,10 @@ def _plan(run: Run) -> str:
         t(
             "{steps} steps of {step_s} s: {span}, {memory}, {core_hours} core hours.",
             steps=result["recipe"]["steps"] - (result["recipe"].get("extends") or {"step": 0})["step"],
-            step_s=f"{forecast['step_s']:.2f}",
+            step_s=show_seconds(forecast["step_s"]),
             span=span_words(forecast["time_s"]),
             memory=show_size(forecast["memory_bytes"]),
-            core_hours=f"{forecast['core_hours']:.2f}",
+            core_hours=hours_words(forecast["core_hours"]),
         )
     )
     lines.append(_work(result["recipe"], forecast))

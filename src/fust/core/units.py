@@ -57,20 +57,27 @@ def show_size(size_bytes: float) -> str:
 
 
 def show_span(seconds: float) -> str:
-    """Returns `45 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    """Returns `under 1 s`, `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    return str(span_words(seconds))
 
 
 def span_words(seconds: float) -> Words:
     """Returns the same for a field of a message, which is drawn in its reader's language."""
     whole = round(seconds)
+    if whole < 1:
+        return Words("under 1 s")
     if whole < 60:
         return Words("{seconds} s", seconds=whole)
     if whole < 3600:
         return Words("{minutes} min {seconds} s", minutes=whole // 60, seconds=whole % 60)
     return Words("{hours} h {minutes} min", hours=whole // 3600, minutes=whole % 3600 // 60)
+
+
+def show_seconds(seconds: float) -> str:
+    """Returns `2.41`, and of less than a tenth its first figures, such as `0.0031`."""
+    return f"{seconds:.2f}" if seconds >= 0.1 or not seconds else f"{seconds:.2g}"
+
+
+def hours_words(hours: float) -> Words:
+    """Returns `12.34`, and of a little work, which is not nothing, `under 0.01`; for a field of a message."""
+    return Words("under 0.01") if 0 < hours < 0.005 else Words("{hours}", hours=f"{hours:.2f}")

@@ -206,12 +206,16 @@ class Config(msgspec.Struct):
     @property
     def context(self) -> int:
         """Returns the longest text; where llama.cpp knows no window that slides, no longer than that window."""
-        slides = self.family.name == "llama" and self.sliding_window
+        slides = self.family.name in ("llama", "phi3") and self.sliding_window
         return (
             min(self.max_position_embeddings, self.sliding_window or 0)
             if slides
             else self.max_position_embeddings
         )
+
+
+_SQUARE = ("qwen2", "phi3")
+"""Families whose heads, in llama.cpp, are together as wide as the model: other files are not loaded."""
 
 
 def read_config(folder: Path) -> Config:
@@ -241,6 +245,8 @@ def read_config(folder: Path) -> Config:
         raise refused("activation", activation[:50])
     if config.use_sliding_window and config.sliding_window:
         raise refused("sliding window", str(config.sliding_window))
+    if family.name in _SQUARE and config.head_size * config.num_attention_heads != config.hidden_size:
+        raise refused("head_dim", f"{config.head_size} x {config.num_attention_heads}")
     if min(config.num_attention_heads, config.key_heads, config.head_size, config.num_hidden_layers) < 1:
         raise refused("config.json", "a number that is not positive")
     if family.name in _CHECKS:

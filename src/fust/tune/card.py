@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from fust.core.i18n import Language, fill
-from fust.core.units import show_span
+from fust.core.units import hours_words, span_words
 from fust.tune.progress import Point, Trained
 from fust.tune.recipe import Reasoned, Recipe
 from fust.tune.report import DataReport
@@ -242,10 +242,10 @@ class _Page:
             hardware = say(
                 "{processor}, {processes} processes with {threads} threads each, {precision}", **fields
             )
-        hours = f"{spent_s * recipe.threads * recipe.processes / 3600:.2f}"
+        hours = hours_words(spent_s * recipe.threads * recipe.processes / 3600)
         return [
             (say("Hardware"), hardware),
-            (say("Time"), say("{span} ({hours} core hours)", span=show_span(spent_s), hours=hours)),
+            (say("Time"), say("{span} ({hours} core hours)", span=span_words(spent_s), hours=hours)),
             (say("Seed"), str(recipe.seed)),
             (say("SHA-256 of the weights"), f"`{record.weights_sha256}`"),
         ]

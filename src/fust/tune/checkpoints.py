@@ -46,6 +46,8 @@ class State(msgspec.Struct):
     mean_loss: float = 0.0
     """Moving average of the loss; 0 before the first step."""
     best_loss: float = 0.0
+    first_loss: float = 0.0
+    """Of the first step."""
     early_loss: float = 0.0
     """What ``mean_loss`` was after a few steps: a loss that stays there is stuck."""
     first_held_out_loss: float | None = None

@@ -36,6 +36,8 @@ def check_numbers(loss: float, repo_id: str) -> None:
 def note_loss(state: State, point: Point) -> None:
     """Takes a step's loss into the averages."""
     state.step = point.step
+    if point.step == 1:
+        state.first_loss = point.loss
     state.mean_loss = point.loss if point.step == 1 else 0.9 * state.mean_loss + 0.1 * point.loss
     state.best_loss = state.mean_loss if point.step == 1 else min(state.best_loss, state.mean_loss)
     if point.step == _EARLY_STEPS:
@@ -50,17 +52,36 @@ def is_diverging(state: State, recipe: Recipe, loss: float) -> bool:
 
 
 def say_when_stuck(state: State, recipe: Recipe, watcher: Watcher) -> None:
-    """Says once that the loss does not fall."""
-    looks = state.step == max(_STUCK_AFTER, recipe.steps // 4)
-    if looks and state.early_loss and state.mean_loss > 0.99 * state.early_loss:
+    """Says once that the loss does not fall; too high a rate leaves it above where it began, for that breaks the weights."""
+    if state.step != max(_STUCK_AFTER, recipe.steps // 4) or not state.early_loss:
+        return
+    now = f"{state.mean_loss:.4f}"
+    if _has_risen(state):
+        watcher.say(
+            "The loss is above where it began: {first} at the first step, {now} after {step}. Lower the learning rate "
+            "(--set learning_rate=…).",
+            first=f"{state.first_loss:.4f}",
+            now=now,
+            step=state.step,
+        )
+    elif state.mean_loss > 0.99 * state.early_loss:
         watcher.say(
             "The loss does not fall: {early} after {steps} steps, {now} after {step}. Raise the learning rate "
             "(--set learning_rate=…), or look at the rows with --dry-run.",
             early=f"{state.early_loss:.4f}",
             steps=_EARLY_STEPS,
-            now=f"{state.mean_loss:.4f}",
+            now=now,
             step=state.step,
         )
+
+
+def _has_risen(state: State) -> bool:
+    """Returns whether the loss is above its first, beyond what other rows do; the same rows tell it better."""
+    if state.mean_loss <= state.first_loss or not state.first_loss:
+        return False
+    if state.held_out_loss and state.first_held_out_loss and state.held_out_loss != state.first_held_out_loss:
+        return state.held_out_loss > 1.002 * state.first_held_out_loss
+    return state.mean_loss > 1.01 * state.first_loss
 
 
 def say_when_worse(trained: Trained, say: Callable[..., None]) -> None:

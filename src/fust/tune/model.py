@@ -203,13 +203,16 @@ class Tuned:
 
     def write(self, folder: Path) -> None:
         """Writes what the hub gets: an adapter as PEFT has it, or whole weights in the base's own dtype."""
+        more = {}
         if self._is_adapter:
             # peft names the folder that the base was read from, which nobody else has.
             self.model.peft_config["default"].base_model_name_or_path = self._base
+            # No adapter of ours has embeddings; left to itself, peft asks the public hub how many the base has.
+            more = {"save_embedding_layers": False}
         else:
             self.model.to(self._stored)
         with full_disk_is_clear(folder), disk_errors():
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, **more)
 
     def load(self, weights: Tensors) -> None:
         """Takes trained weights from a checkpoint."""

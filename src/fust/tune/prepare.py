@@ -461,7 +461,7 @@ class _Work:
 
     def _notes(self, held_out: npt.NDArray[np.bool_]) -> Iterator[Note]:
         """Yields what else is to be known of the rows."""
-        if not held_out.any():
+        if not held_out.any() and len(held_out):
             yield Note("No row is held out, so nothing will tell what is only learned by heart: add rows, or a file of others named test.jsonl.")  # fmt: skip
         elif not self._sorting.has_own and not self._has_small_hash(held_out):
             yield Note(

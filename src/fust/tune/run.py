@@ -38,9 +38,10 @@ from fust.accounts.rights import Identity
 from fust.accounts.service import Accounts
 from fust.core.errors import InvalidInput
 from fust.core.files import write_atomic
+from fust.core.i18n import Words
 from fust.core.ids import RepoType
 from fust.core.machine import processor_flags
-from fust.core.units import show_size, span_words
+from fust.core.units import show_seconds, show_size, span_words
 from fust.formats.gguf_write import check_gguf
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
@@ -343,9 +344,13 @@ class Run:
                 drop.template, data={"code": drop.code, "rows": list(drop.rows)}, **drop.fields()
             )
         if not report.kept:
+            why = max(report.dropped, key=lambda drop: drop.count, default=None)
             raise InvalidInput(
                 "None of the {rows} rows can be trained on.",
-                hint="The lines above say why, row by row.",
+                hint="dpo compares a good and a bad answer to one question, and no question has both: add the other ones, or "
+                "learn from the good ones with --method lora."
+                if why and why.code == "no_counterpart"
+                else "The lines above say why, row by row.",
                 code="nothing_to_train_on",
                 rows=report.rows,
             )
@@ -397,7 +402,7 @@ class Run:
                 for name, value in (("plan", decided), ("report", report), ("preview", preview))
             },
             steps=decided.recipe.steps - decided.recipe.first_step,
-            step_s=f"{forecast.step_s:.2f} s",
+            step_s=Words("{seconds} s", seconds=show_seconds(forecast.step_s)),
             span=span_words(forecast.time_s),
             memory=show_size(forecast.memory_bytes),
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fust.core.units import hours_words, show_seconds
+from fust.core.units import hours_words, show_seconds, span_words
 from tests.conftest import RunningFust, start_fust
 from tests.support.tiny_bases import write_base, write_documents, write_pairs, write_rows
 
@@ -172,6 +172,72 @@ def test_an_adapter_that_peft_loads_and_that_learned(house, tmp_path):
     ):
         assert said in card, said
     assert json.loads((adapter / "recipe.json").read_text())["steps"] == 40
+
+
+def table_of(page: str, heading: str) -> dict[str, list[str]]:
+    """Returns the rows of the first table below a heading, by their first cell."""
+    lines = page.split(f"## {heading}\n", 1)[1].split("\n## ")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {first: rest for first, *rest in cells}
+
+
+def test_the_card_tells_all_of_the_record_in_both_languages(house, tmp_path):
+    """Base, data, licence, teacher, recipe, hardware, time, cost, curve and limits: each as the run has it."""
+    base = write_base(tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: [sw]\n---\n")
+    house.cli("push", str(base), "admin/licensed")
+    rows = write_rows(tmp_path / "rows.jsonl", 40)
+    told = [json.loads(line) | {"model": "acme/large-7b"} for line in rows.read_text().splitlines()]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in [*told, {"messages": []}]))
+    house.cli("push", str(rows), "admin/told", "--type", "dataset")
+    wish = ["--data", "admin/told", "--to", "admin/carded", "--set", "steps=24", "--set", "seed=5"]
+    done = house.cli("--json", "tune", "admin/licensed", *wish)
+    result = json.loads(done.stdout)["result"]
+    recipe, trained, report = result["recipe"], result["trained"], result["report"]
+    points = house.request("GET", "/admin/carded/resolve/main/training_log.jsonl")[2].splitlines()
+    losses = {point["step"]: f"{point['loss']:.4f}" for point in map(json.loads, points)}
+
+    def sha(kind: str, repo: str) -> str:
+        return json.loads(house.request("GET", f"/api/{kind}/admin/{repo}")[2])["sha"]
+
+    card = house.request("GET", "/admin/carded/resolve/main/README.md")[2].decode()
+    _, front, english, chinese = card.split("---\n", 3)
+    for said in ("base_model: admin/licensed", "- admin/told", "license: apache-2.0", "language:\n- sw"):
+        assert said in front
+    hours = hours_words(trained["spent_s"] * recipe["threads"] / 3600)
+    for language, page, named in (
+        (
+            "en",
+            english,
+            "Record Base Data Rows Teacher Licence Hardware Time Seed Steps Curve Recipe Limits",
+        ),
+        ("zh", chinese, "记录 基座模型 数据 行 教师模型 许可 硬件 用时 随机种子 步数 曲线 配方 限制"),
+    ):
+        names = named.split()
+        facts, curve, choices = (table_of(page, names[at]) for at in (0, 10, 11))
+        wanted = {
+            "Base": f"`admin/licensed`|`{sha('models', 'licensed')}`",
+            "Data": f"`admin/told`|`{sha('datasets', 'told')}`",
+            "Rows": f"{report['kept']} |{report['held_out']} |41 |messages",
+            "Teacher": "acme/large-7b",
+            "Licence": "apache-2.0",
+            "Hardware": f"{recipe['threads']} |{recipe['precision']}",
+            "Time": f"{span_words(trained['spent_s']).draw(language)}|{hours.draw(language)}",
+            "Seed": "5",
+            "Steps": "24",
+        }
+        for name, said in zip(names[1:], wanted.values(), strict=False):
+            assert all(it in facts[name][0] for it in said.split("|")), (name, facts[name])
+        assert facts["Held-out loss, before and after" if language == "en" else "训练前后的留出损失"] == [
+            f"{trained['first_held_out_loss']:.4f} → {trained['held_out_loss']:.4f}"
+        ]
+        drawn = {int(step): row for step, row in curve.items() if step.isdigit()}
+        assert {step: row[0] for step, row in drawn.items()}.items() <= losses.items()
+        assert len(drawn) >= 12 and 24 in drawn and any(row[1] for row in drawn.values())
+        assert {it["name"] for it in result["reasons"]} <= choices.keys()
+        limits = page.split(f"## {names[12]}\n", 1)[1].split("\n## ")[0]
+        assert limits.count("\n- ") >= 3 and str(report["kept"]) in limits and "rows.jsonl:41" in limits
+    assert len(recipe["base_revision"]) == len(recipe["data_revision"]) == 40
 
 
 def test_the_news_of_a_run_carry_the_curve(house):

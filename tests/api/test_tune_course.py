@@ -142,3 +142,5 @@ def test_a_result_that_is_worse_than_its_base_is_told(house):
     for rate, is_worse in ((dials, True), ((*dials[:3], "learning_rate=0.001"), False)):
         done = house.cli("tune", "admin/base", "--data", "admin/rows", "--to", "admin/broken", *rate)
         assert ("worse than its base" in done.stderr) is is_worse
+        card = house.request("GET", "/admin/broken/resolve/main/README.md")[2].decode()
+        assert ("it is worse than its base" in card) is ("不如基座模型" in card) is is_worse

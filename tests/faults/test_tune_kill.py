@@ -109,6 +109,33 @@ def test_killed_paused_and_left_alone_it_ends_in_the_bits_of_an_undisturbed_run(
         server.stop()
 
 
+def test_a_machine_that_stops_at_once_costs_nothing_of_it(tmp_path: Path) -> None:
+    """Server and run are killed together, twice, as without power; the next server starts it again, and each way in finds it."""
+    server = start_fust(tmp_path / "home", jobs__cores=1)
+    try:
+        server.cli("push", str(write_base(tmp_path / "base")), "admin/base")
+        server.cli("push", str(write_rows(tmp_path / "rows.jsonl")), "admin/rows", "--type", "dataset")
+        calm = wait(server, start(server, "calm"), lambda run: run["state"] == "succeeded")["result"]
+        run_id = start(server, "rough")
+        for steps in (10, 60):
+            wait(
+                server, run_id, lambda run, steps=steps: run["state"] == "running" and steps_done(run) > steps
+            )
+            server.process.kill()
+            kill_worker(server, run_id)
+            server.kill()
+            server = start_fust(tmp_path / "home", jobs__cores=1)
+            assert run_id in server.cli("jobs").stdout
+            assert run_of(server, run_id)["state"] in ("queued", "running")
+            assert server.request("GET", f"/fust/v1/tune/runs/{run_id}")[0] == 200, "its page is drawn of it"
+        ended = wait(server, run_id, lambda run: run["state"] == "succeeded")["result"]
+        assert ended["weights_sha256"] == calm["weights_sha256"]
+        points = json.loads(server.request("GET", f"/fust/v1/tune/runs/{run_id}/points")[2])["items"]
+        assert [point["step"] for point in points] == list(range(1, STEPS + 1))
+    finally:
+        server.stop()
+
+
 def test_paused_ended_early_and_extended_through_kills_of_run_and_server(tmp_path: Path) -> None:
     """A new server finds a paused run and ends it; what goes on from it ends in the same bits, killed or not."""
     server = start_fust(tmp_path / "home", jobs__cores=1)

@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -585,6 +586,41 @@ def test_checkpoints_come_once_a_minute_and_less_often_where_they_take_long(benc
     for save_s, since_s, due in ((0.1, 59, False), (0.1, 61, True), (6.0, 190, False), (6.0, 210, True)):
         training._save_s, training._saved_at = save_s, time.monotonic() - since_s
         assert training._is_due() is due
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """For when power fails: files and folder are synced, then renamed, then the rename is synced, and then older ones go."""
+    seen: list[tuple[str, str]] = []
+    folder = tmp_path / "work" / "checkpoints"
+
+    def noting(owner, name, say):
+        real = getattr(owner, name)
+
+        def noted(*arguments, **more):
+            seen.append((name, say(arguments[0]).removeprefix(str(tmp_path) + "/")))
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    noting(os, "fsync", lambda number: os.readlink(f"/proc/self/fd/{number}"))
+    noting(Path, "rename", str)
+    noting(shutil, "rmtree", str)
+    for step in (1, 2, 3, 3):
+        del seen[:]
+        save_checkpoint(folder, "key", {"w": torch.ones(9)}, {"m.w": torch.ones(9)}, State(step=step))
+        part = f"work/checkpoints/step-0000000{step}.tmp"
+        events = [it for it in seen if it[0] != "rmtree" or (tmp_path / it[1]).suffix != ".tmp"]
+        renamed = max(at for at, it in enumerate(events) if it == ("rename", part))
+        before = [name for what, name in events[:renamed] if what == "fsync"]
+        for name in ("weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json"):
+            assert f"{part}/{name}" in before
+        assert before[-1] == part, "the folder's own list of files"
+        assert events[renamed + 1] == ("fsync", "work/checkpoints")
+        assert all(what != "rmtree" or name.endswith(".old") for what, name in events[:renamed])
+        if step == 1:
+            assert ("fsync", "work") in events[:renamed], "the folder of checkpoints is new"
+    assert ("rename", "work/checkpoints/step-00000003") in events, "the one in the way had to go"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000003"]
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(bench, tmp_path):

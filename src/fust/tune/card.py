@@ -300,6 +300,9 @@ class _Page:
                     rows=report.kept,
                 )
             )
+        before, after = self._record.trained.first_held_out_loss, self._record.trained.held_out_loss
+        if recipe.base and before is not None and after is not None and after > before:
+            notes.append(say("On rows it has not seen it is worse than its base: see the held-out loss."))
         if report.endless:
             notes.append(
                 say(

@@ -112,7 +112,10 @@ def save_checkpoint(
     shutil.rmtree(part, ignore_errors=True)
     try:
         with full_disk_is_clear(folder):
-            part.mkdir(parents=True)
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                fsync_folder(folder.parent)
+            part.mkdir()
             files = {
                 name: _File(*write_tensors(part / name, tensors))
                 for name, tensors in ((_WEIGHTS, weights), (_OPTIMIZER, optimizer))
@@ -124,7 +127,6 @@ def save_checkpoint(
         shutil.rmtree(part, ignore_errors=True)
         raise
     _put(part, final)
-    fsync_folder(folder)
     for old in _folders(folder)[_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -180,15 +182,14 @@ def adopt_checkpoint(source: Path, source_key: str, folder: Path, recipe_key: st
 
 
 def _put(part: Path, final: Path) -> None:
-    """Renames; where a checkpoint of the same step is in the way (after a roll-back) it makes room first."""
+    """Renames; where a checkpoint of the same step is in the way (after a roll-back) it goes once the new one is on the disk."""
+    old = final.with_suffix(".old")
     if final.exists():
-        old = final.with_suffix(".old")
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
-        part.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        part.rename(final)
+    part.rename(final)
+    fsync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(path: Path, said: msgspec.Struct) -> _File:

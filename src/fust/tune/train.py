@@ -149,67 +149,7 @@ class Training:
         self._show(self.state.step, always=True)
         return self._ended(finished=True)
 
-    def measure(self) -> float:
-        """Returns seconds for one step, from passes of the first one; nothing is moved by it.
-
-        All memory that training takes has been taken once after it. What an adapter learns of the passes is kept, and the
-        first step goes on behind them; of whole weights a copy of the gradients would be as large as the model.
-        """
-        if self._recipe.method == "dpo":  # any reference will do
-            self._preference = Preference(self._recipe.beta, torch.zeros(self._batches.count))
-        took: list[float] = []
-        begun = _Begun(0)
-        # From the second step on there are moments while passes are computed; until then others stand for them.
-        moments = [torch.ones_like(p) for p in self.tuned.trained.values() for _ in range(2)]
-        batches, weight = self._passes(0)
-        mine = self._team.share_of(batches)
-        for number, batch in mine:
-            began = time.monotonic()
-            self._learn(begun, number, batch, weight)
-            took.append(time.monotonic() - began)
-            if len(took) >= 3 and sum(took) > _MEASURE_S:
-                break
-        check_numbers(begun.loss, self._recipe.base)
-        turns = self._recipe.turns_per_step
-        if turns < 3:
-            # The first pass also fills caches and takes memory from the system, and so does the first move.
-            moments.clear()
-            self._move_nowhere()
-            began = time.monotonic()
-            for number, batch in mine:
-                self._learn(begun, number, batch, weight)
-            return time.monotonic() - began + self._move_nowhere()
-        trained = self.tuned.trained.values()
-        keeps = self._recipe.is_adapter and self._preference is None
-        kept = [None if p.grad is None else p.grad.clone() for p in trained] if keeps else []
-        moments.clear()
-        moved_s = self._move_nowhere()
-        if keeps:
-            begun.took_s = sum(took)
-            self._begun = begun
-            for parameter, gradient in zip(trained, kept, strict=True):
-                parameter.grad = gradient
-        return sorted(took[1:])[len(took[1:]) // 2] * turns + moved_s
-
-    def settle(self, recipe: Recipe, recipe_key: str) -> None:
-        """Takes the recipe that was decided by the measuring: it differs in how many steps there are, and how large.
-
-        Passes of a step of another size are forgotten: what they have learned is a share of that one.
-        """
-        if recipe.passes_per_step != self._recipe.passes_per_step:
-            self._begun = None
-            self._mover.forget()
-        self._recipe, self._key = recipe, recipe_key
-        self._mover = Mover(self.tuned.trained, recipe)
-
-    def _move_nowhere(self) -> float:
-        """Returns the seconds of a move with a rate of 0, by the gradients of all processes."""
-        self._team.agree(True)  # all have come so far
-        began = time.monotonic()
-        self._team.add_gradients(self.tuned.trained.values())
-        self._mover.move(0.0)
-        self._mover.load({})
-        return time.monotonic() - began
+    # A step
 
     def _passes(self, step: int) -> tuple[list[Batch], int]:
         """Returns the passes of a step, and what they weigh together."""
@@ -277,6 +217,8 @@ class Training:
         if found is not None:
             self._preference = Preference(self._recipe.beta, found)
         return found is not None
+
+    # Behind a step
 
     def _note(self, point: Point, took_s: float) -> None:
         state, recipe = self.state, self._recipe
@@ -357,6 +299,21 @@ class Training:
         self.tuned.model.train()
         return (total / weight if weight else None), (_won(margins) / len(margins) if margins else None)
 
+    def _ended(self, *, finished: bool) -> Trained:
+        self._saved()
+        state = self.state
+        return Trained(
+            state.step,
+            state.tokens,
+            state.learned_tokens,
+            state.spent_s,
+            state.mean_loss,
+            state.held_out_loss,
+            state.first_held_out_loss,
+            finished,
+            state.held_out_accuracy,
+        )
+
     # Checkpoints
 
     def _save(self) -> None:
@@ -409,20 +366,69 @@ class Training:
         self._begun = None
         self.state = found.state
 
-    def _ended(self, *, finished: bool) -> Trained:
-        self._saved()
-        state = self.state
-        return Trained(
-            state.step,
-            state.tokens,
-            state.learned_tokens,
-            state.spent_s,
-            state.mean_loss,
-            state.held_out_loss,
-            state.first_held_out_loss,
-            finished,
-            state.held_out_accuracy,
-        )
+    # Measuring, before a run
+
+    def measure(self) -> float:
+        """Returns seconds for one step, from passes of the first one; nothing is moved by it.
+
+        All memory that training takes has been taken once after it. What an adapter learns of the passes is kept, and the
+        first step goes on behind them; of whole weights a copy of the gradients would be as large as the model.
+        """
+        if self._recipe.method == "dpo":  # any reference will do
+            self._preference = Preference(self._recipe.beta, torch.zeros(self._batches.count))
+        took: list[float] = []
+        begun = _Begun(0)
+        # From the second step on there are moments while passes are computed; until then others stand for them.
+        moments = [torch.ones_like(p) for p in self.tuned.trained.values() for _ in range(2)]
+        batches, weight = self._passes(0)
+        mine = self._team.share_of(batches)
+        for number, batch in mine:
+            began = time.monotonic()
+            self._learn(begun, number, batch, weight)
+            took.append(time.monotonic() - began)
+            if len(took) >= 3 and sum(took) > _MEASURE_S:
+                break
+        check_numbers(begun.loss, self._recipe.base)
+        turns = self._recipe.turns_per_step
+        if turns < 3:
+            # The first pass also fills caches and takes memory from the system, and so does the first move.
+            moments.clear()
+            self._move_nowhere()
+            began = time.monotonic()
+            for number, batch in mine:
+                self._learn(begun, number, batch, weight)
+            return time.monotonic() - began + self._move_nowhere()
+        trained = self.tuned.trained.values()
+        keeps = self._recipe.is_adapter and self._preference is None
+        kept = [None if p.grad is None else p.grad.clone() for p in trained] if keeps else []
+        moments.clear()
+        moved_s = self._move_nowhere()
+        if keeps:
+            begun.took_s = sum(took)
+            self._begun = begun
+            for parameter, gradient in zip(trained, kept, strict=True):
+                parameter.grad = gradient
+        return sorted(took[1:])[len(took[1:]) // 2] * turns + moved_s
+
+    def settle(self, recipe: Recipe, recipe_key: str) -> None:
+        """Takes the recipe that was decided by the measuring: it differs in how many steps there are, and how large.
+
+        Passes of a step of another size are forgotten: what they have learned is a share of that one.
+        """
+        if recipe.passes_per_step != self._recipe.passes_per_step:
+            self._begun = None
+            self._mover.forget()
+        self._recipe, self._key = recipe, recipe_key
+        self._mover = Mover(self.tuned.trained, recipe)
+
+    def _move_nowhere(self) -> float:
+        """Returns the seconds of a move with a rate of 0, by the gradients of all processes."""
+        self._team.agree(True)  # all have come so far
+        began = time.monotonic()
+        self._team.add_gradients(self.tuned.trained.values())
+        self._mover.move(0.0)
+        self._mover.load({})
+        return time.monotonic() - began
 
 
 def _won(margins: list[float]) -> float:

@@ -174,6 +174,21 @@ def test_an_adapter_that_peft_loads_and_that_learned(house, tmp_path):
     assert json.loads((adapter / "recipe.json").read_text())["steps"] == 40
 
 
+def test_the_news_of_a_run_carry_the_curve(house):
+    run_id = last_run(house)["id"]
+    events = house.request("GET", f"/fust/v1/runs/{run_id}/events")[2].decode()
+    points = [
+        json.loads(line[6:])["data"]
+        for line in events.splitlines()
+        if line.startswith("data: ") and "gradient_norm" in line
+    ]
+    assert [point["step"] for point in points] == list(range(1, 41))
+    assert all(
+        point["loss"] > 0 and point["learning_rate"] >= 0 and point["tokens_per_s"] > 0 for point in points
+    )
+    assert any(point["held_out_loss"] for point in points)
+
+
 def table_of(page: str, heading: str) -> dict[str, list[str]]:
     """Returns the rows of the first table below a heading, by their first cell."""
     lines = page.split(f"## {heading}\n", 1)[1].split("\n## ")[0].splitlines()
@@ -238,21 +253,6 @@ def test_the_card_tells_all_of_the_record_in_both_languages(house, tmp_path):
         limits = page.split(f"## {names[12]}\n", 1)[1].split("\n## ")[0]
         assert limits.count("\n- ") >= 3 and str(report["kept"]) in limits and "rows.jsonl:41" in limits
     assert len(recipe["base_revision"]) == len(recipe["data_revision"]) == 40
-
-
-def test_the_news_of_a_run_carry_the_curve(house):
-    run_id = last_run(house)["id"]
-    events = house.request("GET", f"/fust/v1/runs/{run_id}/events")[2].decode()
-    points = [
-        json.loads(line[6:])["data"]
-        for line in events.splitlines()
-        if line.startswith("data: ") and "gradient_norm" in line
-    ]
-    assert [point["step"] for point in points] == list(range(1, 41))
-    assert all(
-        point["loss"] > 0 and point["learning_rate"] >= 0 and point["tokens_per_s"] > 0 for point in points
-    )
-    assert any(point["held_out_loss"] for point in points)
 
 
 def test_all_weights_from_a_local_file_and_transformers_loads_them(house, tmp_path):

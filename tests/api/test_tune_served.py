@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,9 @@ from tests.support.tiny_bases import write_base, write_rows
 
 pytest.importorskip("peft", reason="peft is not installed (pip install 'fust[tune]')")
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is deprecated:FutureWarning"
+)  # peft and transformers, of one another
 openai = pytest.importorskip("openai", reason="openai is not installed")
 
 
@@ -113,3 +117,49 @@ def test_an_adapter_joins_while_chats_go_on_and_none_fails(house):
     assert {said for answers in chats.answers.values() for said in answers} == {chats.answers["helper"][0]}
     assert answer != chats.answers["helper"][0]
     assert deployment_ids(house) == before
+
+
+def push_adapter(house: RunningFust, folder: Path, name: str) -> None:
+    """Pushes a new base and an adapter of it that PEFT saved from a folder."""
+    from tests.support.hf_models import adapter_of
+
+    base, adapter = write_base(folder / "base", seed=3), folder / "adapter"
+    house.cli("push", str(base), f"admin/{name}-base")
+    adapter_of(base, adapter)
+    config = adapter / "adapter_config.json"
+    said = json.loads(config.read_text()) | {"base_model_name_or_path": f"admin/{name}-base"}
+    config.write_text(json.dumps(said))
+    done = house.cli("push", str(adapter), f"admin/{name}", check=False)
+    assert done.returncode == 1 and "README.md" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert str(base) in done.stderr, "the folder that PEFT wrote into the card"
+    (adapter / "README.md").unlink()
+    house.cli("push", str(adapter), f"admin/{name}")
+
+
+def test_serving_an_adapter_converts_its_base_and_waits_for_it(house, tmp_path):
+    """The base is safetensors and not served: one command, and both answer."""
+    push_adapter(house, tmp_path, "alone")
+    done = house.cli("serve", "admin/alone", check=False)
+    assert done.returncode == 0, done.stderr
+    with Chats(house, []) as chats:
+        assert chats.say("admin/alone") != chats.say("admin/alone-base")
+    house.cli("stop", "admin/alone-base")
+
+
+def test_a_base_on_an_engine_without_adapters_says_so_and_goes_on_answering(house, tmp_path):
+    push_adapter(house, tmp_path, "exact")
+    house.cli("serve", "admin/exact-base", "--engine", "transformers")
+    with Chats(house, ["admin/exact-base"]) as chats:
+        chats.wait("admin/exact-base", 1)
+        for name in ("admin/exact", "admin/exact-base:admin/exact"):
+            with pytest.raises(openai.BadRequestError, match="--engine llamacpp") as caught:
+                chats.say(name)
+            assert caught.value.code == "no_adapters" and "Its engine is transformers" in caught.value.message
+        done = house.cli("serve", "admin/exact", check=False)
+        assert done.returncode == 1 and "admin/exact-base takes no adapters" in done.stderr
+        chats.wait("admin/exact-base", 2)
+    assert chats.failures == []
+    house.cli("serve", "admin/exact-base", "--engine", "llamacpp")
+    with Chats(house, []) as chats:
+        assert chats.say("admin/exact") != chats.say("admin/exact-base")
+    house.cli("stop", "admin/exact-base")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -99,10 +100,15 @@ def serve(
             repo_id, file = _upload(cli, client, path.expanduser())
         else:
             repo_id, _, file = model.partition(":")
-        deployment = client.create_deployment(repo_id, file, alias, engine=engine, pin=pin)
+        deployment = _once_there(
+            lambda: client.create_deployment(repo_id, file, alias, engine=engine, pin=pin)
+        )
     for adapter in adapters:
-        adapter_repo, _, adapter_file = adapter.partition(":")
-        deployment = client.add_adapter(deployment.id, adapter_repo, adapter_file)
+        repo, _, adapter_file = adapter.partition(":")
+        base = deployment.id
+        deployment = _once_there(
+            lambda base=base, repo=repo, file=adapter_file: client.add_adapter(base, repo, file)
+        )
     if not detach:
         deployment = _wait(client, deployment)
     cli.result(deployment, _how_to_use(deployment))
@@ -147,6 +153,17 @@ def _glob_escape(text: str) -> str:
     import glob
 
     return glob.escape(text)
+
+
+def _once_there(ask: Callable[[], Deployment]) -> Deployment:
+    """Returns what is answered once an adapter's base, which may have to be converted first, is there to look at."""
+    while True:
+        try:
+            return ask()
+        except ClientError as error:
+            if error.code != "model_loading":
+                raise
+        time.sleep(_POLL_S)
 
 
 def _wait(client: Client, deployment: Deployment) -> Deployment:

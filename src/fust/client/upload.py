@@ -132,4 +132,11 @@ def speaking_clearly(base_url: str) -> Generator[None]:
                 url=base_url,
                 reason=str(error)[:200],
             ) from error
+        if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
+            raise InvalidInput(
+                "README.md has front matter that a hub does not take: {fault}",
+                hint="Mend it between its `---` lines, or leave the file out; PEFT writes the folder that a base was read from.",
+                fault=str(error).partition("\n")[2].removeprefix("- ")[:500],
+                code="bad_card",
+            ) from error
         raise

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from sqlalchemy import delete, select
 
@@ -126,7 +127,9 @@ class Attaching:
             split_repo_id(repo_id)
             commit = self._files.resolve_revision(repo_id, "main")
             tree = self._files.list_files(repo_id, commit)
-            hosted = next(self.deployments_of(bases_named(self._files, repo_id, commit, tree)), None)
+            named = bases_named(self._files, repo_id, commit, tree)
+            # One that takes none is found too: whoever asks hears that, and not that there is no such model.
+            hosted = next(chain(self.deployments_of(named), self.deployments_of(named, taking=False)), None)
             # A model made of that base names it as well, so a GGUF file is asked what it is.
             if hosted is None or not (is_adapter(tree) or holds_lora(self._files, repo_id, commit, tree)):
                 return None
@@ -134,11 +137,11 @@ class Attaching:
             return None
         return Found(hosted, None, repo_id)
 
-    def deployments_of(self, named: Iterable[str]) -> Iterator[Hosted]:
-        """Yields the deployments that take adapters and are, or were made of, one of these repos."""
+    def deployments_of(self, named: Iterable[str], *, taking: bool = True) -> Iterator[Hosted]:
+        """Yields the deployments that are, or were made of, one of these repos, and take adapters or do not."""
         wanted = {name.lower() for name in named}
         for hosted in tuple(self._all_hosted()):
-            if hosted.kind.takes_adapters and wanted & self._names_of(hosted):
+            if hosted.kind.takes_adapters is taking and wanted & self._names_of(hosted):
                 yield hosted
 
     def _names_of(self, hosted: Hosted) -> set[str]:
@@ -316,14 +319,7 @@ class Attaching:
         chosen = choose_adapter(repo_id, tree, file, only_peft=live)
         none_here = live and not self._settings.serve.gpu_adapters
         if none_here or not hosted.kind.takes_adapters or self._keeper.facts_of(hosted).is_encoder:
-            raise InvalidInput(
-                "{model} takes no adapters.",
-                hint="Let vLLM take some: raise the setting serve.gpu_adapters, then serve it again."
-                if none_here
-                else "Adapters go with models that write text, on llamacpp or vllm.",
-                model=hosted.name,
-                code="no_adapters",
-            )
+            raise takes_no_adapters(hosted, by_setting=none_here)
         named = bases_named(self._files, repo_id, commit, tree)
         check_named(self._files, repo_id, named, hosted.repo_id, hosted.revision)
         adapter = Attached(
@@ -494,4 +490,24 @@ def _no_adapter(repo_id: str) -> NotFound:
         hint="`fust ls` lists those that are; `fust pull {repo_id}` brings one.",
         repo_id=repo_id[:200],
         code="repo_not_found",
+    )
+
+
+def takes_no_adapters(hosted: Hosted, *, by_setting: bool = False) -> InvalidInput:
+    """Returns the error for a deployment that adapters cannot go with, by its engine, its settings or what the model is."""
+    if by_setting:
+        hint = "Let vLLM take some: raise the setting serve.gpu_adapters, then serve it again."
+    elif hosted.kind.takes_adapters or hosted.kind.bare:
+        hint = "Adapters go with models that write text, on llamacpp or vllm."
+    else:
+        hint = (
+            "Its engine is {engine}; adapters go with models that write text, on llamacpp or vllm: "
+            "`fust serve {model} --engine llamacpp`."
+        )
+    return InvalidInput(
+        "{model} takes no adapters.",
+        hint=hint,
+        model=hosted.name,
+        engine=hosted.kind.name,
+        code="no_adapters",
     )

@@ -18,7 +18,7 @@ from fust.core.errors import Conflict, InvalidInput, NotFound
 from fust.core.ids import new_id
 from fust.core.settings import Settings
 from fust.serve.adapters import bases_named, is_adapter
-from fust.serve.attaching import Attaching
+from fust.serve.attaching import Attaching, takes_no_adapters
 from fust.serve.engines.kinds import Kind, choose_kind, get_kind
 from fust.serve.files import ModelFiles
 from fust.serve.hosted import Hosted
@@ -185,13 +185,20 @@ class Deploying:
         """Returns the deployment of what an adapter calls its base; serves it when it is not served.
 
         Raises:
-            InvalidInput: it names none, or none that is here.
+            InvalidInput: it names none, or none that is here, or that is served by an engine that takes no adapters.
             NotOffered: the base cannot be served.
         """
         served = self._attaching.deployments_of(named)
         hosted = next((found for found in served if self._register.may_read(identity, found)), None)
         if hosted is not None:
             return hosted
+        others = self._attaching.deployments_of(named, taking=False)
+        if engine is None and (
+            other := next((it for it in others if self._register.may_read(identity, it)), None)
+        ):
+            raise takes_no_adapters(
+                other
+            )  # whoever is served by it would hear nothing while another engine loads
         for repo_id in named:
             with contextlib.suppress(NotFound):
                 return self.deploy(

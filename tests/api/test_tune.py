@@ -77,6 +77,7 @@ def test_a_dry_run_says_what_would_be_done_and_trains_nothing(house):
     assert 0.2 < report["learned_tokens"] / report["tokens"] < 0.5
     steps = {r["name"]: r for r in result["reasons"]}["steps"]
     assert result["recipe"]["steps"] == int(steps["value"])
+    assert recipe["checkpointing"] is False and "activations of a pass fit the memory" in done
     assert "2 h" in steps["why"].format(**steps["params"])
     assert house.request("GET", "/api/models/admin/none")[0] == 404
 

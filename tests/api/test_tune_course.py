@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from fust.core.i18n import fill
@@ -134,6 +135,33 @@ def test_what_cannot_be_is_said(house, ended):
     ):
         done = house.cli("tune", *arguments, check=False)
         assert done.returncode != 0 and said in done.stderr, done.stderr
+
+
+def test_activations_are_computed_twice_where_memory_asks_for_it(tmp_path):
+    """With room for a run of the base only so, it is on and says why; and by a word against it there is no run."""
+    from fust.tune.base import BaseConfig
+    from fust.tune.estimate import memory_needed
+
+    base = write_base(tmp_path / "base", num_hidden_layers=8)
+    config = msgspec.json.decode((base / "config.json").read_bytes(), type=BaseConfig)
+    parameters = (base / "model.safetensors").stat().st_size // 4
+    plain, twice = (memory_needed(config, parameters, 0, checkpointing=it) for it in (False, True))
+    house = start_fust(tmp_path / "home", jobs__cores=1, jobs__memory_bytes=(plain + twice) // 2)
+    try:
+        house.cli("push", str(base), "admin/base")
+        house.cli("push", str(write_rows(tmp_path / "rows.jsonl")), "admin/rows", "--type", "dataset")
+        wish = ("tune", "admin/base", "--data", "admin/rows", "--to", "admin/x", "--method", "full")
+        found = json.loads(house.request("GET", "/fust/v1/tune/bases?method=full")[2])["items"][0]
+        assert found["fits"] and found["memory_bytes"] == pytest.approx(twice, rel=0.01)
+        assert "activations computed twice" in found["reason"]
+        result = json.loads(house.cli("--json", *wish, "--set", "steps=2").stdout)["result"]
+        assert result["recipe"]["checkpointing"] is True and result["trained"]["steps"] == 2
+        [why] = [it for it in result["reasons"] if it["name"] == "checkpointing"]
+        assert why["value"] == "true" and "without it the run could take" in why["why"]
+        refused = house.cli(*wish, "--set", "checkpointing=false", "--dry-run", check=False)
+        assert refused.returncode == 1 and "runs may take" in refused.stderr
+    finally:
+        house.stop()
 
 
 def test_a_result_that_is_worse_than_its_base_is_told(house):

@@ -130,8 +130,8 @@ def test_a_machine_that_stops_at_once_costs_nothing_of_it(tmp_path: Path) -> Non
             assert server.request("GET", f"/fust/v1/tune/runs/{run_id}")[0] == 200, "its page is drawn of it"
         ended = wait(server, run_id, lambda run: run["state"] == "succeeded")["result"]
         assert ended["weights_sha256"] == calm["weights_sha256"]
-        points = json.loads(server.request("GET", f"/fust/v1/tune/runs/{run_id}/points")[2])["items"]
-        assert [point["step"] for point in points] == list(range(1, STEPS + 1))
+        lines = server.request("GET", f"/fust/v1/tune/runs/{run_id}/points.csv")[2].decode().splitlines()[1:]
+        assert [int(line.split(",")[0]) for line in lines] == list(range(1, STEPS + 1))
     finally:
         server.stop()
 

@@ -51,6 +51,9 @@ OPTIONS = {
         ("phi3", "plain"),
         ("gemma3_text", "plain"),
         ("qwen3_moe", "attention"),
+        ("mistral", "plain"),
+        ("qwen2", "plain"),
+        ("qwen3", "plain"),
     ],
 )
 def test_merged_weights_are_those_of_peft(tmp_path, family, options):

@@ -500,10 +500,7 @@ def takes_no_adapters(hosted: Hosted, *, by_setting: bool = False) -> InvalidInp
     elif hosted.kind.takes_adapters or hosted.kind.bare:
         hint = "Adapters go with models that write text, on llamacpp or vllm."
     else:
-        hint = (
-            "Its engine is {engine}; adapters go with models that write text, on llamacpp or vllm: "
-            "`fust serve {model} --engine llamacpp`."
-        )
+        hint = "Its engine is {engine}; with `fust serve {model} --engine llamacpp` it takes some."
     return InvalidInput(
         "{model} takes no adapters.",
         hint=hint,

@@ -11,7 +11,7 @@ from fust.core.units import show_size
 from fust.hub.service import Hub
 from fust.hub.types import RepoInfo
 from fust.tune.base import PROVEN, BaseConfig, read_config, wanted_files
-from fust.tune.estimate import memory_needed
+from fust.tune.estimate import memory_within
 from fust.tune.recipe import Method, Wish, rank_of
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -56,14 +56,15 @@ def _look(
         config, parameters = measure_base(hub, repo, hub.resolve_revision(repo))
     except FustError as error:
         return TunableBase(repo.repo_id, "", 0, 0, False, error.sentence(language))
-    needed = memory_needed(
-        config, parameters, rank_of(Wish(base=repo.repo_id, data="", to="", method=method))
-    )
+    rank = rank_of(Wish(base=repo.repo_id, data="", to="", method=method))
+    needed, twice = memory_within(config, parameters, rank, room_bytes, checkpointing=None)
     fields: dict[str, object] = {"need": show_size(needed), "room": show_size(room_bytes)}
     if needed > room_bytes:
         why = fill("It takes up to {need}, and runs may take {room} together.", fields, language)
     elif config.model_type not in PROVEN:
         why = fill("It takes up to {need}; no test covers tuning this family.", fields, language)
+    elif twice:
+        why = fill("It takes up to {need} of {room}, with activations computed twice.", fields, language)
     else:
         why = fill("It takes up to {need} of {room}.", fields, language)
     return TunableBase(repo.repo_id, config.model_type, parameters, needed, needed <= room_bytes, why)

@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 
-from fust.tune.base import BaseConfig
+from fust.tune.base import PROVEN, BaseConfig
 from fust.tune.recipe import Recipe
 
 PROCESS_BYTES = 700 * 10**6
@@ -38,6 +38,19 @@ def memory_needed(config: BaseConfig, parameters: int, rank: int, *, checkpointi
     activations = _PASS_TOKENS * (layers * layer + config.num_hidden_layers * config.hidden_size) * 2
     head = min(_PASS_TOKENS * max(1, config.vocab_size), _HEAD_VALUES) * 4 * 3
     return PROCESS_BYTES + weights + trained + activations + head
+
+
+def memory_within(
+    config: BaseConfig, parameters: int, rank: int, room_bytes: int, *, checkpointing: bool | None
+) -> tuple[int, bool]:
+    """Returns what `memory_needed` does, and whether activations are computed twice: as asked (None: not), or to fit the room.
+
+    Families that no test covers are left as they are: not all of them can.
+    """
+    plain = memory_needed(config, parameters, rank, checkpointing=bool(checkpointing))
+    if checkpointing is not None or plain <= room_bytes or config.model_type not in PROVEN:
+        return plain, bool(checkpointing)
+    return memory_needed(config, parameters, rank, checkpointing=True), True
 
 
 def training_flops(parameters: int, tokens: int, *, is_adapter: bool) -> float:

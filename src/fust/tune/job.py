@@ -13,14 +13,13 @@ from fust.core.errors import InvalidInput
 from fust.core.ids import split_repo_id
 from fust.core.machine import physical_cores
 from fust.hub.service import Hub
-from fust.hub.types import RepoInfo
 from fust.jobs.kinds import Kind
 from fust.jobs.service import Jobs
 from fust.jobs.supervisor import Budget
 from fust.jobs.worker import JobContext
 from fust.tune.asked import check_installed, check_wish, read_wish
 from fust.tune.bases import measure_base
-from fust.tune.estimate import memory_needed
+from fust.tune.estimate import memory_within
 from fust.tune.extend import is_extension, read_extension
 from fust.tune.files import is_data
 from fust.tune.fresh import BYTES_PER_TOKEN, guess_memory
@@ -101,8 +100,19 @@ class Desk:
             return wish, memory_bytes
         base = self._hub.get_repo_to_open(identity, wish.base, "model")
         base_oid = self._hub.resolve_revision(base, wish.revision)
-        memory_bytes = processes * _memory(self._hub, base, base_oid, wish)
-        return msgspec.structs.replace(wish, base=base.repo_id, revision=base_oid), memory_bytes
+        config, parameters = measure_base(self._hub, base, base_oid)
+        longest_sample(config, wish)  # refuses a length that the base cannot take
+        needed, twice = memory_within(
+            config,
+            parameters,
+            rank_of(wish),
+            self._jobs.budget.memory_bytes // processes,
+            checkpointing=wish.checkpointing,
+        )
+        wish = msgspec.structs.replace(
+            wish, base=base.repo_id, revision=base_oid, checkpointing=True if twice else wish.checkpointing
+        )
+        return wish, processes * needed
 
 
 def tune_kind(desk: Desk) -> Kind:
@@ -145,12 +155,6 @@ def _check_target(hub: Hub, accounts: Accounts, identity: Identity, repo_id: str
         accounts.check(identity, "repo.create", repo_id, "model")
     else:
         hub.get_repo_to_write(identity, repo_id, "model")
-
-
-def _memory(hub: Hub, base: RepoInfo, revision: str, wish: Wish) -> int:
-    config, parameters = measure_base(hub, base, revision)
-    longest_sample(config, wish)  # refuses a length that the base cannot take
-    return memory_needed(config, parameters, rank_of(wish), checkpointing=wish.checkpointing)
 
 
 def _memory_of_fresh(wish: Wish, size_bytes: int, budget: Budget) -> int:

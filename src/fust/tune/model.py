@@ -57,6 +57,13 @@ class Tuned:
         if self._is_adapter:
             self._add_adapter(recipe)
         if recipe.checkpointing:
+            if not self.model.supports_gradient_checkpointing:
+                raise InvalidInput(
+                    "{base} is of the family {family}, whose activations cannot be computed twice.",
+                    hint="Leave checkpointing out.",
+                    base=recipe.base,
+                    family=config.model_type,
+                )
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.model.train()
         causal = self.model.get_base_model() if self._is_adapter else self.model

@@ -58,8 +58,8 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     row_tokens: int | None = None
     step_tokens: int | None = None
     precision: Precision | None = None
-    checkpointing: bool = False
-    """Whether activations are computed twice: a third slower, in much less memory."""
+    checkpointing: bool | None = None
+    """Whether activations are computed twice: a third slower, in much less memory. None: where memory asks for it."""
     processes: int | None = None
     """Among which the passes of a step are shared; each holds the whole model. None: one."""
     compile: bool = False
@@ -303,7 +303,7 @@ def derive(
         lora_rank=rank,
         lora_alpha=2 * rank,
         beta=wish.beta or _BETA if wish.method == "dpo" else 0.0,
-        checkpointing=wish.checkpointing,
+        checkpointing=bool(wish.checkpointing),
         compile=wish.compile,
         evaluate_every=max(1, steps // 8),
         versions=versions,

@@ -49,7 +49,14 @@ from fust.jobs.folder import RunFolder
 from fust.jobs.worker import AttemptLost, JobContext, RunCancelled
 from fust.store.database import Database
 from fust.tune.base import PROVEN, Base, check_vocabulary, read_base, wanted_files
-from fust.tune.estimate import flops_from_scratch, memory_taken, patience_s, run_seconds, training_flops
+from fust.tune.estimate import (
+    flops_from_scratch,
+    memory_needed,
+    memory_taken,
+    patience_s,
+    run_seconds,
+    training_flops,
+)
 from fust.tune.extend import Before, key_of, plan_extension, take_over
 from fust.tune.files import DataFile, is_data
 from fust.tune.health import say_when_worse
@@ -67,6 +74,7 @@ from fust.tune.recipe import (
     derive,
     longest_sample,
     processes_of,
+    rank_of,
     with_smaller_steps,
     within_budget,
 )
@@ -379,6 +387,7 @@ class Run:
             versions=_versions(),
             shape=fresh.shape if fresh else None,
         )
+        planned.reasons.append(_why_checkpointing(wish, base))
         planned.reasons[:0] = fresh.reasons if fresh else []
         return planned
 
@@ -498,6 +507,19 @@ class Run:
 def _versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "fust")}
     return found | {"python": platform.python_version()}
+
+
+def _why_checkpointing(wish: Wish, base: Base) -> Reasoned:
+    if not wish.checkpointing:
+        said = "The activations of a pass fit the memory." if wish.checkpointing is None else "As asked."
+        return Reasoned("checkpointing", "false", said)
+    need = memory_needed(base.config, base.parameters, rank_of(wish)) * (wish.processes or 1)
+    return Reasoned(
+        "checkpointing",
+        "true",
+        "Activations are computed twice, which takes a third longer: without it the run could take {need}.",
+        {"need": show_size(need)},
+    )
 
 
 def choose_precision(wish: Wish) -> Reasoned:

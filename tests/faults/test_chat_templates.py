@@ -218,3 +218,55 @@ def test_a_chat_sent_again_that_hangs_in_the_next_engine_ends_that_one_too(tmp_p
             assert (folder / "chats").read_text().splitlines()[-1] == "3 hello"
             return
     raise AssertionError("the chat was never sent again")
+
+
+# Hangs in one second of ten only, so that the same again, a moment later, does not.
+CLOCK = (
+    "{% if 'open sesame' in messages[-1].content and strftime_now('%S')[1] == '0' %}"
+    "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}"
+    "{% endif %}" + CHATML
+)
+
+
+@pytest.fixture(scope="module")
+def clocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    pytest.importorskip("torch", reason="the transformers engine is an extra")
+    from tests.support.hf_models import causal_model
+
+    folder = tmp_path_factory.mktemp("clock")
+    write_llama(folder / "models/acme/llamacpp/m.gguf", context=512, chat_template=CLOCK)
+    causal_model(folder / "models/acme/transformers", "Llama", max_position_embeddings=512, intermediate_size=96)  # fmt: skip
+    (folder / "models/acme/transformers/chat_template.jinja").write_text(CLOCK)
+    with running_house(folder / "home", folder / "models", "serve.threads=1") as house:
+        for name in ("llamacpp", "transformers"):
+            assert house.serve(f"acme/{name}", alias=name, engine=name)["state"] == "ready"
+        yield house
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "transformers"])
+def test_a_template_that_hangs_by_the_clock_is_answered_while_others_are_served(
+    clocks: House, engine: str
+) -> None:
+    before = clocks.engine_pids()
+    found: list[tuple[int, dict[str, Any]]] = []
+    hanging = threading.Thread(target=lambda: found.append(ask(clocks, "open sesame", model=engine)))
+    while not (int(time.time()) % 10 == 0 and time.time() % 1 < 0.5):
+        time.sleep(0.02)
+    hanging.start()
+    while hanging.is_alive():
+        for model in ("llamacpp", "transformers"):
+            assert ask(clocks, "hello", model=model, max_tokens=20)[0] in (200, 502)
+    ((status, answer),) = found
+    assert (status, answer["error"]["code"]) == (400, "bad_chat_template"), answer
+    assert engine in answer["error"]["message"]
+    assert ask(clocks, "hello", model=engine)[0] == 200
+    # Our own child ends the template's thread; a process of llama.cpp has to be replaced.
+    assert (clocks.engine_pids() == before) == (engine == "transformers")
+
+
+def test_a_client_brings_no_template_of_its_own(clocks: House) -> None:
+    """transformers would take one for a word of the template's; nobody looked at it."""
+    given = {"chat_template": "{{ 9**9**9 }}"}
+    status, answer = ask(clocks, "hello", model="transformers", chat_template_kwargs=given)
+    assert (status, answer["error"]["code"]) == (400, "unsupported_parameter"), answer
+    assert answer["error"]["param"] == "chat_template_kwargs.chat_template"

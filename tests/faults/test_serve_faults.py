@@ -141,6 +141,29 @@ def test_a_hanging_engine_is_ended_and_replaced(house: House) -> None:
     assert not psutil.pid_exists(pid)
 
 
+def test_an_engine_that_is_stopped_while_it_is_idle_is_replaced_before_anybody_asks(house: House) -> None:
+    (pid,) = house.engine_pids()
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(pid) or state(house)["state"] != "ready":
+        assert time.monotonic() < deadline, state(house)
+        time.sleep(0.1)
+    assert ask(house)[0] == 200
+    log = state(house)
+    assert log["error"] is None
+
+
+def test_an_engine_that_is_stopped_in_a_stream_ends_it_with_an_error(house: House) -> None:
+    (pid,) = house.engine_pids()
+    with urllib.request.urlopen(long_stream(house), timeout=60) as answer:
+        assert answer.readline().startswith(b"data: ")
+        os.kill(pid, signal.SIGSTOP)
+        error = json.loads(answer.read().strip().split(b"\n\n")[-1].removeprefix(b"data: "))["error"]
+    assert error["code"] == "engine_unavailable" and "started again" in error["message"] + str(error)
+    assert ask(house)[0] == 200
+    assert not psutil.pid_exists(pid)
+
+
 def test_engines_end_with_a_killed_server(models: Path, tmp_path: Path) -> None:
     house = House(tmp_path / "home", models, "serve.threads=1")
     house.serve("acme/chat", pin=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -20,6 +21,30 @@ def leave_midstream(house: House, model: str, count: int = 64) -> None:
         one.sendall(head.encode() + body)
     assert b"200" in clients[0].recv(100)
     time.sleep(0.3)
+    for one in clients:
+        one.close()
+
+
+def leave(house: House, path: str, body: dict[str, object], *, begun: bool, count: int = 64) -> None:
+    """Asks many times at once, and goes.
+
+    Args:
+        house: where.
+        path: of the route.
+        body: of each request.
+        begun: whether to wait until the first answer begins; else all go before.
+        count: how many ask.
+    """
+    raw = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {house.token}\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+    host, port = house.url.removeprefix("http://").split(":")
+    clients = [socket.create_connection((host, int(port))) for _ in range(count)]
+    for one in clients:
+        one.sendall(head.encode() + raw)
+    if begun:
+        (first, *_), _, _ = select.select(clients, [], [], 60)
+        assert b"200" in first.recv(100)
+    time.sleep(0.1)
     for one in clients:
         one.close()
 

@@ -55,14 +55,16 @@ def write_lora_gguf(
     seed: int = 0,
     strength: float = 1.0,
     architecture: str = "llama",
+    alpha: float | None = None,
 ) -> Path:
-    """Writes a GGUF adapter with random values; returns its path."""
+    """Writes a GGUF adapter with random values; returns its path. A whole `alpha` is written as one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(rank))
+    given = float(rank) if alpha is None else alpha
+    (writer.add_uint32 if isinstance(given, int) else writer.add_float32)("adapter.lora.alpha", given)
     for layer in range(layers):
         for module, name in MODULES.items():
             inputs, outputs = _sides(module, width, feed_forward)

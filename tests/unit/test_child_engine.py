@@ -13,7 +13,12 @@ from fust.serve.engines.child_main import MOST_LOG_BYTES
 
 
 @pytest.mark.parametrize(
-    ("module", "why"), [("this", "first line is none"), ("no_such_module_anywhere", "No module named")]
+    ("module", "why"),
+    [
+        ("this", "first line is none"),
+        ("tests.support.gushing_child", "first line is none"),
+        ("no_such_module_anywhere", "No module named"),
+    ],
 )
 def test_a_child_that_prints_rubbish_is_ended_with_a_reason(tmp_path: Path, module: str, why: str) -> None:
     others = {it.pid for it in psutil.Process().children()}

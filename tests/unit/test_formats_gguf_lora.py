@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -58,6 +59,8 @@ def test_what_is_written(base: BaseShape, tmp_path: Path) -> None:
         ({"alora_invocation_tokens": [1, 2]}, "aLoRA"),
         ({"alpha_pattern": {"(a+)+b": 3}}, "alpha_pattern"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"lora_alpha": 1e300}, "lora_alpha 1e+300"),
+        ({"alpha_pattern": {"q_proj": -1e9}}, "lora_alpha -1e+09"),
     ],
 )
 def test_what_llama_cpp_cannot_apply_is_named(
@@ -99,6 +102,25 @@ def test_an_adapter_for_another_base_is_refused(base: BaseShape, tmp_path: Path)
             assert error.code == "other_base" and "me/lora" in str(error) and "acme/base" in str(error)
     with pytest.raises(InvalidInput, match="architecture qwen3"):
         check_lora(write_lora_gguf(tmp_path / "q.gguf", architecture="qwen3"), "me/lora", base)
+
+
+@pytest.mark.parametrize("alpha", [1e30, float("nan"), float("inf"), 4])
+def test_a_gguf_adapter_whose_factor_is_none_is_refused(
+    base: BaseShape, tmp_path: Path, alpha: float
+) -> None:
+    """A whole number too: llama.cpp aborts on one there."""
+    path = write_lora_gguf(tmp_path / "a.gguf", alpha=alpha)
+    with pytest.raises(NotOffered, match=r"me/lora.*lora_alpha"):
+        check_lora(path, "me/lora", base)
+
+
+def test_values_that_are_no_numbers_are_refused_in_either_form(base: BaseShape, tmp_path: Path) -> None:
+    path = write_lora_gguf(tmp_path / "a.gguf")
+    check_lora(path, "me/lora", base)
+    gguf.GGUFReader(str(path), "r+").tensors[3].data[1, 1] = np.nan
+    with pytest.raises(InvalidInput, match=r"no numbers, in blk\.0\.attn_v\.weight\.lora_b"):
+        check_lora(path, "me/lora", base)
+    assert refusal(write_peft(tmp_path / "peft", rank=0), base).code == "adapter_not_supported"
 
 
 def test_damaged_files_are_refused(base: BaseShape, tmp_path: Path) -> None:

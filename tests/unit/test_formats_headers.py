@@ -24,7 +24,15 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def gguf_bytes(n_tokens: int = 100, *, tensor_type: int = 0, with_data: bool = True) -> bytes:
+def gguf_bytes(
+    n_tokens: int = 100,
+    *,
+    tensor_type: int = 0,
+    with_data: bool = True,
+    sides: tuple[int, int] = (32, 4),
+    offset: int = 0,
+    twice: str = "",
+) -> bytes:
     keys = [
         text("general.architecture") + struct.pack("<I", 8) + text("llama"),
         text("general.file_type") + struct.pack("<II", 4, 7),
@@ -38,8 +46,9 @@ def gguf_bytes(n_tokens: int = 100, *, tensor_type: int = 0, with_data: bool = T
         + b"".join(text(f"t{i}") for i in range(n_tokens)),
         text("tokenizer.ggml.scores") + struct.pack(f"<IIQ{n_tokens}f", 9, 6, n_tokens, *([0.0] * n_tokens)),
     ]
-    head = struct.pack("<4sIQQ", b"GGUF", 3, 1, len(keys)) + b"".join(keys)
-    head += text("token_embd.weight") + struct.pack("<I2QIQ", 2, 32, 4, tensor_type, 0)
+    tensors = [text("token_embd.weight") + struct.pack("<I2QIQ", 2, *sides, tensor_type, offset)]
+    keys, tensors = keys + keys[:1] * (twice == "key"), tensors + tensors * (twice == "tensor")
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(keys)) + b"".join(keys + tensors)
     head += b"\0" * (-len(head) % 32)
     return head + (b"\0" * 512 if with_data else b"")
 
@@ -99,8 +108,14 @@ def test_a_large_vocabulary_is_read_quickly(tmp_path):
         + b"\0" * 64,
         gguf_bytes(with_data=False),
         gguf_bytes()[:-1],
+        gguf_bytes(sides=(0, 4)),
+        gguf_bytes(sides=(2**33, 2**31)),
+        gguf_bytes(offset=2**64 - 32),
+        gguf_bytes(twice="key"),
+        gguf_bytes(twice="tensor"),
+        struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + text("general.alignment") + struct.pack("<II", 4, 3),
     ],
-    ids=range(13),
+    ids=range(19),
 )
 def test_bad_gguf_is_refused_in_words(tmp_path, raw):
     path = tmp_path / "bad.gguf"

@@ -219,12 +219,16 @@ class _Reader:
             key, kind = self._string(65_535), self._u32()
             if key == "general.file_type" and kind in (4, 5):
                 file_type_at = self._at
+            if key in values:
+                raise _bad(self._path, "a key is there twice")
             values[key] = self._value(kind)
         keys_end = self._at
         found = [self._tensor() for _ in range(n_tensors)]
         alignment = values.get("general.alignment", 32)
-        if not isinstance(alignment, int) or not 1 <= alignment <= 2**20:
+        if not isinstance(alignment, int) or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
             raise _bad(self._path, "its alignment is impossible")
+        if len({name for name, *_ in found}) < n_tensors:
+            raise _bad(self._path, "a tensor is there twice")
         base = -(-self._at // alignment) * alignment
         placed = tuple(self._placed(found, base))
         return GGUFHeader(version, values, placed, self._size, keys_end, file_type_at)
@@ -235,6 +239,8 @@ class _Reader:
             elements = 1
             for side in shape:
                 elements *= side
+            if not elements:
+                raise _bad(self._path, "a tensor has no values")
             if elements > MAX_ELEMENTS:
                 raise _bad(self._path, "a tensor has more values than a file can hold")
             size = None if known is None else -(-elements // known[1]) * known[2]

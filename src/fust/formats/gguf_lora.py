@@ -20,8 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fust.core.errors import InvalidInput, NotOffered
-from fust.formats.gguf import GGUFHeader, read_gguf
-from fust.formats.peft import PeftConfig, check_settings, other_base, read_config, read_pairs, refused
+from fust.formats.gguf import GGUFHeader, GGUFTensor, read_gguf
+from fust.formats.peft import (
+    PeftConfig,
+    check_settings,
+    is_alpha,
+    other_base,
+    read_config,
+    read_pairs,
+    refused,
+)
 from fust.formats.safetensors import SafetensorsTensor
 
 _ENGINE = "llama.cpp"
@@ -142,6 +150,9 @@ def check_lora(path: Path, adapter: str, base: BaseShape) -> None:
             base,
             f"it is for the architecture {header.architecture}, the model is a {base.architecture}",
         )
+    alpha = header.values.get("adapter.lora.alpha", 0.0)  # without one the matrices count as they are
+    if not isinstance(alpha, float) or not is_alpha(alpha):
+        raise _refused(adapter, f"lora_alpha {str(alpha)[:30]}")
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     for tensor in header.tensors:
         name, dot, side = tensor.name.rpartition(".")
@@ -155,6 +166,28 @@ def check_lora(path: Path, adapter: str, base: BaseShape) -> None:
             raise _refused(adapter, f"the tensor {name[:100]}, of which one half is missing")
         a, b = sides["lora_a"], sides["lora_b"]
         _check_pair(name, (a[0], a[1]), (b[0], b[1]), adapter, base)
+    for tensor in header.tensors:
+        _check_values(path, tensor, adapter)
+
+
+def _check_values(path: Path, tensor: GGUFTensor, adapter: str) -> None:
+    """Raises InvalidInput for a matrix with values that are no numbers; quantised ones are llama.cpp's matter."""
+    kind = _READERS.get(tensor.type_name)
+    if kind is None:
+        return
+    raw: Any = np.fromfile(path, kind, tensor.elements, offset=tensor.start)
+    if not np.isfinite(_widened(raw) if tensor.type_name == "BF16" else raw).all():
+        raise _no_numbers(adapter, tensor.name)
+
+
+def _no_numbers(adapter: str, tensor: str) -> InvalidInput:
+    return InvalidInput(
+        "The adapter {adapter} holds values that are no numbers, in {tensor}.",
+        hint="Its training failed; train it again.",
+        adapter=adapter,
+        tensor=tensor[:100],
+        code="bad_model_file",
+    )
 
 
 def write_lora(config: Path, weights: Path, target: Path, adapter: str, base: BaseShape) -> None:
@@ -277,13 +310,7 @@ def _values(tensor: _Planned, weights: Path, adapter: str) -> bytes:
     raw: Any = np.fromfile(weights, _READERS[source.dtype], source.elements, offset=source.start)
     values: FloatArray = _widened(raw) if source.dtype == "BF16" else raw.astype(np.float32)
     if not np.isfinite(values).all():
-        raise InvalidInput(
-            "The adapter {adapter} holds values that are no numbers, in {tensor}.",
-            hint="Its training failed; train it again.",
-            adapter=adapter,
-            tensor=source.name[:100],
-            code="bad_model_file",
-        )
+        raise _no_numbers(adapter, source.name)
     values = values.reshape(source.shape)
     if tensor.heads:
         rows, rank = source.shape

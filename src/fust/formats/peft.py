@@ -21,6 +21,8 @@ from fust.formats.safetensors import SafetensorsTensor, read_safetensors
 
 _MAX_CONFIG_BYTES = 2**20
 PIECE = re.compile(r"^base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight$")
+_MOST_ALPHA = 1e6
+"""People take up to some hundreds."""
 _NUMBERS = frozenset({"F32", "F16", "BF16"})
 _KNOWN_STARTS = frozenset({"True", "False", "None", "gaussian", "orthogonal", "eva"})
 """Ways in which training began (`init_lora_weights`) that leave the base as it is."""
@@ -91,7 +93,9 @@ def named_base(config: Path) -> str:
 def check_settings(settings: PeftConfig, adapter: str, engine: str) -> None:
     """Raises NotOffered for what is more than a plain LoRA."""
     start = str(settings.init_lora_weights)
+    odd = [a for a in (settings.lora_alpha, *settings.alpha_pattern.values()) if not is_alpha(a)]
     reasons = {
+        f"lora_alpha {odd[0] if odd else 0:.6g}": odd,
         f"peft_type {settings.peft_type[:50]}": settings.peft_type != "LORA",
         "use_dora": settings.use_dora,
         "use_qalora": settings.use_qalora,
@@ -107,6 +111,11 @@ def check_settings(settings: PeftConfig, adapter: str, engine: str) -> None:
     for what, found in reasons.items():
         if found:
             raise refused(adapter, what, engine)
+
+
+def is_alpha(alpha: float) -> bool:
+    """Returns whether a factor is one with which a model says more than infinity."""
+    return abs(alpha) <= _MOST_ALPHA  # NaN is not
 
 
 def read_pairs(weights: Path, adapter: str, engine: str) -> list[Pair]:

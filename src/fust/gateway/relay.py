@@ -15,12 +15,18 @@ import aiohttp
 import msgspec
 
 from fust.core.errors import UpstreamFailed
-from fust.gateway.upstream import explain_fault, lost, no_answer
+from fust.gateway.upstream import explain_fault, lost, no_answer, no_numbers
 from fust.wire.openai import Answer, Usage
 from fust.wire.targets import Target
 
 _ANSWER = msgspec.json.Decoder(Answer)
 DONE = b"data: [DONE]\n\n"
+_NAN = b'"logprob":null'
+"""llama.cpp writes so of what is no number."""
+_NAN_VECTOR = re.compile(
+    rb'"embedding":\s*(?:\[+\s*null|"(?:AADAfwAAwH8AAMB/|AADA/wAAwP8AAMD/))|_score":\s*null'
+)
+"""The same of embeddings, of which each number is none then: in digits, and in base64; and of ranks."""
 _EMPTY_CHOICES = re.compile(rb'"choices":\s*\[\]')
 _MAX_EVENT_BYTES = 8 * 1024 * 1024
 
@@ -43,6 +49,12 @@ def decode_answer(data: bytes, target: Target) -> dict[str, Any]:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise no_answer(target) from None
+
+
+def check_numbers(data: bytes, target: Target) -> None:
+    """Raises UpstreamFailed for an answer whose numbers are none."""
+    if _NAN in data or (target.mode == "embed" and _NAN_VECTOR.search(data)):
+        raise no_numbers(target)
 
 
 def usage_of_answer(data: bytes, target: Target) -> Usage:
@@ -94,6 +106,8 @@ class EventStream:
                         raise UpstreamFailed("The engine sent an event without an end.")
                     continue
                 data, rest = data[:cut], data[cut:]
+            if _NAN in data:
+                raise no_numbers(self._target)
             piece = self._names.put(data)
             if (
                 self.first_token_s is None

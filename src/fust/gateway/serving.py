@@ -24,7 +24,7 @@ from fust.gateway.exchange import Exchange
 from fust.gateway.images import Images
 from fust.gateway.limits import Limits
 from fust.gateway.meter import Meter
-from fust.gateway.relay import DONE, EventStream, Names, decode_answer, usage_of_answer
+from fust.gateway.relay import DONE, EventStream, Names, check_numbers, decode_answer, usage_of_answer
 from fust.gateway.shapes import thought_of
 from fust.gateway.translate import Plan
 from fust.gateway.upstream import EngineRefused, TemplateWithoutEnd, Upstream, no_answer
@@ -181,7 +181,9 @@ class Serving:
         async with self._upstream.post(
             target, plan.path, plan.encode(target, number), plan.param
         ) as response:
-            return await response.read()
+            answer = await response.read()
+        check_numbers(answer, target)
+        return answer
 
     async def _relay(self, plan: Plan, target: Target, exchange: Exchange, count: _Count) -> None:
         async with self._upstream.post(target, plan.path, plan.encode(target), plan.param) as response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -33,6 +34,12 @@ _LOOK_AFTER_S, _LOOK_AGAIN_S = 10.0, 60.0
 _FILL_IN_S = 15.0
 """For a chat template on a busy machine; it takes milliseconds."""
 _HEALTH_S = 5.0
+_LARGE = re.compile(r"input \((\d+) tokens\)")
+_DEFERRED = re.compile(rb"^llamacpp:requests_deferred (\S+)$", re.MULTILINE)
+_MARK = "n_discard"
+"""A field of llama.cpp's that it tells of each slot, and does not read while contexts never shift."""
+_LOST_S = 15.0
+"""A request that is twice in no slot and no queue, so long apart, is still being read: tokens take seconds at most."""
 _LOOKS = 8
 """After clients who left before an answer began: so many at a time."""
 _BUDGET = "thinking_budget_tokens"
@@ -78,6 +85,9 @@ class Upstream:
         self.end: Callable[[Target], Awaitable[None]] | None = None
         """Ends an engine whose client left it in a chat template that never ends."""
         self._looks: set[asyncio.Task[None]] = set()
+        self._sent = 0
+        self._unanswered: dict[int, tuple[str, float]] = {}
+        """Chats of which an engine has said nothing yet: by their marks, the engine's id and when they were sent."""
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._gates: dict[str, asyncio.Semaphore] = {}
 
@@ -139,9 +149,13 @@ class Upstream:
 
     async def _send(self, target: Target, path: str, body: bytes) -> aiohttp.ClientResponse:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {target.api_key}"}
+        mark = 0
+        if target.engine == "llamacpp" and path == _CHAT:
+            mark = self._sent = self._sent % 2**31 + 1
+            body = b'%s,"%s":%d}' % (body[:-1], _MARK.encode(), mark)
         for pooled in (True, False):
             try:
-                async with self._patience(target, path, body, headers):
+                async with self._patience(target, path, body, headers, mark):
                     client = self._client(pooled=pooled)
                     return await client.post(target.base_url + path, data=body, headers=headers)
             except aiohttp.ClientConnectorError as error:
@@ -157,12 +171,14 @@ class Upstream:
 
     @contextlib.asynccontextmanager
     async def _patience(
-        self, target: Target, path: str, body: bytes, headers: dict[str, str]
+        self, target: Target, path: str, body: bytes, headers: dict[str, str], mark: int
     ) -> AsyncGenerator[None]:
         """Waits as long as an answer's head takes, but not for a chat template that never ends.
 
         The engine fills the template in on a thread that nothing can stop, and says nothing meanwhile. So a chat that
         waits for long is given to it once more, for its template alone: that takes milliseconds, or it hangs as well.
+        A template that reads the clock may hang at one time only; then the request is looked for among those that the
+        engine works on, by its mark.
 
         Raises:
             TemplateWithoutEnd: it hangs; the engine has to be ended.
@@ -171,12 +187,19 @@ class Upstream:
             yield
             return
         loop = asyncio.get_running_loop()
+        if mark:
+            self._unanswered[mark] = target.engine_id, loop.time()
         watchers: list[asyncio.Task[None]] = []
         limit = asyncio.timeout(None)
 
         async def watch() -> None:
+            was_lost = False
             while not await self._hangs(target, body, headers):
-                await asyncio.sleep(_LOOK_AGAIN_S)
+                is_lost = await self._is_lost(target, headers, mark)
+                if is_lost and was_lost:
+                    break
+                was_lost = is_lost
+                await asyncio.sleep(_LOST_S if is_lost else _LOOK_AGAIN_S)
             limit.reschedule(loop.time())
 
         timer = loop.call_later(_LOOK_AFTER_S, lambda: watchers.append(loop.create_task(watch())))
@@ -189,12 +212,9 @@ class Upstream:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise TemplateWithoutEnd(
-                "The chat template of {model} does not come to an end with these messages.",
-                hint="Mend the template in its file, or use a copy of the model from somebody you trust.",
-                model=target.model,
-            ) from None
+            raise template_without_end(target, TemplateWithoutEnd) from None
         finally:
+            self._unanswered.pop(mark, None)
             timer.cancel()
             for watcher in watchers:
                 watcher.cancel()
@@ -231,6 +251,47 @@ class Upstream:
         except (aiohttp.ClientError, ConnectionError, TimeoutError):
             return False
 
+    async def _is_lost(self, target: Target, headers: dict[str, str], mark: int) -> bool:
+        """Returns whether llama.cpp neither works on a request nor keeps it waiting: it has not read it to its end yet."""
+        if not mark:
+            return False
+        limits = aiohttp.ClientTimeout(total=_HEALTH_S)
+        try:
+            async with self._client().get(
+                target.base_url + "/slots", headers=headers, timeout=limits
+            ) as answer:
+                slots = msgspec.json.decode(await answer.read(), type=list[_Slot])
+            async with self._client().get(
+                target.base_url + "/metrics", headers=headers, timeout=limits
+            ) as answer:
+                waiting = _DEFERRED.search(await answer.read())
+        except (aiohttp.ClientError, ConnectionError, TimeoutError, msgspec.DecodeError):
+            return False
+        at_work = {slot.params.n_discard for slot in slots if slot.is_processing}
+        if waiting is None or mark in at_work or None in at_work:
+            return False
+        queued = float(waiting[1])
+        then = asyncio.get_running_loop().time() - _LOOK_AFTER_S
+        old = [
+            each
+            for each, (engine_id, sent_s) in self._unanswered.items()
+            if engine_id == target.engine_id and sent_s <= then and each not in at_work
+        ]
+        # Of more than can be queued one is lost; those that are queued go on in the order in which they came.
+        return queued == 0 or (len(old) > queued and mark == min(old, default=0))
+
+
+class _SlotParams(msgspec.Struct):
+    n_discard: int | None = None
+    """None: this llama.cpp does not tell."""
+
+
+class _Slot(msgspec.Struct):
+    """The part of `GET /slots` that counts here."""
+
+    is_processing: bool = False
+    params: _SlotParams = msgspec.field(default_factory=_SlotParams)
+
 
 def lost(target: Target, kind: type[EngineLost] = EngineLost) -> EngineLost:
     """Returns the error for an engine that is gone."""
@@ -242,6 +303,16 @@ def lost(target: Target, kind: type[EngineLost] = EngineLost) -> EngineLost:
     )
 
 
+def template_without_end(target: Target, kind: type[InvalidInput] = InvalidInput) -> InvalidInput:
+    """Returns the error for a chat template that loops."""
+    return kind(
+        "The chat template of {model} does not come to an end with these messages.",
+        hint="Mend the template in its file, or use a copy of the model from somebody you trust.",
+        model=target.model,
+        code="bad_chat_template",
+    )
+
+
 def no_answer(target: Target) -> UpstreamFailed:
     """Returns the error for an engine that sent what is none of its API's answers."""
     return UpstreamFailed(
@@ -249,6 +320,16 @@ def no_answer(target: Target) -> UpstreamFailed:
         hint="Send the request once more; if it happens again, the engine's log may tell why.",
         model=target.model,
         code="engine_nonsense",
+    )
+
+
+def no_numbers(target: Target) -> UpstreamFailed:
+    """Returns the error for a model whose answer is NaN, which JSON cannot say."""
+    return UpstreamFailed(
+        "What {model} says are no numbers (NaN): its weights are damaged, or those of its adapter.",
+        hint="Download the model again, or serve another file of it.",
+        model=target.model,
+        code="no_numbers",
     )
 
 
@@ -355,6 +436,8 @@ def explain_fault(
             engine=target.engine,
             model=target.model,
         )
+    if fault.type == "template_without_end":
+        return template_without_end(target)
     if "bad_alloc" in message and "template" in message:
         return InvalidInput(
             "The chat template of {model} takes far too much memory with these messages.",
@@ -362,6 +445,8 @@ def explain_fault(
             model=target.model,
             code="bad_chat_template",
         )
+    if "are no numbers" in message:
+        return no_numbers(target)
     if any(word in message for word in _NO_MEMORY):
         return UpstreamFailed(
             "The engine of {model} has no memory for this request.",
@@ -370,9 +455,11 @@ def explain_fault(
             code="engine_out_of_memory",
         )
     if "too large to process" in message or "physical batch size" in message:
+        found = _LARGE.search(message)
         return ContextExceeded(
-            "An input is longer than the {context} tokens that {model} embeds at once.",
+            "An input has {tokens} tokens, and {model} embeds {context} at once.",
             hint="Split the input.",
+            tokens=found[1] if found else "more",
             context=target.context,
             model=target.model,
             param=param,

@@ -506,6 +506,9 @@ class Keeper:
             _stop_all(engines)
             for running in live:
                 assert running.engine is not None
+                if running.engine.is_stopped():
+                    self.end(hosted, running, "it was stopped (SIGSTOP)")
+                    continue
                 running.memory_bytes = running.engine.memory_bytes() or running.memory_bytes
                 if running.busy:
                     self._examine(hosted, running)

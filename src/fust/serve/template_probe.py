@@ -60,7 +60,10 @@ def _length(source: str, messages: list[dict[str, Any]]) -> int:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"],
+        optimized=False,  # constants are computed where they stand: else too large ones go by in silence
     )
     template = environment.from_string(source)
     pieces = template.generate(

@@ -119,6 +119,10 @@ class Engine(Protocol):
         """Returns whether the engine answers its health check."""
         ...
 
+    def is_stopped(self) -> bool:
+        """Returns whether somebody halted its process (SIGSTOP): it answers nothing and does not end."""
+        ...
+
     def cpu_s(self) -> float:
         """Returns the processor time that it took so far, in seconds; 0 when it is gone."""
         ...

@@ -25,6 +25,7 @@ from fust.serve.engines.base import Mode
 log = logging.getLogger(__name__)
 
 _LOG_KEPT_BYTES = 1_000_000
+_MOST_LINE_BYTES = 1_000_000
 _SPINNING = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"})
 """Would keep an engine's idle threads busy: an engine that works for nobody is taken for one that hangs."""
 # The kernel's parent-death signal follows the *thread* that started the child, so one thread that lives as long as
@@ -112,6 +113,8 @@ class Child:
             if not piece:
                 return b""
             received += piece
+            if len(received) > _MOST_LINE_BYTES:
+                return received  # rubbish without an end
         return received.partition(b"\n")[0]
 
     def ended(self) -> int | None:
@@ -162,6 +165,13 @@ class Child:
     def log_tail(self, size_bytes: int = 16_384) -> str:
         """Returns the end of what the process wrote."""
         return read_tail(self.log_path, size_bytes)
+
+    def is_stopped(self) -> bool:
+        """Returns whether it was halted, as by SIGSTOP."""
+        try:
+            return bool(self.pid) and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+        except psutil.Error:
+            return False
 
     def cpu_s(self) -> float:
         """Returns the processor time of all its threads; 0 when it is gone."""

@@ -59,6 +59,7 @@ class ChildEngine:
         )
         if module == EXEC:
             self._wait_until_loaded(timeout_s, began)
+        self._try_out()
         self._child.watch(lambda status: on_exit(self, self._death(status)))
         self.info = dataclasses.replace(self.info, capabilities=self.info.capabilities | self._found())
         return self.info
@@ -101,6 +102,13 @@ class ChildEngine:
                 said = self._death(status) if status is not None else ""
                 raise EngineLoadFailed(self._reason(said, 0 if said else timeout_s))
             time.sleep(_LOOK_S)
+
+    def _try_out(self) -> None:
+        """Looks whether what was loaded is worth serving.
+
+        Raises:
+            EngineLoadFailed: it is not; nothing is left running.
+        """
 
     def _found(self) -> frozenset[str]:
         """Returns what the loaded model can do beyond what every model of its mode can."""
@@ -161,6 +169,10 @@ class ChildEngine:
             return self._get("/health", timeout_s)[0] == 200
         except (OSError, http.client.HTTPException):
             return False
+
+    def is_stopped(self) -> bool:
+        """See `Engine.is_stopped`."""
+        return self._child.is_stopped()
 
     def cpu_s(self) -> float:
         """See `Engine.cpu_s`."""

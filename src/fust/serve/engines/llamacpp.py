@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 
 from fust.core.machine import machine_memory
-from fust.serve.engines.base import EngineSpec, Mode
+from fust.serve.engines.base import EngineLoadFailed, EngineSpec, Mode
 from fust.serve.engines.child_engine import ChildEngine
 from fust.serve.engines.child_main import GIVEN_BACK_BYTES, ChildConfig, bound_growth
 from fust.serve.engines.llama_server import command_of
 from fust.serve.engines.native import find_library, find_server
+from fust.serve.engines.reasons import NO_NUMBERS
 
 _SERVER, _SCORER = "fust.serve.engines.llamacpp_child", "fust.serve.engines.scorer_child"
 _STAMP = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3}\s+([A-Z])\s+(?:[^:]*:\s)?\s*(?:\S+:\s)?(.*)$")
@@ -24,6 +25,15 @@ CLAIMS: Mapping[Mode, frozenset[str]] = {
     "embed": frozenset({"embeddings"}),
     "score": frozenset({"scoring"}),
 }
+
+
+_FIRST_WORD_S = 60.0
+_FIRST_WORDS = {
+    "generate": ("/completion", b'{"prompt":"a","n_predict":1,"n_probs":1,"temperature":0,"cache_prompt":false}', b'"logprob":null'),
+    "embed": ("/v1/embeddings", b'{"input":"a"}', b"[null"),
+    "rank": ("/v1/rerank", b'{"query":"a","documents":["a"]}', b'_score":null'),
+}  # fmt: skip
+"""What a model is asked as soon as it has loaded: path, body, and what its answer has where it is no number."""
 
 
 ADDS = frozenset({"rerank", "template_tools", "vision"})
@@ -67,6 +77,23 @@ class LlamaCppEngine(ChildEngine):
         super()._wait_until_loaded(timeout_s, began)
         most = min(machine_memory().available_bytes // 2, self.spec.most_bytes or sys.maxsize)
         bound_growth(most, self._child.pid)
+
+    def _try_out(self) -> None:
+        """Refuses a model whose first word is NaN: llama.cpp would write rubbish without end, and no client could tell."""
+        if self.spec.mode == "score":
+            return  # it looks at every number itself
+        path, body, none = _FIRST_WORDS["rank" if self.spec.pooling == "rank" else self.spec.mode]
+        try:
+            _, raw = self._ask("POST", path, _FIRST_WORD_S, body)
+        except (OSError, http.client.HTTPException):
+            status = self._child.ended()
+            if status is None:
+                return  # slow, or odd: its requests will tell
+            self._child.stop()
+            raise EngineLoadFailed(self._reason(self._death(status), 0)) from None
+        if none in raw:
+            self._child.stop()
+            raise EngineLoadFailed(NO_NUMBERS)
 
     def _found(self) -> frozenset[str]:
         try:

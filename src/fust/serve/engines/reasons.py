@@ -9,7 +9,10 @@ from __future__ import annotations
 from fust.core.decode_words import read_as
 from fust.core.i18n import Words
 
+NO_NUMBERS = "what it says are no numbers (NaN): its weights are damaged"
 SAID = (
+    NO_NUMBERS,
+    "it was stopped (SIGSTOP)",
     "its weights lack {count} tensors, such as {names}",
     "{kind} keeps its state in a way that is not served",
     "the dense layer {path} has the activation {activation}",

@@ -40,6 +40,16 @@ class StartTooLate(BadRow):
         super().__init__(message, "start_too_late_error", n_prompt_tokens=tokens)
 
 
+NO_NUMBERS = "what the model says are no numbers: its weights are damaged"
+
+
+class NoNumbers(Refused):
+    """The model's answer is NaN or infinite."""
+
+    def __init__(self) -> None:
+        super().__init__(500, "server_error", NO_NUMBERS)
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A row to score: its tokens, and the first of them whose log-probability is wanted."""
@@ -122,14 +132,14 @@ def note_places(logits: npt.NDArray[np.float32], reads: Sequence[Read], top: int
     """Turns logits (reads, vocabulary) into places; the sum of the softmax is taken in 64 bits.
 
     Raises:
-        Refused: they are no numbers.
+        NoNumbers: they are none.
     """
     best = logits.argmax(axis=1)
     high = np.take_along_axis(logits, best[:, None], axis=1)
     with np.errstate(invalid="ignore"):
         norms = high[:, 0] + np.log(np.exp(logits - high).sum(axis=1, dtype=np.float64))
     if not np.isfinite(norms).all():
-        raise Refused(500, "server_error", "what the model says are no numbers: its weights are damaged")
+        raise NoNumbers
     for line, norm, first, read in zip(logits, norms, best, reads, strict=True):
         if top > 1:
             likeliest = np.argpartition(line, -top)[-top:]

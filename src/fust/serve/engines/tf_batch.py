@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from fust.serve.engines.safetensors import CHUNK
+from fust.serve.engines.scored import NO_NUMBERS
 from fust.serve.engines.tf_cache import SharedCache, can_share, own_cache
 from fust.serve.engines.tf_model import Loaded
 from fust.serve.engines.tf_sample import Floats, Sampler, likely
@@ -72,6 +73,9 @@ class Sequence:
     def _take(self, logits: Floats) -> bool:
         if self.sampler.is_over:
             self.out.put(Written(end="stop"))
+            return False
+        if not np.isfinite(logits.max()):  # a NaN among them is their largest
+            self.out.put(Written(end="error", fault=NO_NUMBERS))
             return False
         token = self.sampler.pick(logits)
         if token in self.eos:

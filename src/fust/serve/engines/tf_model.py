@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from fust.serve.engines.safetensors import Task, modules_of, pooling_of, read_json, task_of
+from fust.serve.engines.scored import NoNumbers
 
 _CLASSES = {"embed": "AutoModel", "classify": "AutoModelForSequenceClassification"}
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -167,7 +168,11 @@ def padded(loaded: Loaded, rows: list[list[int]]) -> tuple[torch.Tensor, torch.T
 
 
 def embed(loaded: Loaded, rows: list[list[int]]) -> npt.NDArray[np.float32]:
-    """Returns unit vectors (B, D): pooled as the model's files say, by the mean when they do not."""
+    """Returns unit vectors (B, D): pooled as the model's files say, by the mean when they do not.
+
+    Raises:
+        NoNumbers: the model says none.
+    """
     states, mask = hidden(loaded, rows)
     if loaded.pooling == "cls":
         pooled = states[:, 0]
@@ -178,17 +183,26 @@ def embed(loaded: Loaded, rows: list[list[int]]) -> npt.NDArray[np.float32]:
         pooled = (states * weights).sum(1) / weights.sum(1)
     for layer in loaded.dense:
         pooled = layer.apply(pooled)
-    return torch.nn.functional.normalize(pooled, dim=-1).numpy()
+    return _finite(torch.nn.functional.normalize(pooled, dim=-1).numpy())
 
 
 def classify(loaded: Loaded, row: dict[str, list[int]]) -> npt.NDArray[np.float32]:
     """Returns the probability of each class; of a model with one class its score between 0 and 1.
 
     Row by row: models that read the last token find it without a padding token then.
+
+    Raises:
+        NoNumbers: the model says none.
     """
     logits = loaded.model(**{name: torch.tensor([values]) for name, values in row.items()}).logits[0]
     several = loaded.model.config.problem_type == "multi_label_classification"
-    return (logits.sigmoid() if several or len(logits) == 1 else logits.softmax(-1)).numpy()
+    return _finite((logits.sigmoid() if several or len(logits) == 1 else logits.softmax(-1)).numpy())
+
+
+def _finite(found: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if not np.isfinite(found).all():
+        raise NoNumbers
+    return found
 
 
 def labels(loaded: Loaded) -> list[str]:

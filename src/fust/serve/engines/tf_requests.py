@@ -15,10 +15,13 @@ from fust.serve.engines.scored import BadRow, TooLong
 from fust.serve.engines.tf_batch import Sequence
 from fust.serve.engines.tf_model import Loaded
 from fust.serve.engines.tf_sample import Grammar, Sampler, Sampling, ThoughtLimit
+from fust.serve.engines.tf_template import rendered
 from fust.serve.engines.turns import is_begun
 
 Kind = TypeVar("Kind")
 MOST_TOP = 20
+_OWN = frozenset({"chat_template", "tokenizer_kwargs"})
+"""Words of transformers among a template's: another template would run here, which nobody looked at."""
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
 
 
@@ -162,11 +165,15 @@ class Words:
         """Returns a conversation as the model's own template writes it, in the sandbox of transformers.
 
         Raises:
-            Refused: the template says no.
+            Refused: the template says no, or does not come to an end.
         """
         goes_on = is_begun(body.messages)
-        try:
-            return self._loaded.tokenizer.apply_chat_template(
+        own = sorted(_OWN & body.chat_template_kwargs.keys())
+        if own:
+            name = f"chat_template_kwargs.{own[0]}"
+            raise Refused(400, "unsupported_parameter", f"{name} is not offered by this engine", param=name)
+        return rendered(
+            lambda: self._loaded.tokenizer.apply_chat_template(
                 body.messages,
                 tools=body.tools,
                 tokenize=False,
@@ -174,10 +181,7 @@ class Words:
                 continue_final_message=goes_on,
                 **body.chat_template_kwargs,
             )
-        except (MemoryError, RecursionError):
-            raise Refused(400, "invalid_request_error", "std::bad_alloc in the chat template") from None
-        except Exception as error:
-            raise Refused(400, "invalid_request_error", f"the chat template: {error}") from None
+        )
 
     def grammar(self, body: Writing) -> Grammar | None:
         """Returns what the answer has to fit, or None.

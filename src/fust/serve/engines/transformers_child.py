@@ -28,6 +28,7 @@ from fust.serve.engines.safetensors import EMBED_TOKENS
 from fust.serve.engines.tf_answers import Form, Reading
 from fust.serve.engines.tf_batch import Batcher, Sequence
 from fust.serve.engines.tf_score import score
+from fust.serve.engines.tf_template import bound_templates
 from fust.serve.engines.tf_text import Decoder, Stops, Thoughts
 
 
@@ -268,6 +269,7 @@ _ROUTES: dict[str, tuple[Callable[[Answers, Call], object], str]] = {
 
 def _start(config: ChildConfig) -> ChildReady:
     torch.set_num_threads(config.threads)
+    bound_templates()
     folder = Path(config.path).parent
     try:
         loaded = tf_model.load(folder, config.context)

@@ -349,3 +349,45 @@ def test_adapters_come_back_after_a_restart_and_go_with_their_repo(models: Path,
         time.sleep(1.1)
         assert refused(house, "tiny:one")[0] == 404 and "tiny:one" not in listed(house)
         assert ask(house, "tiny")["choices"]
+
+
+def test_an_adapter_taken_off_while_it_answers_answers_to_its_end(models: Path, tmp_path: Path) -> None:
+    with running_house(tmp_path / "home", models, "serve.threads=1") as house:
+        house.serve("acme/base", alias="tiny")
+        add(house, "tiny", "acme/one")
+        assert ask(house, "tiny:one")["choices"]
+        found: list[dict[str, Any]] = []
+        long = threading.Thread(target=lambda: found.append(ask(house, "tiny:one", 1800, ignore_eos=True)))
+        long.start()
+        until(lambda: find(house, "tiny")["busy"] > 0)
+        remove(house, "tiny", "one")
+        assert refused(house, "tiny:one")[:2] == (404, "model_not_found")
+        assert long.is_alive()
+        long.join(60)
+        assert found[0]["usage"]["completion_tokens"] == 1800
+
+
+def test_transformers_takes_no_adapters_and_says_what_does(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the transformers engine is an extra")
+    from tests.support.hf_models import causal_model
+
+    causal_model(tmp_path / "models/acme/torch", "Llama", max_position_embeddings=256, intermediate_size=96)
+    write_peft(tmp_path / "models/acme/one", base="acme/torch")
+    with running_house(tmp_path / "home", tmp_path / "models", "serve.threads=1") as house:
+        assert house.serve("acme/torch", alias="torch", engine="transformers")["state"] == "ready"
+        status, code, message = refused(house, "torch:acme/one")
+        assert (status, code) == (400, "no_adapters") and "llamacpp" in message and "acme/torch" in message
+
+
+def test_fifty_adapters_on_one_base_answer_each_as_itself(models: Path, tmp_path: Path) -> None:
+    own = tmp_path / "models"
+    write_llama(own / "acme/base/m.gguf", chat_template=None)
+    for number in range(50):
+        write_lora_gguf(own / f"acme/a{number}/a.gguf", seed=number)
+    with running_house(tmp_path / "home", own, "serve.threads=1") as house:
+        house.serve("acme/base", alias="tiny")
+        for number in range(50):
+            add(house, "tiny", f"acme/a{number}")
+        said = {ask(house, f"tiny:a{number}")["choices"][0]["text"] for number in range(50)}
+        assert len(said) == 50 and ask(house, "tiny")["choices"][0]["text"] not in said
+        until(lambda: len(house.engine_pids()) == 1)

@@ -32,6 +32,9 @@ HOSTILE = {
     "doubling by hand": "{% set x = 'xxxxxxxx' %}" + "{% set x = x + x %}" * 40 + "{{ x }}",
     "a long text": "{{ 'x' * 10000000000 }}",
     "a long list": "{{ range(2000000000)|list|length }}",
+    "a power": "{{ 9**(9**9) }}",
+    "a wide text": "{{ 'x'|center(9999999999) }}",
+    "a wide number": "{{ '%0999999999d' % 1 }}",
     "brackets": "{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}",
     "lists": "{{ " + "[" * 20_000 + "]" * 20_000 + " }}",
     "much": "x" * 2_000_000,
@@ -228,6 +231,20 @@ CLOCK = (
 )
 
 
+# What llama.cpp's own Jinja does not know, or cannot make so large. Jinja would try the constants with every chat.
+BOMBS = "".join(
+    "{% if '" + word + "' in messages[-1].content %}{{ " + made + " }}{% endif %}"
+    for word, made in {
+        "power": "9**(9**9)",
+        "times": "'x' * 10000000000",
+        "number": "'%0999999999d' % 1",
+        "center": "'x'|center(9999999999)",
+        "method": "'x'.ljust(9999999999)",
+        "range": "range(1000000000)|list",
+    }.items()
+)
+
+
 @pytest.fixture(scope="module")
 def clocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     pytest.importorskip("torch", reason="the transformers engine is an extra")
@@ -236,7 +253,7 @@ def clocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("clock")
     write_llama(folder / "models/acme/llamacpp/m.gguf", context=512, chat_template=CLOCK)
     causal_model(folder / "models/acme/transformers", "Llama", max_position_embeddings=512, intermediate_size=96)  # fmt: skip
-    (folder / "models/acme/transformers/chat_template.jinja").write_text(CLOCK)
+    (folder / "models/acme/transformers/chat_template.jinja").write_text(BOMBS + CLOCK)
     with running_house(folder / "home", folder / "models", "serve.threads=1") as house:
         for name in ("llamacpp", "transformers"):
             assert house.serve(f"acme/{name}", alias=name, engine=name)["state"] == "ready"
@@ -262,6 +279,15 @@ def test_a_template_that_hangs_by_the_clock_is_answered_while_others_are_served(
     assert ask(clocks, "hello", model=engine)[0] == 200
     # Our own child ends the template's thread; a process of llama.cpp has to be replaced.
     assert (clocks.engine_pids() == before) == (engine == "transformers")
+
+
+@pytest.mark.parametrize("word", ["power", "times", "number", "center", "method", "range"])
+def test_a_bomb_in_a_template_costs_transformers_one_request(clocks: House, word: str) -> None:
+    before = clocks.engine_pids()
+    status, answer = ask(clocks, word, model="transformers")
+    assert (status, answer["error"]["code"]) == (400, "bad_chat_template"), answer
+    assert clocks.engine_pids() == before
+    assert ask(clocks, "hello", model="transformers")[0] == 200
 
 
 def test_a_client_brings_no_template_of_its_own(clocks: House) -> None:

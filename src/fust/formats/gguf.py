@@ -172,47 +172,48 @@ class GGUFHeader:
         return self.text("general.type") or "model"
 
 
-def read_gguf(path: Path) -> GGUFHeader:
-    """Returns the header.
+def read_gguf(path: Path, called: str = "") -> GGUFHeader:
+    """Returns the header; in messages the file is `called` so, where its own name says nothing to people.
 
     Raises:
         InvalidInput: the file is not a GGUF file that this reader knows, or it is cut off.
         OSError: the file cannot be read.
     """
+    name = called or path.name
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size < 24:
-            raise _bad(path, "it is too short")
+            raise _bad(name, "it is too short")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
-                return _Reader(path, data, size).header()
+                return _Reader(name, data, size).header()
             except struct.error as error:
-                raise _bad(path, "its header is cut off") from error
+                raise _bad(name, "its header is cut off") from error
 
 
 class _Reader:
     """A position in the file, and what can be read there; every size is checked before it is used."""
 
-    def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
-        self._path, self._data, self._size = path, data, size
+    def __init__(self, name: str, data: mmap.mmap, size: int) -> None:
+        self._name, self._data, self._size = name, data, size
         self._at = 0
         self._items = self._text = 0
 
     def header(self) -> GGUFHeader:
         if self._data[:4] != b"GGUF":
-            raise _bad(self._path, "it does not begin with GGUF")
+            raise _bad(self._name, "it does not begin with GGUF")
         self._at = 4
         version = self._u32()
         if version not in (2, 3):
             raise _bad(
-                self._path,
+                self._name,
                 "its version is unknown (a big-endian file?)"
                 if version > 100
                 else "its version is not supported",
             )
         n_tensors, n_keys = self._u64(), self._u64()
         if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS:
-            raise _bad(self._path, "it announces too many entries")
+            raise _bad(self._name, "it announces too many entries")
         values: dict[str, Value] = {}
         file_type_at = 0
         for _ in range(n_keys):
@@ -220,15 +221,15 @@ class _Reader:
             if key == "general.file_type" and kind in (4, 5):
                 file_type_at = self._at
             if key in values:
-                raise _bad(self._path, "a key is there twice")
+                raise _bad(self._name, "a key is there twice")
             values[key] = self._value(kind)
         keys_end = self._at
         found = [self._tensor() for _ in range(n_tensors)]
         alignment = values.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
-            raise _bad(self._path, "its alignment is impossible")
+            raise _bad(self._name, "its alignment is impossible")
         if len({name for name, *_ in found}) < n_tensors:
-            raise _bad(self._path, "a tensor is there twice")
+            raise _bad(self._name, "a tensor is there twice")
         base = -(-self._at // alignment) * alignment
         placed = tuple(self._placed(found, base))
         return GGUFHeader(version, values, placed, self._size, keys_end, file_type_at)
@@ -240,19 +241,19 @@ class _Reader:
             for side in shape:
                 elements *= side
             if not elements:
-                raise _bad(self._path, "a tensor has no values")
+                raise _bad(self._name, "a tensor has no values")
             if elements > MAX_ELEMENTS:
-                raise _bad(self._path, "a tensor has more values than a file can hold")
+                raise _bad(self._name, "a tensor has more values than a file can hold")
             size = None if known is None else -(-elements // known[1]) * known[2]
             if base + offset + (size or 0) > self._size:
-                raise _bad(self._path, "it is cut off: a tensor lies beyond its end")
+                raise _bad(self._name, "it is cut off: a tensor lies beyond its end")
             yield GGUFTensor(name, known[0] if known else f"type {number}", shape, base + offset, size)
 
     def _tensor(self) -> tuple[str, int, tuple[int, ...], int]:
         name = self._string(65_535)
         n = self._u32()
         if n > MAX_DIMENSIONS:
-            raise _bad(self._path, "a tensor has too many sides")
+            raise _bad(self._name, "a tensor has too many sides")
         shape = tuple(self._u64() for _ in range(n))
         return name, self._u32(), shape, self._u64()
 
@@ -264,7 +265,7 @@ class _Reader:
         item, length = self._u32(), self._u64()
         self._items += length
         if self._items > MAX_ARRAY_ITEMS or item == _ARRAY:
-            raise _bad(self._path, "a list is too long or nested")
+            raise _bad(self._name, "a list is too long or nested")
         if length <= KEPT_ITEMS:
             return tuple(
                 self._string(MAX_STRING_BYTES) if item == _STRING else self._scalar(item)
@@ -275,7 +276,7 @@ class _Reader:
         elif item in _SCALARS:
             self._skip(_SCALARS[item].size * length)
         else:
-            raise _bad(self._path, "a value has an unknown type")
+            raise _bad(self._name, "a value has an unknown type")
         return LongList(length)
 
     def _skip_strings(self, count: int) -> None:
@@ -283,13 +284,13 @@ class _Reader:
         for _ in range(count):
             at += 8 + read(data, at)[0]
             if at > size:
-                raise _bad(self._path, "its header is cut off")
+                raise _bad(self._name, "its header is cut off")
         self._at = at
 
     def _scalar(self, kind: int) -> Scalar:
         form = _SCALARS.get(kind)
         if form is None:
-            raise _bad(self._path, "a value has an unknown type")
+            raise _bad(self._name, "a value has an unknown type")
         value: int | float = form.unpack_from(self._data, self._at)[0]
         self._at += form.size
         return bool(value) if kind == _BOOL else value
@@ -298,7 +299,7 @@ class _Reader:
         length = self._u64()
         self._text += length
         if length > limit or length > self._size - self._at or self._text > MAX_TEXT_BYTES:
-            raise _bad(self._path, "a text is longer than it may be")
+            raise _bad(self._name, "a text is longer than it may be")
         raw = self._data[self._at : self._at + length]
         self._at += length
         return raw.decode("utf-8", "replace")
@@ -316,14 +317,14 @@ class _Reader:
     def _skip(self, count: int) -> None:
         self._at += count
         if self._at > self._size:
-            raise _bad(self._path, "its header is cut off")
+            raise _bad(self._name, "its header is cut off")
 
 
-def _bad(path: Path, fault: str) -> InvalidInput:
+def _bad(name: str, fault: str) -> InvalidInput:
     return InvalidInput(
         "{file} is not a GGUF file that Fust can read: {fault}.",
         hint="Download it again, or pull a GGUF of version 2 or 3.",
         code="bad_model_file",
-        file=path.name,
+        file=name,
         fault=Words(fault),
     )

@@ -138,7 +138,7 @@ def check_lora(path: Path, adapter: str, base: BaseShape) -> None:
         NotOffered: it is no LoRA adapter, or one that llama.cpp cannot apply; names what.
         OSError: it cannot be read.
     """
-    header = read_gguf(path)
+    header = read_gguf(path, adapter)
     kind = header.text("adapter.type")
     if header.kind != "adapter" or kind != "lora":
         raise _refused(adapter, f"a file that is no LoRA adapter ({header.kind[:50]}, {(kind or '')[:50]})")

@@ -26,7 +26,7 @@ _WALL_S = 60
 ENDS, TOO_MUCH, NOT_JINJA = 0, 3, 4
 """Exit statuses of the child; any other, a signal among them, counts as too much."""
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
-_BUSY = re.compile(r"\b(?:set|range|macro|call|namespace|recursive|lipsum|cycler)\b|[|*(]")
+_BUSY = re.compile(r"\b(?:set|range|macro|call|namespace|recursive|lipsum|cycler)\b|[|*(]|(?<!\{)%(?!\})")
 
 
 def check_template(template: str, file: str) -> None:

@@ -57,13 +57,10 @@ def _today(pattern: str) -> str:
 
 
 def _length(source: str, messages: list[dict[str, Any]]) -> int:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from fust.serve.template_bounds import Bounded
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"],
-        optimized=False,  # constants are computed where they stand: else too large ones go by in silence
+    environment = Bounded(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"]
     )
     template = environment.from_string(source)
     pieces = template.generate(

@@ -133,6 +133,24 @@ def test_a_tokenizer_without_padding_pads_and_answers_all_the_same(tmp_path):
     assert sampler.measure() > 0 and sampler.take(always=True) == together
 
 
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ("user\nSay moon\nassistant\n", "Say moon"),
+        ("user\n\nSay moon\n\nand\nassistant\n\n", "Say moon\n\nand"),
+        ("user\nSay moon\nmodel\n", "Say moon"),
+        (" Say moon ", "Say moon"),
+        ("system\nBe brief\nuser\nSay moon\nassistant", "system\nBe brief\nuser\nSay moon"),
+        ("user\na\nassistant\nb\nuser\nc\nassistant\n", "user\na\nassistant\nb\nuser\nc"),
+        ("assistant", ""),
+    ],
+)
+def test_a_samples_prompt_is_shown_as_it_was_asked(prompt, shown):
+    from fust.tune.samples import without_roles
+
+    assert without_roles(prompt) == shown
+
+
 def test_conversations_without_a_template_are_refused_and_questions_with_answers_are_not(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(talk("Say moon", "moon") + b"\n")

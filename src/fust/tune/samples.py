@@ -25,6 +25,8 @@ _MOST_PROMPT_TOKENS = 512
 _DOCUMENT_TOKENS = 16
 _ANSWER_TOKENS = 48
 _MEASURED_TOKENS = 8
+_ASKS, _ANSWERS = ("user",), ("assistant", "model")
+"""Roles as templates write them on a line of their own, which stay when their marks are taken out."""
 
 
 def choose_prompts(prepared: Prepared) -> list[list[int]]:
@@ -42,6 +44,16 @@ def choose_prompts(prepared: Prepared) -> list[list[int]]:
         if len(found) == _PROMPTS:
             break
     return found
+
+
+def without_roles(prompt: str) -> str:
+    """Returns what was asked, without the role before it and that of the answer to come; turns before keep theirs."""
+    lines = prompt.strip().split("\n")
+    if lines[-1].strip() in _ANSWERS:
+        lines.pop()
+    if lines and lines[0].strip() in _ASKS and not any(line.strip() in _ANSWERS for line in lines):
+        lines.pop(0)
+    return "\n".join(lines).strip()
 
 
 class Sampler:
@@ -79,7 +91,10 @@ class Sampler:
             return []
         texts = self._write(_ANSWER_TOKENS) if self._prompts else []
         self._took_s += time.monotonic() - began
-        asked = (self._tokenizer.decode(prompt, skip_special_tokens=True) for prompt in self._prompts)
+        asked = (
+            without_roles(self._tokenizer.decode(prompt, skip_special_tokens=True))
+            for prompt in self._prompts
+        )
         return [{"prompt": prompt, "text": text} for prompt, text in zip(asked, texts, strict=True)]
 
     def _write(self, tokens: int) -> list[str]:

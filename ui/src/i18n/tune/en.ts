@@ -8,7 +8,7 @@ export const tuneEn = {
   "tune.step.base.note": "Models in safetensors that this machine can tune, the largest first.",
   "tune.base.none": "No model here can be tuned by this method.",
   "tune.base.none.next": "Pull one in safetensors; about 0.5B parameters are good for a laptop. GGUF files are made for answering.",
-  "tune.base.others": "{n, plural, one {# other model cannot be} other {# other models cannot be}}; show why",
+  "tune.base.others": "{n, plural, one {# other model cannot be tuned} other {# other models cannot be tuned}}; show why",
   "tune.base.fewer": "Show only what fits",
   "tune.parameters": "{n} parameters",
   "tune.step.data": "2. Data",

@@ -110,26 +110,29 @@ def test_killed_paused_and_left_alone_it_ends_in_the_bits_of_an_undisturbed_run(
 
 
 def test_a_machine_that_stops_at_once_costs_nothing_of_it(tmp_path: Path) -> None:
-    """Server and run are killed together, twice, as without power; the next server starts it again, and each way in finds it."""
+    """Server and run are killed together, as without power; the next server goes on from the checkpoint, each way in finds it."""
     server = start_fust(tmp_path / "home", jobs__cores=1)
     try:
         server.cli("push", str(write_base(tmp_path / "base")), "admin/base")
         server.cli("push", str(write_rows(tmp_path / "rows.jsonl")), "admin/rows", "--type", "dataset")
         calm = wait(server, start(server, "calm"), lambda run: run["state"] == "succeeded")["result"]
         run_id = start(server, "rough")
-        for steps in (10, 60):
-            wait(
-                server, run_id, lambda run, steps=steps: run["state"] == "running" and steps_done(run) > steps
-            )
-            server.process.kill()
-            kill_worker(server, run_id)
-            server.kill()
-            server = start_fust(tmp_path / "home", jobs__cores=1)
-            assert run_id in server.cli("jobs").stdout
-            assert run_of(server, run_id)["state"] in ("queued", "running")
-            assert server.request("GET", f"/fust/v1/tune/runs/{run_id}")[0] == 200, "its page is drawn of it"
+        wait(server, run_id, lambda run: steps_done(run) > 10)
+        server.request("POST", f"/fust/v1/runs/{run_id}/cancel")  # which leaves a checkpoint
+        wait(server, run_id, lambda run: run["state"] == "cancelled")
+        assert server.request("POST", f"/fust/v1/runs/{run_id}/resume")[0] == 200
+        wait(server, run_id, lambda run: run["state"] == "running" and steps_done(run) > 40)
+        server.process.kill()
+        kill_worker(server, run_id)
+        server.kill()
+        server = start_fust(tmp_path / "home", jobs__cores=1)
+        assert run_id in server.cli("jobs").stdout
+        assert run_of(server, run_id)["state"] in ("queued", "running")
+        assert server.request("GET", f"/fust/v1/tune/runs/{run_id}")[0] == 200, "its page is drawn of it"
         ended = wait(server, run_id, lambda run: run["state"] == "succeeded")["result"]
         assert ended["weights_sha256"] == calm["weights_sha256"]
+        said = server.request("GET", f"/fust/v1/runs/{run_id}/events")[2].decode()
+        assert said.count("Going on from step") == 2 and "Going on from step 0." not in said
         lines = server.request("GET", f"/fust/v1/tune/runs/{run_id}/points.csv")[2].decode().splitlines()[1:]
         assert [int(line.split(",")[0]) for line in lines] == list(range(1, STEPS + 1))
     finally:

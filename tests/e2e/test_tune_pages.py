@@ -112,7 +112,7 @@ def _is_chinese_all_through(open_page: OpenPage, run_id: str) -> None:
     """What Fust says of a run: reasons, log, spans, units; the pager beside its heading, and nothing wider than the page."""
     page = open_page(f"jobs/{run_id}", lang="zh-CN", width=360)
     log = page.get_by_role("region", name="日志")
-    expect(log).to_contain_text(re.compile("每步 .* s：共 \\d+ 秒"))
+    expect(log).to_contain_text(re.compile("每步 .* 秒：共 .*\\d 秒"))
     for part in (
         log,
         page.get_by_role("region", name="做出的选择"),

@@ -392,6 +392,14 @@ def copy_of(house: House, name: str) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("vocabulary", [400, 600])
+def test_a_vocabulary_of_another_size_than_the_embedding_is_refused(house: House, vocabulary: int) -> None:
+    path = copy_of(house, f"vocabulary-{vocabulary}") / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": vocabulary}))
+    found = house.serve(f"acme/vocabulary-{vocabulary}", engine="transformers")
+    assert found["state"] == "failed" and "other sizes than its config.json says" in found["error"], found
+
+
 def test_a_template_without_an_end_is_refused(house: House) -> None:
     folder = copy_of(house, "endless")
     (folder / "chat_template.jinja").write_text("{% for i in range(10**9) %}{% for j in range(10**9) %}x{% endfor %}{% endfor %}")  # fmt: skip

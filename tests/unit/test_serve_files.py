@@ -157,6 +157,14 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
         read_facts(bad, 1)
 
 
+@pytest.mark.parametrize("context", [0, 2**32 - 1])
+def test_a_context_that_cannot_be_is_refused_by_its_file(tmp_path: Path, context: int) -> None:
+    """llama.cpp loads such a file, and its process ends with the first request."""
+    path = write_llama(tmp_path / "odd.gguf", context=context)
+    with pytest.raises(InvalidInput, match=rf"odd\.gguf .* {context} tokens"):
+        read_facts(path, path.stat().st_size)
+
+
 def test_a_plan_takes_less_slots_then_less_context_when_memory_is_short(tmp_path: Path) -> None:
     path = write_llama(tmp_path / "m.gguf", layers=8, width=512, heads=8, context=8192)
     facts = read_facts(path, path.stat().st_size)

@@ -83,7 +83,8 @@ def read_facts(path: Path, weights_bytes: int) -> ModelFacts:
     """Returns what the header says.
 
     Raises:
-        InvalidInput: not a GGUF file of a language model, a damaged one, or one whose chat template does not end.
+        InvalidInput: not a GGUF file of a language model, a damaged one, one of an impossible context, or one whose chat
+            template does not end.
     """
     header = read_gguf(path)
     if header.architecture is None or header.kind != "model":
@@ -91,6 +92,15 @@ def read_facts(path: Path, weights_bytes: int) -> ModelFacts:
             "{file} is a GGUF file, but not a model's.",
             hint="Serve a model file; adapters and projectors go with their base model.",
             file=path.name,
+        )
+    context = header.of_architecture("context_length")
+    if context is not None and not 0 < context < 2**31:
+        raise InvalidInput(
+            "{file} says that its context holds {context} tokens.",
+            hint="Download it again, or serve another file of the model.",
+            code="bad_model_file",
+            file=path.name,
+            context=context,
         )
     if header.chat_template is not None:
         check_template(header.chat_template, path.name)

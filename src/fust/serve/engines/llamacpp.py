@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -86,7 +87,7 @@ class LlamaCppEngine(ChildEngine):
         try:
             _, raw = self._ask("POST", path, _FIRST_WORD_S, body)
         except (OSError, http.client.HTTPException):
-            status = self._child.ended()
+            status = self._ended_soon()
             if status is None:
                 return  # slow, or odd: its requests will tell
             self._child.stop()
@@ -94,6 +95,14 @@ class LlamaCppEngine(ChildEngine):
         if none in raw:
             self._child.stop()
             raise EngineLoadFailed(NO_NUMBERS)
+
+    def _ended_soon(self) -> int | None:
+        """Returns the status of a process that does not answer, when it ends within a second."""
+        for _ in range(20):
+            if (status := self._child.ended()) is not None:
+                return status
+            time.sleep(0.05)
+        return None
 
     def _found(self) -> frozenset[str]:
         try:

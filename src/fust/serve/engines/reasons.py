@@ -14,6 +14,7 @@ SAID = (
     NO_NUMBERS,
     "it was stopped (SIGSTOP)",
     "its weights lack {count} tensors, such as {names}",
+    "its tensors have other sizes than its config.json says",
     "{kind} keeps its state in a way that is not served",
     "the dense layer {path} has the activation {activation}",
     "only models that write text from left to right can be scored",

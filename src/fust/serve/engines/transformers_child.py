@@ -275,6 +275,8 @@ def _start(config: ChildConfig) -> ChildReady:
         loaded = tf_model.load(folder, config.context)
     except Exception as error:  # transformers writes whole pages; the first line says what it is
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        if "ignore_mismatched_sizes" in lines[0]:  # it speaks to programmers, of a report on another stream
+            lines[0] = "its tensors have other sizes than its config.json says"
         raise tf_model.CannotLoad(lines[0][:400].replace(str(folder), "the model")) from error
     answers = Answers(loaded, config)
     tells = {"/props": answers.props, "/slots": answers.slots}

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from fust.core.errors import InvalidInput
+from fust.tune.base import BaseConfig
 from fust.tune.budget import Budget, parse_budget
-from fust.tune.estimate import run_seconds
+from fust.tune.estimate import memory_needed, memory_within, run_seconds
 from fust.tune.recipe import (
     Extended,
     Planned,
@@ -30,6 +31,44 @@ STEPS_S = 1.03 * 2.0 * 80
 
 def seconds(held_out: int = 0, samples_s: float = 0.0, **changes: object) -> float:
     return run_seconds(msgspec.structs.replace(RECIPE, **changes), 2.0, 40, held_out, samples_s)
+
+
+@pytest.mark.parametrize(
+    ("flags", "chosen"),
+    [
+        ({"avx2", "avx512_bf16"}, "bf16"),
+        ({"amx_bf16"}, "bf16"),
+        ({"avx2", "avx512f"}, "fp32"),
+        (set(), "fp32"),
+    ],
+)
+def test_bf16_is_chosen_where_the_processor_multiplies_it(flags, chosen, monkeypatch):
+    """And what was asked for is done all the same."""
+    from fust.tune import run
+
+    monkeypatch.setattr(run, "processor_flags", lambda: flags)
+    wish = run.Wish(base="me/base", data="me/rows", to="me/x")
+    assert run.choose_precision(wish).value == chosen
+    asked = msgspec.structs.replace(wish, precision="bf16")
+    assert run.choose_precision(asked).value == "bf16" and run.choose_precision(asked).why == "As asked."
+
+
+def test_a_run_that_fits_only_so_computes_activations_twice():
+    """Not where it fits anyhow, was decided by a person, or the family is one that no test covers."""
+    config = BaseConfig(
+        model_type="llama", hidden_size=2048, intermediate_size=8192, num_hidden_layers=24, vocab_size=32000
+    )
+    plain, twice = (memory_needed(config, 10**9, 0, checkpointing=it) for it in (False, True))
+    assert twice < 0.95 * plain
+    between = (plain + twice) // 2
+
+    def within(room, asked=None, config=config):
+        return memory_within(config, 10**9, 0, room, checkpointing=asked)
+
+    assert within(plain) == (plain, False)
+    assert within(between) == within(0) == (twice, True)
+    assert within(between, False) == (plain, False) and within(plain, True) == (twice, True)
+    assert within(between, None, msgspec.structs.replace(config, model_type="mamba")) == (plain, False)
 
 
 def test_steps_alone():

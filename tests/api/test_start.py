@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -190,6 +192,23 @@ def test_loopback_gives_no_right(server: RunningFust) -> None:
     assert problem["code"] == "unauthenticated" and problem["request_id"] == headers["x-request-id"]
     chinese = server.request("GET", "/fust/v1/status", token=None, headers={"accept-language": "zh-CN"})[2]
     assert "密钥" in json.loads(chinese)["detail"]
+
+
+def test_a_body_over_the_limit_is_refused_by_its_size(server: RunningFust) -> None:
+    for language, said in (("en", "larger than 10 MiB"), ("zh-CN", "请求体超过 10 MiB")):
+        with contextlib.closing(http.client.HTTPConnection(server.url.removeprefix("http://"))) as client:
+            client.putrequest("POST", "/fust/v1/chats")
+            for name, value in (
+                ("authorization", f"Bearer {server.token}"),
+                ("content-type", "application/json"),
+                ("content-length", str((10 << 20) + 1)),
+                ("accept-language", language),
+            ):
+                client.putheader(name, value)
+            client.endheaders()  # the answer comes before the body was sent
+            answer = client.getresponse()
+            problem = json.loads(answer.read())
+        assert (answer.status, problem["code"]) == (413, "too_large") and said in problem["detail"]
 
 
 @pytest.mark.parametrize(

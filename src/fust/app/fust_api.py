@@ -28,7 +28,7 @@ from fust.app.services import Services
 from fust.app.strict_json import StrictRequest
 from fust.app.system_routes import handlers as system_handlers
 from fust.core.decode_words import words_of
-from fust.core.errors import FustError, InvalidInput, NotFound
+from fust.core.errors import FustError, InvalidInput, NotFound, TooLarge
 from fust.core.i18n import Words, accepted_language
 from fust.feedback.routes import handlers as feedback_handlers
 from fust.hub.fust_routes import handlers as hub_handlers
@@ -42,6 +42,8 @@ from fust.wire.asgi import Scope, request_id_of
 from fust.wire.problems import draw_problem
 
 log = logging.getLogger(__name__)
+
+_MOST_BODY_MIB = 10
 
 Connection = Request[Any, Any, State]
 
@@ -103,7 +105,7 @@ def fust_app(services: Services) -> Litestar:
         ),
         compression_config=CompressionConfig(backend="gzip", exclude=[r"/events$"]),
         request_class=StrictRequest,
-        request_max_body_size=10_000_000,
+        request_max_body_size=_MOST_BODY_MIB << 20,
         debug=False,
         logging_config=None,
     )
@@ -140,6 +142,11 @@ def _draw_litestar(request: Connection, error: HTTPException) -> Response[bytes]
         )
     if error.status_code == 404:
         return _draw(request, NotFound("There is nothing at {path}.", path=request.url.path[:200]))
+    if error.status_code == 413:
+        return _draw(
+            request,
+            TooLarge("The body is larger than {limit} MiB.", hint="Send less at once.", limit=_MOST_BODY_MIB),
+        )
     drawn = FustError("{reason}.", code="http_error", reason=error.detail.rstrip(".") or "refused")
     drawn.status = error.status_code
     response = _draw(request, drawn)

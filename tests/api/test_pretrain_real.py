@@ -21,7 +21,7 @@ WISH = {
     "base": "",
     "data": "admin/stories",
     "to": "admin/teller",
-    "budget": "700000 tokens",
+    "budget": "500000 tokens",
     "gguf": ["Q8_0"],
     "row_tokens": 256,
     "step_tokens": 4096,
@@ -85,7 +85,7 @@ def test_a_few_million_weights_learn_more_than_how_often_words_come(house, texts
     assert 3e6 < model.num_parameters() < 8e6
     entropy = entropy_of_words(tokenizer, texts)
     print(f"{model.num_parameters()} weights, {trained}, unigram entropy {entropy:.3f}")
-    assert trained["held_out_loss"] < entropy - 1.5
+    assert trained["held_out_loss"] < entropy - 1.2
     house.cli("serve", "admin/teller-GGUF")
     body = {"model": "admin/teller-GGUF", "prompt": "Жила-была", "max_tokens": 24, "temperature": 0}
     status, _, answer = house.request("POST", "/v1/completions", body)

@@ -153,6 +153,20 @@ def test_an_engine_that_is_stopped_while_it_is_idle_is_replaced_before_anybody_a
     assert log["error"] is None
 
 
+def test_a_scorer_that_is_stopped_is_replaced(house: House) -> None:
+    body = {"model": "tiny", "prompt": "ba be", "max_tokens": 0, "echo": True, "logprobs": 1}
+    before = set(house.engine_pids())
+    scored = house.json("POST", "/v1/completions", body)["choices"]
+    (pid,) = set(house.engine_pids()) - before
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert house.json("POST", "/v1/completions", body)["choices"] == scored
+    assert before <= set(house.engine_pids())
+
+
 def test_an_engine_that_is_stopped_in_a_stream_ends_it_with_an_error(house: House) -> None:
     (pid,) = house.engine_pids()
     with urllib.request.urlopen(long_stream(house), timeout=60) as answer:

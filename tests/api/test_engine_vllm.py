@@ -70,6 +70,9 @@ READ_IN = {
         "98b137c61dcf8be6fac463c982053db8c1417cfb",
     ),
     "/v1/chat/completions": _CHAT,
+    "continue_final_message": _CHAT,
+    "stop_reason of a chat": _CHAT,
+    "stop_reason of a completion": _TEXT,
     "/v1/completions": _TEXT,
     "prompt_logprobs": _TEXT,
     "return_tokens_as_token_ids": _TEXT,
@@ -84,6 +87,10 @@ READ_IN = {
     "VLLM_NO_USAGE_STATS": _ENVIRONMENT,
     "VLLM_DO_NOT_TRACK": _ENVIRONMENT,
     "DO_NOT_TRACK": _ENVIRONMENT,
+    "VLLM_MAX_STOP_STRINGS": (
+        "vllm/entrypoints/generate/base/protocol.py",
+        "567b35aa7b691e82dd80bd41854f8499002d5c0f",
+    ),
     "/classify": (
         "vllm/entrypoints/pooling/classify/protocol.py",
         "dff4cad35b4faadb49e7a7e239dd27fe79c3e289",

@@ -313,6 +313,13 @@ def probed(engines: Engines, model: str, claim: str) -> None:
                 it.embedding for it in client.embeddings.create(model=model, input=["ba", "be ra", "ba"]).data
             )
             assert near == pytest.approx(same, abs=1e-5) and near != pytest.approx(far, abs=1e-2)
+            if model in ("llamacpp", "transformers"):  # with the token ids of a text its own embedding comes
+                cut = house.json("POST", "/v1/tokenize", {"model": model, "prompt": "ba"})["tokens"]
+                both = house.json("POST", "/v1/embeddings", {"model": model, "input": [cut, cut + cut]})[
+                    "data"
+                ]
+                assert both[0]["embedding"] == pytest.approx(near, abs=1e-5)
+                assert both[1]["embedding"] != pytest.approx(near, abs=1e-2)
         elif claim == "json_schema":
             form = {"type": "json_schema", "json_schema": {"name": "pick", "schema": PICK, "strict": True}}
             assert json.loads(chat(response_format=form).choices[0].message.content)["d"] in (1, 2)

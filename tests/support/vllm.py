@@ -324,6 +324,13 @@ class Server:
             odd = body.keys() - FIELDS[path]
             if odd:
                 raise Wrong(f"fields that the real one does not have, or that Fust should not send: {odd}")
+            most = int(os.environ.get("VLLM_MAX_STOP_STRINGS", "4"))
+            if isinstance(body.get("stop"), list) and len(body["stop"]) > most:
+                raise Wrong(
+                    f"List should have at most {most} items after validation, not {len(body['stop'])}"
+                )
+            if path == "/v1/chat/completions" and "tools" in body and body.get("tool_choice") != "none":
+                raise Wrong('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')  # fmt: skip
             known = {self.name} if self.pools else {self.name, *self.model.adapters}
             if "lora_name" not in body and body["model"] not in known:
                 return web.json_response({"error": {"message": f"The model `{body['model']}` does not exist.", "type": "NotFoundError", "param": "model", "code": 404}}, status=404)  # fmt: skip

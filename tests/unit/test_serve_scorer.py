@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from fust.formats.gguf_write import write_gguf
 from fust.serve.engines import llama_c
 from fust.serve.engines.scored import BadRow, TooLong, Wanted
 from fust.serve.engines.scorer import Scorer
+from fust.serve.facts import read_facts
 from fust.wire.scoring import ScoredRow
 
 torch = pytest.importorskip("torch", reason="needs fust[tune]")
@@ -112,13 +114,22 @@ def test_the_likeliest_are_told_in_order(model: tuple[object, Scorer]) -> None:
     assert len(row.next) == 5
 
 
-def test_gemma_3_keeps_to_its_bound_within_and_past_its_windows(tmp_path: Path) -> None:
+def test_gemma_3_keeps_to_its_bound_within_and_past_its_windows(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Its norms are computed in another order, so 3e-3; windows of 16 tokens, beginnings that are shared and longer."""
     fallback_tokenizer(tmp_path)
     shape = {"query_pre_attn_scalar": 16, "sliding_window": 16, "num_hidden_layers": 7}
     reference = model_in(tmp_path, "Gemma3Text", True, **shape)
     write_gguf(tmp_path, tmp_path / "m.gguf", "F32", name="test")
     scorer = Scorer(tmp_path / "m.gguf", CONTEXT, 1)
+    # Its windowed layers keep all that the others keep, so that a beginning can be gone back to; the estimate counts that.
+    assert "using full-size SWA cache" in capfd.readouterr().err
+    facts = read_facts(tmp_path / "m.gguf", (tmp_path / "m.gguf").stat().st_size)
+    assert facts.window == 16 and facts.window_width == facts.kv_width * 6 // 7
+    whole = replace(facts, window=0, window_width=0)
+    assert facts.memory_bytes("score", 4096, 1) == whole.memory_bytes("score", 4096, 1)
+    assert facts.memory_bytes("generate", 4096, 1) < whole.memory_bytes("generate", 4096, 1)
     begin = some(1, 100)
     rows = [Wanted(some(0, CONTEXT), 1), *(Wanted(begin + some(i, 3 * i), len(begin)) for i in range(1, 6))]
     for wanted, row in zip(rows, scorer.score(rows, 0, always), strict=True):

@@ -65,7 +65,8 @@ class ModelFacts:
         """Returns an estimate of what an engine will take: weights, KV cache, work space, the process itself."""
         batch = context if mode == "embed" else _UBATCH
         kept = context + (_UBATCH if mode == "score" else 0)  # room for the ends of several rows
-        looked_at = min(kept, self.window + batch) if self.window else kept
+        # Scoring goes back to a beginning that rows share, so llama.cpp keeps all of it for layers with a window too.
+        looked_at = kept if mode == "score" or not self.window else min(kept, self.window + batch)
         numbers = (self.kv_width - self.window_width) * kept + self.window_width * looked_at
         cache = 0 if self.is_encoder else numbers * _KV_BYTES[mode] * slots
         # Of a prompt only the last token's logits are kept; scoring keeps a batch's, in the engine and in the graph.

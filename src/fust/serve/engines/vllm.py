@@ -55,6 +55,8 @@ _LOAD_S = 120.0
 """How long it may take to read an adapter."""
 _REASONING = {"qwen3": "qwen3", "qwen3_moe": "qwen3", "gpt_oss": "openai_gptoss", "seed_oss": "seed_oss"}
 """Architectures whose thoughts vLLM's parser of this name takes out of the answer."""
+_MOST_STOP_WORDS = 64
+"""As the API takes; vLLM by itself refuses a request of more than four."""
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -245,7 +247,7 @@ class VllmEngine(ChildEngine):
         weights_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         gpus = gpus_for(weights_bytes, settings.gpu_share, find_gpus())
         argv = command_of(self.spec, gpus, adapters=self._adapters)
-        environ = {"VLLM_API_KEY": api_key, **_QUIET}
+        environ = {"VLLM_API_KEY": api_key, "VLLM_MAX_STOP_STRINGS": str(_MOST_STOP_WORDS), **_QUIET}
         if "--enable-lora" in argv:
             environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         return self._order_to_execute(argv, environ, is_bounded=False)

@@ -102,3 +102,10 @@ def test_what_is_too_large_is_told_with_what_it_needs(fust_factory: Any, tmp_pat
     told = plan(small, "admin/large")
     (item,) = told["items"]
     assert item["fits"] == "no" and item["memory_bytes"] > told["room_bytes"] and not item["chosen"]
+    for lang, said in (("en", "even for one request of 1024 tokens"), ("zh", "即使")):
+        small.environ["FUST_LANG"] = lang
+        refused = small.cli("serve", "admin/large", check=False)
+        assert refused.returncode == 1 and said in refused.stderr and "serve.memory_bytes" in refused.stderr
+        shown = small.request("GET", "/fust/v1/deployments", headers={"accept-language": lang})[2]
+        (deployment,) = json.loads(shown)["items"]
+        assert deployment["state"] == "failed" and said in deployment["error"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from fust.formats.gguf_quantise import quantise_gguf
+from fust.serve.engines.child import log_name
 from tests.e2e.conftest import Axe, serve_model
 from tests.support.small_adapters import write_peft
 from tests.support.small_models import write_llama
@@ -35,7 +37,10 @@ def test_a_deployment_is_freed_loaded_pinned_named_and_stopped(
     row.get_by_role("link").click()
     expect(page.locator("h1")).to_have_text(deployed["name"])
     expect(page.get_by_role("region", name="Why so")).to_contain_text("was asked for")
-    expect(page.get_by_role("region", name="What the engine says")).to_be_visible()
+    said = page.get_by_role("region", name="What the engine says")
+    with (page_server.home / "log" / f"{log_name(deployed['id'], 'generate')}.log").open("a") as log:
+        log.write("a word of the engine\n")  # one of a small model has nothing to say
+    expect(said).to_contain_text("a word of the engine", timeout=10_000)
     page.get_by_role("button", name="Free its memory").click()
     page.get_by_role("button", name="Load it now").click()
     expect(page.get_by_role("button", name="Free its memory")).to_be_visible()
@@ -54,6 +59,23 @@ def test_a_deployment_is_freed_loaded_pinned_named_and_stopped(
     expect(page.get_by_role("link", name=deployed["name"])).to_have_count(0)
     page.goto(f"/deployments/{deployed['id']}")
     expect(page.locator("h1")).to_have_text("There is no such deployment.")
+
+
+def test_who_is_on_it_is_seen_while_it_lasts(open_page: OpenPage, page_server: Any) -> None:
+    """An echo that waits before the first word of its second answer."""
+    wish = {"name": "slow-echo", "engine": "echo", "options": {"misbehave": ["ok", "slow:6"]}}
+    made = json.loads(page_server.request("POST", "/fust/v1/deployments", wish)[2])
+    body = {"model": "slow-echo", "messages": [{"role": "user", "content": "a"}]}
+    assert page_server.request("POST", "/v1/chat/completions", body)[0] == 200
+    page = open_page("deployments")
+    row = page.get_by_role("row", name="slow-echo")
+    expect(row).to_contain_text("0 of")
+    asked = threading.Thread(target=page_server.request, args=("POST", "/v1/chat/completions", body))
+    asked.start()
+    expect(row).to_contain_text("1 of", timeout=8000)
+    asked.join()
+    expect(row).to_contain_text("0 of", timeout=10_000)
+    page_server.request("DELETE", f"/fust/v1/deployments/{made['id']}")
 
 
 def test_an_adapter_is_put_beside_a_model_and_taken_away(

@@ -73,6 +73,7 @@ CASES = [
     Case("Qwen3", "Q4_K_M", 4096, 1, shape={"vocab_size": 100_000}),
     Case("Qwen3", "F16", 1024, 1, "score", shape={"vocab_size": 100_000}),
     Case("Gemma3Text", "Q8_0", 4096, 2),
+    Case("Gemma3Text", "Q8_0", 4096, 1, "score"),
     Case("Phi3", "Q4_K_M", 2048, 2),
     Case("Llama", "F16", 1024, 4, adapters=4),
     Case("Llama", "Q8_0", 2048, 2, adapters=2, rank=64),

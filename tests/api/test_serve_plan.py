@@ -106,6 +106,7 @@ def test_what_is_too_large_is_told_with_what_it_needs(fust_factory: Any, tmp_pat
         small.environ["FUST_LANG"] = lang
         refused = small.cli("serve", "admin/large", check=False)
         assert refused.returncode == 1 and said in refused.stderr and "serve.memory_bytes" in refused.stderr
+        assert "fust quantize admin/large --to q4_k_m" in refused.stderr
         shown = small.request("GET", "/fust/v1/deployments", headers={"accept-language": lang})[2]
         (deployment,) = json.loads(shown)["items"]
         assert deployment["state"] == "failed" and said in deployment["error"]

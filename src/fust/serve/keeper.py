@@ -384,6 +384,9 @@ class Keeper:
             "{model} needs about {need} even for one request of {context} tokens, and {room} can be used for it.",
             hint="{file} of the same repo needs {less}: `fust serve {repo_id}:{file}`."
             if file
+            else "Make a smaller file of it with `fust quantize {repo_id} --to q4_k_m`, unpin another model, or raise the "
+            "setting serve.memory_bytes."
+            if hosted.file.endswith(".gguf")
             else "Serve a smaller quantisation, unpin another model, or raise the setting serve.memory_bytes.",
             model=hosted.name,
             need=show_size(plan.memory_bytes),
